@@ -1,0 +1,5 @@
+"""Losses: thin modules over functions over ops."""
+
+from fastssl.losses.nt_xent import NTXent
+
+__all__ = ["NTXent"]
