@@ -66,9 +66,7 @@ def _reference_forward(z0: Tensor, z1: Tensor, temperature: float) -> tuple[Tens
     return reference(z0, z1, temperature), lse
 
 
-def _reference_backward(
-    grad: Tensor, z0: Tensor, z1: Tensor, lse: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
+def _reference_backward(grad: Tensor, z0: Tensor, z1: Tensor, lse: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     rows = torch.cat([z0, z1]).to(grad.dtype)
     p = (rows @ rows.T / temperature - lse[:, None]).exp().fill_diagonal_(0)
     weights = p + p.T

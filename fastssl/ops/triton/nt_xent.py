@@ -43,8 +43,9 @@ def _load_rows(z0, z1, index, n, d, D: tl.constexpr):
 
 @triton.jit
 def _forward_kernel(
-    z0, z1, row_loss, lse, n, d, scale, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PRECISION: tl.constexpr
-):
+    z0, z1, row_loss, lse, n, d, scale,
+    D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     rows = _load_rows(z0, z1, i, n, d, D)
     other_view = tl.where(i < n, i + n, i - n)
