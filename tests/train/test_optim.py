@@ -24,9 +24,7 @@ def train(module: nn.Module, optimizer: torch.optim.Optimizer, steps: int, seed:
         optimizer.step()
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW), ("lars", LARS)]
-)
+@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW), ("lars", LARS)])
 def test_builds_what_the_config_says(name, kind):
     optimizer = build_optimizer(network(), OptimConfig(name=name, lr=0.3, weight_decay=0.01, momentum=0.8))
     assert type(optimizer) is kind
@@ -82,7 +80,9 @@ def test_lars_takes_the_papers_step():
         optimizer.step()
         w_norm, g_norm = math.hypot(*expected), math.hypot(*g)
         rate = trust * w_norm / (g_norm + decay * w_norm)
-        velocity = [momentum * v + lr * rate * (gi + decay * wi) for v, gi, wi in zip(velocity, g, expected, strict=True)]
+        velocity = [
+            momentum * v + lr * rate * (gi + decay * wi) for v, gi, wi in zip(velocity, g, expected, strict=True)
+        ]
         expected = [wi - v for wi, v in zip(expected, velocity, strict=True)]
         torch.testing.assert_close(w.detach(), torch.tensor([expected], dtype=torch.float64), rtol=1e-14, atol=0)
 
