@@ -1,6 +1,6 @@
 """Which of an op's implementations serves a call.
 
-``reference`` is plain torch on any device and defines what is right; ``cpu`` is C++; ``triton`` and ``cuda`` are for GPUs.
+``reference`` is plain torch on any device and defines what is right; ``cpu`` is C++; ``triton`` and ``cuda`` are GPUs'.
 """
 
 from __future__ import annotations
