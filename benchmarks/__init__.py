@@ -1,0 +1,1 @@
+"""What each kernel costs against what people use today."""

@@ -1,0 +1,39 @@
+"""Prints, in MB, what one call of one provider adds to this process's high-water mark: a process a measurement."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.harness import cases
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def kilobytes(name: str) -> int:
+    found = re.search(rf"{name}:\s+(\d+)", STATUS.read_text())
+    assert found is not None
+    return int(found[1])
+
+
+def main(op: str, name: str, provider: str, count: str) -> None:
+    torch.set_num_threads(int(count))
+    (case,) = (case for case in cases(op) if case.name == name)
+    work = case.providers[provider]()
+    work()
+    CLEAR.write_text("5")  # the mark falls to what is resident now
+    before = kilobytes("VmRSS")
+    work()
+    print((kilobytes("VmHWM") - before) / 1024)
+
+
+if __name__ == "__main__":
+    if "MALLOC_MMAP_THRESHOLD_" not in os.environ:
+        # freed blocks go back to the system at once, so that the first call's do not hide the second's
+        os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
+        os.execv(sys.executable, [sys.executable, "-m", "benchmarks.memory", *sys.argv[1:]])
+    main(*sys.argv[1:])

@@ -1,0 +1,1 @@
+"""One file an op: its shapes and its rivals, nothing else."""

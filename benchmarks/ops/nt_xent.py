@@ -1,0 +1,86 @@
+"""NT-Xent, forward and backward: rows = 2N."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from benchmarks.harness import OURS, Case, Work
+from fastssl import ops
+from fastssl.ops.nt_xent import reference  # type: ignore[attr-defined]
+
+TEMPERATURE = 0.1
+CHUNK = 512
+
+
+def chunked(z0: Tensor, z1: Tensor, temperature: float) -> Tensor:
+    """The reference's formula over chunks of rows, each recomputed in the backward: what plain torch can save."""
+    rows = torch.cat([z0, z1])
+    n = len(rows)
+
+    def chunk_loss(chunk: Tensor, start: int) -> Tensor:
+        i = torch.arange(start, start + len(chunk), device=rows.device)
+        logits = (chunk @ rows.T / temperature).masked_fill(torch.arange(n) == i[:, None], float("-inf"))
+        return torch.nn.functional.cross_entropy(logits, (i + n // 2) % n, reduction="sum")
+
+    losses = [
+        torch.utils.checkpoint.checkpoint(chunk_loss, rows[start : start + CHUNK], start, use_reentrant=False)
+        for start in range(0, n, CHUNK)
+    ]
+    return torch.stack(losses).sum() / n
+
+
+def inputs(n: int, dtype: torch.dtype) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randn(n, 128, generator=generator)
+    second = first + torch.randn(n, 128, generator=generator)
+    return [normalize(z, dim=1).to(dtype) for z in (first, second)]
+
+
+def forward_backward(function: Callable[..., Tensor], n: int, dtype: torch.dtype) -> Work:
+    z0, z1 = (z.requires_grad_() for z in inputs(n, dtype))
+
+    def work() -> tuple[Tensor, ...]:
+        z0.grad = z1.grad = None
+        loss = function(z0, z1, temperature=TEMPERATURE)
+        loss.backward()
+        return loss.detach(), z0.grad, z1.grad
+
+    return work
+
+
+def exact(n: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    return forward_backward(lambda z0, z1, temperature: reference(z0.double(), z1.double(), temperature), n, dtype)()
+
+
+def providers(n: int, dtype: torch.dtype) -> dict[str, Callable[[], Work]]:
+    rivals: dict[str, Callable[[], Callable[..., Tensor]]] = {
+        OURS: lambda: ops.nt_xent,
+        "torch eager": lambda: reference,
+        "torch eager again": lambda: reference,  # the same thing twice: the spread of this run
+        "torch.compile": lambda: torch.compile(reference),
+        "torch.compile, chunked": lambda: torch.compile(chunked),
+    }
+    return {
+        name: functools.partial(lambda function: forward_backward(function(), n, dtype), function)
+        for name, function in rivals.items()
+    }
+
+
+def cases() -> list[Case]:
+    return [
+        Case(
+            op="nt_xent",
+            shape=f"rows={rows} d=128",
+            dtype=str(dtype).removeprefix("torch."),
+            providers=providers(rows // 2, dtype),
+            exact=functools.partial(exact, rows // 2, dtype),
+            operations=4 * rows**2 * 128,
+            peak=True,
+        )
+        for rows, dtype in ((1024, torch.float32), (4096, torch.float32), (4096, torch.bfloat16))
+    ]

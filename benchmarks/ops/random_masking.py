@@ -1,0 +1,43 @@
+"""MAE's masking of a batch: 196 patches are a 224 x 224 image in patches of 16."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+from benchmarks.harness import OURS, Case, Work
+from fastssl import ops
+from fastssl.ops.random_masking import kept_patches, reference  # type: ignore[attr-defined]
+
+RATIO = 0.75
+
+
+def ours(batch: int, length: int) -> Work:
+    noise = torch.rand(batch, length, generator=torch.Generator().manual_seed(0))
+    return lambda: ops.random_masking(batch, length, RATIO, noise=noise)
+
+
+def two_argsorts(batch: int, length: int) -> Work:
+    noise = torch.rand(batch, length, generator=torch.Generator().manual_seed(0))
+    return lambda: reference(noise, kept_patches(length, RATIO))
+
+
+def compiled(batch: int, length: int) -> Work:
+    noise = torch.rand(batch, length, generator=torch.Generator().manual_seed(0))
+    function = torch.compile(reference)
+    return lambda: function(noise, kept_patches(length, RATIO))
+
+
+def cases() -> list[Case]:
+    rivals = {OURS: ours, "torch two argsorts": two_argsorts, "torch.compile": compiled}
+    return [
+        Case(
+            op="random_masking",
+            shape=f"batch={batch} length={length}",
+            dtype="float32",
+            providers={name: functools.partial(make, batch, length) for name, make in rivals.items()},
+            bytes_moved=batch * (length * 16 + kept_patches(length, RATIO) * 8),
+        )
+        for batch, length in ((256, 196), (1024, 196))
+    ]
