@@ -63,7 +63,7 @@ LEFT_OUT = (
     *(f"people/{name}" for name in ("safety_pin", "samoa_tatoo", "sexy_lady", "stripper", "stylized_yoga", "van_gogh")),
     *(f"transportation/boating/{name}" for name in ("boating_rules", "knot_", "sailing_")),
     *(f"transportation/vehicles/{name}" for name in ("crossroads", "curve_ahead", "cycle_route", "lighthouse")),
-    *(f"transportation/{name}" for name in ("anchor", "little_tan_suitcase", "street_sign")),
+    *(f"transportation/{name}" for name in ("anchor", "lighthouse", "little_tan_suitcase", "street_sign")),
 )
 
 # Two drawings are near duplicates if the ink of their thumbnails differs by less than this share of the heavier one's.
@@ -162,7 +162,7 @@ def _class_of(name: str) -> str | None:
 
 
 def _read_one(path: Path) -> np.ndarray | None:
-    """The drawing, cut to what is drawn, on a white square; None if it cannot be read, or there is next to nothing on it."""
+    """The drawing, cut to what is drawn, on a white square; None if it cannot be read or seen."""
     try:
         with Image.open(path) as image:
             image.thumbnail((_LARGEST, _LARGEST))
@@ -205,7 +205,8 @@ def _encode(pixels: np.ndarray) -> bytes:
 
 
 def _readme(count: int, test: int) -> str:
-    return f"""clipart: {count} drawings of {len(CLASSES)} classes, {count - test} to train on and {test} to test on, {SIZE} x {SIZE} pixels.
+    return f"""clipart: {count} drawings of {len(CLASSES)} classes, {SIZE} x {SIZE} pixels,
+{count - test} to train on and {test} to test on.
 
 Source: the Debian package openclipart-png (https://packages.debian.org/openclipart-png), which holds drawings of the
 Open Clip Art Library (http://www.openclipart.org). Each file is named after its path in the package.
