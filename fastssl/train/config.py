@@ -1,0 +1,173 @@
+"""What a run computes, as one frozen dataclass; in and out of YAML."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from fastssl import methods, models
+from fastssl.data import plans
+from fastssl.data.plans import ViewPlan
+from fastssl.errors import UserError, unknown
+from fastssl.files import atomic_write
+from fastssl.train.optim import OptimConfig
+
+T = TypeVar("T")
+
+# These change where and how fast a run is computed, or what is reported on the way; a resumed run may change them.
+# The bits are the same as an uninterrupted run's only where device and threads are.
+FREE_ON_RESUME = frozenset({"device", "threads", "eval_every"})
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What is trained, on what, and for how long. The same settings on the same machine give the same bits.
+
+    Attributes:
+        method: name of the pretext task.
+        data: name of an embedded set, or path of an image folder, a zip or tar of images, or idx files.
+        image_size: side of the square images, in pixels.
+        views: preset of the augmentations; null takes the method's own.
+        encoder: network to train.
+        stem: first layers; "cifar" (3x3, no pooling) keeps small images sharp, "imagenet" (7x7, pooled) is about ten times faster.
+        width: channels of the first stage; 64 is the published network, smaller is faster.
+        epochs: passes over the training images. The learning rate's schedule spans them, so a resumed run keeps them.
+        batch_size: images a step, 2 or more; each gives as many views as the method asks for.
+        seed: of the initial weights, the order of the images and the augmentations.
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+        threads: CPU threads; 0 leaves torch's own choice.
+        precision: "bfloat16" computes the forward pass under autocast; the weights stay float32.
+        eval_every: epochs between two kNN evaluations while training (needs labels; the last epoch is always evaluated); 0 for none.
+        optim: the optimizer.
+        method_config: the method's own settings; null takes its defaults.
+    """
+
+    method: str = "simclr"
+    data: str = "clipart"
+    image_size: int = 64
+    views: str | None = None
+    encoder: str = "resnet18"
+    stem: Literal["imagenet", "cifar"] = "imagenet"
+    width: int = 64
+    epochs: int = 50
+    batch_size: int = 256
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    eval_every: int = 5
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    method_config: Any = None
+
+    def __post_init__(self) -> None:
+        models.get(self.encoder)
+        method = methods.get(self.method)
+        if self.views is not None:
+            plans.get(self.views)
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise UserError(f"{name} must be {least} or more; got {getattr(self, name)}")
+        for name, choices in (("stem", ("imagenet", "cifar")), ("precision", ("float32", "bfloat16"))):
+            if getattr(self, name) not in choices:
+                raise unknown(name, getattr(self, name), choices)
+        if self.method_config is None:
+            object.__setattr__(self, "method_config", method.Config())
+
+    def view_plan(self) -> ViewPlan:
+        """The augmentations: the preset asked for, else the method's own."""
+        method = methods.get(self.method)
+        own = method.view_plan(self.image_size)
+        if self.views is None:
+            return own
+        plan: ViewPlan = plans.get(self.views)(self.image_size)
+        if plan.views != own.views:
+            raise UserError(f"views {self.views!r} makes {plan.views} view(s) of an image; {self.method} needs {own.views}")
+        return plan
+
+
+_LEAST = {"image_size": 8, "width": 1, "epochs": 1, "batch_size": 2, "seed": 0, "threads": 0, "eval_every": 0}
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """Plain values (str, int, float, list, dict, None) for YAML; the method's settings stand under its name."""
+    values: dict[str, Any] = _plain(asdict(config))
+    values[config.method] = values.pop("method_config")
+    return values
+
+
+def from_dict(values: Mapping[str, Any]) -> RunConfig:
+    """The inverse of `to_dict`; missing keys take their defaults.
+
+    Raises:
+        UserError: naming the unknown or unusable setting.
+    """
+    given = dict(values)
+    method = methods.get(given.get("method", RunConfig.method))
+    given["method_config"] = _build(method.Config, given.pop(given.get("method", RunConfig.method), {}))
+    given["optim"] = _build(OptimConfig, given.get("optim", {}))
+    return _build(RunConfig, given)
+
+
+def save(config: RunConfig, path: Path) -> None:
+    """Writes YAML that `fastssl pretrain --config` reads."""
+    text = "# Repeat this run: fastssl pretrain --config THIS_FILE --out ANOTHER_FOLDER\n"
+    with atomic_write(path) as partial:
+        partial.write_text(text + yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+
+
+def differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """What of ``new`` would make a resumed run's result differ, each as ``name: old -> new``."""
+    before, after = _flat(to_dict(old)), _flat(to_dict(new))
+    return [
+        f"{name}: {before.get(name)} -> {after.get(name)}"
+        for name in dict.fromkeys([*before, *after])
+        if name not in FREE_ON_RESUME and before.get(name) != after.get(name)
+    ]
+
+
+def command(config: RunConfig) -> str:
+    """The shortest command line that gives ``config``."""
+    default = _flat(to_dict(RunConfig(method=config.method)))
+    words = [
+        f"--{name} {shlex.quote(yaml_value(value))}"
+        for name, value in _flat(to_dict(config)).items()
+        if name != "method" and value != default[name]
+    ]
+    return " ".join(["fastssl pretrain", config.method, *words])
+
+
+def yaml_value(value: Any) -> str:
+    """One value as YAML on one line, as the command line takes it."""
+    if isinstance(value, str):
+        return value
+    return yaml.safe_dump(value, default_flow_style=True, width=math.inf).removesuffix("\n").removesuffix("\n...")
+
+
+def _build(kind: type[T], values: Mapping[str, Any]) -> T:
+    known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
+    for name in values:
+        if name not in known:
+            raise unknown("setting", name, known)
+    try:
+        return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    except (TypeError, ValueError) as error:
+        raise UserError(str(error)) from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
