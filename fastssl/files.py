@@ -26,6 +26,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         partial.replace(target)
     except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror or error}; free some space or choose another folder") from error
+        raise UserError(
+            f"cannot write {target}: {error.strerror or error}; free some space or choose another folder"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)

@@ -1,0 +1,114 @@
+"""Weighted k-nearest-neighbour classification of frozen features (Wu et al., arXiv:1805.01978, section 3.4)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastssl.errors import UserError
+from fastssl.eval.features import check_features, check_labelled
+
+_CHUNK = 1 << 24  # similarities held at a time: 64 MiB of float32
+
+
+@dataclass(frozen=True)
+class KNNConfig:
+    """How neighbours vote.
+
+    Attributes:
+        k: neighbours that vote. A data set of a few thousand images wants far fewer than ImageNet's customary 200.
+        temperature: a neighbour of cosine similarity s votes with weight exp(s / temperature).
+    """
+
+    k: int = 20
+    temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise UserError(f"k, the number of neighbours, must be at least 1; got {self.k}")
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise UserError(f"the temperature of kNN must be a finite number above 0; got {self.temperature}")
+
+
+def _neighbours(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row and their columns; among equal ones at the border the lowest columns are taken.
+
+    similarity: (Q, M), k <= M. Returns two (Q, k) tensors. ``topk`` alone leaves open which of the equal ones it takes.
+    """
+    values, columns = similarity.topk(k, dim=1)
+    border = values[:, -1:]
+    tied = ((similarity >= border).sum(dim=1) > k).nonzero().squeeze(1)
+    if len(tied):
+        rows = similarity[tied]
+        above, equal = rows > border[tied], rows == border[tied]
+        wanted = above | (equal & (equal.cumsum(dim=1) <= k - above.sum(dim=1, keepdim=True)))
+        columns[tied] = wanted.nonzero()[:, 1].view(-1, k)
+        values[tied] = rows.gather(1, columns[tied])
+    return values, columns
+
+
+def knn_predict(
+    bank: Tensor,
+    bank_labels: Tensor,
+    queries: Tensor,
+    *,
+    num_classes: int,
+    k: int = KNNConfig.k,
+    temperature: float = KNNConfig.temperature,
+) -> Tensor:
+    """The class whose neighbours' weights exp(s / temperature) sum highest, s the cosine similarity.
+
+    Ties: of neighbours equally near at the k-th place the first in the bank votes; of classes with equal sums the
+    first wins. The (Q, M) similarities are computed a chunk of queries at a time.
+
+    Args:
+        bank: (M, F) floating-point features; need not have unit length.
+        bank_labels: (M,) int64 in [0, num_classes).
+        queries: (Q, F), device of ``bank``.
+        num_classes: number of classes.
+        k: neighbours that vote, 1 <= k <= M.
+        temperature: finite, > 0.
+    Returns:
+        (Q,) int64.
+    Raises:
+        ValueError, TypeError: naming what was received, if it does not fit; for k above M too.
+        UserError: for features that are not finite, and k or temperature out of bounds.
+    """
+    KNNConfig(k, temperature)
+    check_labelled("kNN bank", bank, bank_labels, num_classes)
+    check_features("kNN queries", queries)
+    if queries.shape[1] != bank.shape[1]:
+        raise ValueError(
+            f"kNN: bank (M, F) and queries (Q, F) must agree on F; got {tuple(bank.shape)} and {tuple(queries.shape)}"
+        )
+    if k > len(bank):
+        raise ValueError(f"kNN: k must be at most the size of the bank, {len(bank)}; got {k}")
+    bank = F.normalize(bank.float(), dim=1)
+    predictions = []
+    for chunk in torch.split(F.normalize(queries.float(), dim=1), max(1, _CHUNK // len(bank))):
+        similarity, columns = _neighbours(chunk @ bank.T, k)
+        # Relative to the nearest neighbour: the same winner, and no overflow at low temperatures.
+        weights = ((similarity - similarity.amax(dim=1, keepdim=True)) / temperature).exp()
+        votes = weights.new_zeros(len(chunk), num_classes).scatter_add_(1, bank_labels[columns], weights)
+        predictions.append(votes.argmax(dim=1))
+    return torch.cat(predictions)
+
+
+def knn_accuracy(
+    bank: Tensor,
+    bank_labels: Tensor,
+    queries: Tensor,
+    query_labels: Tensor,
+    *,
+    num_classes: int,
+    k: int = KNNConfig.k,
+    temperature: float = KNNConfig.temperature,
+) -> float:
+    """Share of ``queries`` that :func:`knn_predict` gives their label, in [0, 1]. query_labels: (Q,) int64."""
+    check_labelled("kNN queries", queries, query_labels, num_classes)
+    predicted = knn_predict(bank, bank_labels, queries, num_classes=num_classes, k=k, temperature=temperature)
+    return float((predicted == query_labels).float().mean())

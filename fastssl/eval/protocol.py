@@ -1,0 +1,162 @@
+"""The one protocol of every score: the trained encoder beside the same encoder untrained and beside the pixels.
+
+A number of a self-supervised encoder means little alone: a randomly initialised network of the same shape and the raw
+pixels, which learnt nothing, often score well above chance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastssl.data.images import ImageSet, Splits
+from fastssl.errors import UserError
+from fastssl.eval.features import extract
+from fastssl.eval.knn import KNNConfig, knn_accuracy
+from fastssl.eval.linear import linear_probe
+
+TRAINED, RANDOM, PIXELS = "trained", "random initialisation", "raw pixels"
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """How encoders are scored.
+
+    Attributes:
+        knn: the vote of the nearest neighbours.
+        batch_size: images a forward pass.
+        pixels: raw pixels are the image averaged down to this side, flattened.
+        seed: draws the part of the training set on which the linear probe chooses its strength.
+    """
+
+    knn: KNNConfig = field(default_factory=KNNConfig)
+    batch_size: int = 256
+    pixels: int = 32
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """Scores of one kind of features on the test set.
+
+    Attributes:
+        features: what is scored: "trained", "random initialisation" or "raw pixels".
+        dim: length of a feature vector.
+        knn: accuracy of weighted kNN, in [0, 1].
+        linear: accuracy of the linear probe, in [0, 1].
+        l2: the strength of regularisation that the probe chose.
+    """
+
+    features: str
+    dim: int
+    knn: float
+    linear: float
+    l2: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The table of scores.
+
+    Attributes:
+        rows: trained, random initialisation, raw pixels.
+        majority: accuracy on the test set of always naming the largest class of the training set.
+        k: neighbours that voted: the config's, or all training images where there are fewer.
+        temperature: of that vote.
+        train_images, test_images: sizes of the two sets.
+        classes: number of classes.
+    """
+
+    rows: tuple[Row, ...]
+    majority: float
+    k: int
+    temperature: float
+    train_images: int
+    test_images: int
+    classes: int
+
+    def row(self, features: str) -> Row:
+        """The row of that name. Raises KeyError, if there is none."""
+        for row in self.rows:
+            if row.features == features:
+                return row
+        raise KeyError(features)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain lists, dicts, strings and numbers, for JSON."""
+        return asdict(self) | {"rows": [asdict(row) for row in self.rows]}
+
+
+class Pixels(nn.Module):
+    """The encoder that learns nothing: images averaged down to ``side`` x ``side``, flattened."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, 3, H, W). Returns (N, 3 * side * side), the side at most that of the images."""
+        size = (min(self.side, x.shape[2]), min(self.side, x.shape[3]))
+        return F.adaptive_avg_pool2d(x, size).flatten(1)
+
+
+def _labels(images: ImageSet | None, source: str) -> Tensor:
+    if images is None or images.labels is None:
+        raise UserError(
+            f"{source} has no labels to score against: put the images of each class into a folder of its name "
+            f"(<class>/<image>, or train/<class>/<image> and test/<class>/<image>)"
+        )
+    return images.labels
+
+
+def evaluate(
+    encoder: nn.Module,
+    random_encoder: nn.Module,
+    splits: Splits,
+    *,
+    size: int,
+    config: EvalConfig | None = None,
+    device: torch.device | str = "cpu",
+) -> Scores:
+    """Scores of ``encoder``, of the same architecture untrained, and of raw pixels, all under one protocol.
+
+    Args:
+        encoder, random_encoder: (N, 3, size, size) to (N, F); moved to ``device``.
+        splits: the labelled training set is the kNN bank and fits the probe; the labelled test set is what is scored.
+        size: side of what the encoders see, in pixels.
+        config: defaults to ``EvalConfig()``.
+        device: where features are computed and scored.
+    Raises:
+        UserError: if a split is missing or has no labels, naming the folders that give them; for features that are
+            not finite.
+    """
+    config = config or EvalConfig()
+    train, test = splits.train, splits.test
+    train_labels, test_labels = (_labels(part, train.source).to(device) for part in (train, test))
+    assert test is not None
+    classes = len(train.classes)
+    k = min(config.knn.k, len(train))
+    rows = []
+    for name, module in ((TRAINED, encoder), (RANDOM, random_encoder), (PIXELS, Pixels(config.pixels))):
+        module.to(device)
+        bank, queries = (
+            extract(module, part.images, size=size, batch_size=config.batch_size, device=device).to(device)
+            for part in (train, test)
+        )
+        labelled = (bank, train_labels, queries, test_labels)
+        knn = knn_accuracy(*labelled, num_classes=classes, k=k, temperature=config.knn.temperature)
+        probe = linear_probe(*labelled, num_classes=classes, seed=config.seed)
+        rows.append(Row(name, bank.shape[1], knn, probe.accuracy, probe.l2))
+    return Scores(
+        rows=tuple(rows),
+        majority=float((test_labels == train_labels.bincount().argmax()).float().mean()),
+        k=k,
+        temperature=config.knn.temperature,
+        train_images=len(train),
+        test_images=len(test),
+        classes=classes,
+    )

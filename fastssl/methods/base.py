@@ -1,0 +1,45 @@
+"""What a training loop may ask of a method."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from fastssl.data.plans import ViewPlan
+
+
+class Method(nn.Module):
+    """A self-supervised method: an encoder, whatever networks it is trained with, and a loss on views of images.
+
+    A subclass adds its networks in ``__init__``, says by :meth:`view_plan` which views it wants and computes its loss
+    in ``forward``. It is written for one process and any device.
+
+    Attributes:
+        Config: frozen dataclass of the method's own hyper-parameters; every field has a default and is documented.
+        encoder: what is kept after pretraining; images (N, 3, H, W) to features (N, feature_dim).
+    """
+
+    Config: ClassVar[type[Any]]
+    encoder: nn.Module
+
+    def __init__(self, encoder: nn.Module, config: Any) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.config = config
+
+    @classmethod
+    def view_plan(cls, size: int) -> ViewPlan:
+        """The views of ``size`` x ``size`` pixels that :meth:`forward` takes."""
+        raise NotImplementedError
+
+    def forward(self, views: list[Tensor]) -> Tensor:
+        """views: as many (N, 3, size, size) float32 batches as the plan says. Returns the scalar loss."""
+        raise NotImplementedError
+
+    def metrics(self, loss: float, batch_size: int) -> dict[str, float]:  # noqa: ARG002 - the signature of every method
+        """Further numbers worth logging beside ``loss``, the mean over a batch of ``batch_size`` images."""
+        return {}
+
+    def after_step(self, progress: float) -> None:
+        """Called after every optimiser step with the share of training done, in [0, 1]: the place of an EMA update."""

@@ -1,0 +1,65 @@
+"""SimCLR: contrast two views of each image against all others of the batch (Chen et al., arXiv:2002.05709).
+
+Recipe:
+    fastssl pretrain simclr --data clipart
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fastssl.data import plans
+from fastssl.losses import NTXent
+from fastssl.methods.base import Method
+from fastssl.models import feature_dim
+from fastssl.models.heads import ProjectionHead
+
+
+@dataclass(frozen=True)
+class SimCLRConfig:
+    """Hyper-parameters of SimCLR.
+
+    Attributes:
+        temperature: divides the cosine similarities; the paper's best is 0.5 on CIFAR-10 (appendix B.9), 0.1 on
+            ImageNet (table 5).
+        hidden_dim: width of the head's hidden layers; None is the width of the features, as in the paper.
+        out_dim: length of the projections that are compared.
+        head_layers: 0 compares the features themselves, 1 is a linear head, 2 and more an MLP (section 4.2).
+    """
+
+    temperature: float = 0.5
+    hidden_dim: int | None = None
+    out_dim: int = 128
+    head_layers: int = 2
+
+
+class SimCLR(Method):
+    """SimCLR (arXiv:2002.05709, algorithm 1). The features h are kept, the projections z thrown away."""
+
+    Config = SimCLRConfig
+
+    def __init__(self, encoder: nn.Module, config: SimCLRConfig) -> None:
+        super().__init__(encoder, config)
+        dim = feature_dim(encoder)
+        self.head = ProjectionHead(dim, config.hidden_dim or dim, config.out_dim, config.head_layers)
+        self.loss = NTXent(config.temperature)
+
+    @classmethod
+    def view_plan(cls, size: int) -> plans.ViewPlan:
+        """Two views by crop, flip, colour and blur (appendix A)."""
+        return plans.simclr(size)
+
+    def forward(self, views: list[Tensor]) -> Tensor:
+        """views: two (N, 3, H, W) batches. Returns the scalar loss; batch norm sees both views at once."""
+        h = self.encoder(torch.cat(views))
+        z0, z1 = self.head(h).chunk(2)
+        loss: Tensor = self.loss(z0, z1)
+        return loss
+
+    def metrics(self, loss: float, batch_size: int) -> dict[str, float]:
+        """``mutual_information_bound``: two views share at least log(2N - 1) - loss nats (arXiv:1807.03748, 2.3)."""
+        return {"mutual_information_bound": math.log(2 * batch_size - 1) - loss}

@@ -1,0 +1,142 @@
+"""Residual networks (He et al., arXiv:1512.03385) without their classifier; parameters named as torchvision names them.
+
+torchvision's ``resnet18(...)`` with ``fc = nn.Identity()`` loads the state dict of ours with ``strict=True``, and the
+other way round. As there, the bottleneck strides in its 3x3 convolution, not in its first ("ResNet v1.5").
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import ClassVar, Literal, get_args
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Stem = Literal["imagenet", "cifar"]
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+
+
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
+    """The projection of a block's input where its output has another shape (arXiv:1512.03385, option B); else None."""
+    if stride == 1 and inputs == outputs:
+        return None
+    return nn.Sequential(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut: the block of ResNet-18 and -34."""
+
+    expansion: ClassVar[int] = 1
+
+    def __init__(self, inputs: int, planes: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = _conv(inputs, planes, 3, stride)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = _conv(planes, planes, 3)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.downsample = _shortcut(inputs, planes, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, inputs, H, W). Returns (N, planes, H / stride, W / stride)."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions and a shortcut: the block of ResNet-50."""
+
+    expansion: ClassVar[int] = 4
+
+    def __init__(self, inputs: int, planes: int, stride: int) -> None:
+        super().__init__()
+        outputs = planes * self.expansion
+        self.conv1 = _conv(inputs, planes, 1)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = _conv(planes, planes, 3, stride)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = _conv(planes, outputs, 1)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.downsample = _shortcut(inputs, outputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, inputs, H, W). Returns (N, 4 * planes, H / stride, W / stride)."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class ResNet(nn.Module):
+    """A residual network that ends at its pooled features.
+
+    Args:
+        block: :class:`BasicBlock` or :class:`Bottleneck`.
+        depths: blocks in each of the four stages.
+        stem: "imagenet" is a 7x7 convolution of stride 2 and a max-pool; "cifar", for images of about 32 to 64 pixels,
+            a 3x3 convolution of stride 1 and no pool (arXiv:2002.05709, appendix B.9).
+        width: channels of the first stage; 64 is the published network, fewer suit a small machine.
+
+    Attributes:
+        feature_dim: length of a feature vector, ``8 * width * block.expansion``.
+
+    Raises:
+        ValueError: for a stem of another name or a width below 1.
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        depths: tuple[int, int, int, int],
+        *,
+        stem: Stem = "imagenet",
+        width: int = 64,
+    ) -> None:
+        super().__init__()
+        if stem not in get_args(Stem):
+            raise ValueError(f"stem must be one of {', '.join(get_args(Stem))}; got {stem!r}")
+        if width < 1:
+            raise ValueError(f"width, the channels of the first stage, must be at least 1; got {width}")
+        self.conv1 = _conv(3, width, 7, stride=2) if stem == "imagenet" else _conv(3, width, 3)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if stem == "imagenet" else nn.Identity()
+        expansion = block.expansion
+        self.layer1 = self._stage(block, width, width, depths[0], stride=1)
+        self.layer2 = self._stage(block, width * expansion, 2 * width, depths[1], stride=2)
+        self.layer3 = self._stage(block, 2 * width * expansion, 4 * width, depths[2], stride=2)
+        self.layer4 = self._stage(block, 4 * width * expansion, 8 * width, depths[3], stride=2)
+        self.feature_dim = 8 * width * expansion
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    @staticmethod
+    def _stage(
+        block: type[BasicBlock] | type[Bottleneck], inputs: int, planes: int, depth: int, stride: int
+    ) -> nn.Sequential:
+        rest = [block(planes * block.expansion, planes, 1) for _ in range(depth - 1)]
+        return nn.Sequential(block(inputs, planes, stride), *rest)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, 3, H, W) floating-point images, normalised. Returns (N, feature_dim), averaged over positions.
+
+        Raises:
+            ValueError, TypeError: naming the shape or dtype received, if it is another.
+        """
+        if x.ndim != 4 or x.shape[1] != 3:
+            raise ValueError(f"resnet: images must be (N, 3, H, W); got {tuple(x.shape)}")
+        if not x.is_floating_point():
+            raise TypeError(f"resnet: images must be floating-point and normalised; got {x.dtype}")
+        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return x.mean(dim=(2, 3))
+
+
+resnet18 = partial(ResNet, BasicBlock, (2, 2, 2, 2))
+resnet34 = partial(ResNet, BasicBlock, (3, 4, 6, 3))
+resnet50 = partial(ResNet, Bottleneck, (3, 4, 6, 3))
+
+ENCODERS = {"resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50}
