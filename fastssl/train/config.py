@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -121,9 +122,25 @@ def save(config: RunConfig, path: Path) -> None:
         partial.write_text(text + yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
 
 
+def read(path: Path) -> RunConfig:
+    """The config of a YAML file.
+
+    Raises:
+        UserError: if it cannot be read, or holds what `from_dict` refuses.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or "it is not YAML"
+        raise UserError(f"cannot read the config {path}: {reason}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no settings: expected lines of the form name: value")
+    return from_dict(values)
+
+
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
     """What of ``new`` would make a resumed run's result differ, each as ``name: old -> new``."""
-    before, after = _flat(to_dict(old)), _flat(to_dict(new))
+    before, after = flat(old), flat(new)
     return [
         f"{name}: {before.get(name)} -> {after.get(name)}"
         for name in dict.fromkeys([*before, *after])
@@ -131,12 +148,22 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
     ]
 
 
+def flat(config: RunConfig) -> dict[str, Any]:
+    """The settings by the names that they have on the command line: ``epochs``, ``optim.lr``, ``simclr.temperature``."""
+    return _flat(to_dict(config))
+
+
+def with_method(config: RunConfig, method: str) -> RunConfig:
+    """``config`` for another method, with that method's own defaults."""
+    return config if method == config.method else replace(config, method=method, method_config=None)
+
+
 def command(config: RunConfig) -> str:
     """The shortest command line that gives ``config``."""
-    default = _flat(to_dict(RunConfig(method=config.method)))
+    default = flat(RunConfig(method=config.method))
     words = [
         f"--{name} {shlex.quote(yaml_value(value))}"
-        for name, value in _flat(to_dict(config)).items()
+        for name, value in flat(config).items()
         if name != "method" and value != default[name]
     ]
     return " ".join(["fastssl pretrain", config.method, *words])
@@ -150,14 +177,29 @@ def yaml_value(value: Any) -> str:
 
 
 def _build(kind: type[T], values: Mapping[str, Any]) -> T:
-    known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
+    if not isinstance(values, Mapping):
+        raise UserError(f"{kind.__name__} needs settings of the form name: value; got {values!r}")
+    defaults = {item.name: item.default for item in fields(kind)}  # type: ignore[arg-type]
     for name in values:
-        if name not in known:
-            raise unknown("setting", name, known)
+        if name not in defaults:
+            raise unknown("setting", name, defaults)
     try:
-        return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
-    except (TypeError, ValueError) as error:
+        return kind(**{name: _typed(name, value, defaults[name]) for name, value in values.items()})
+    except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def _typed(name: str, value: Any, default: Any) -> Any:
+    """``value`` as the type of ``default``; YAML reads ``1e-3`` as a word, and knows no tuples."""
+    kind = type(default)
+    if isinstance(value, list):
+        return tuple(value)
+    if kind is float and isinstance(value, int | str):
+        with suppress(ValueError):
+            return float(value)
+    if kind in (int, float, str) and type(value) is not kind:
+        raise UserError(f"{name} must be of type {kind.__name__}; got {value!r}")
+    return value
 
 
 def _plain(value: Any) -> Any:

@@ -15,7 +15,7 @@ from fastssl.data.images import ImageSet, Splits
 from fastssl.data.loader import Loader
 from fastssl.errors import UserError
 from fastssl.eval.features import extract
-from fastssl.eval.knn import knn_accuracy
+from fastssl.eval.knn import KNNConfig, knn_accuracy
 from fastssl.files import atomic_write
 from fastssl.methods import Method
 from fastssl.train import checkpoint as checkpoints
@@ -227,7 +227,8 @@ class _Trainer:
         train, test = self.splits.train, self.splits.test
         assert train.labels is not None and test is not None and test.labels is not None
         bank, queries = (self._features(images) for images in (train, test))
-        return knn_accuracy(bank, train.labels, queries, test.labels, num_classes=len(train.classes))
+        k = min(KNNConfig.k, len(train))
+        return knn_accuracy(bank, train.labels, queries, test.labels, num_classes=len(train.classes), k=k)
 
     def _features(self, images: ImageSet) -> Tensor:
         return extract(self.method.encoder, images.images, size=self.config.image_size, device=self.device)
