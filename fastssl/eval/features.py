@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastssl.data import plans
+from fastssl.data.views import make_views
 from fastssl.errors import UserError
 
 
@@ -34,7 +34,7 @@ def extract(
     batch_size: int = 256,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Features of whole images: normalised, not augmented; the encoder in evaluation mode, its mode restored after.
+    """Features of whole images (``plans.evaluation``), the encoder in evaluation mode and afterwards in its own again.
 
     Args:
         encoder: (B, 3, size, size) float32 to (B, F).
@@ -47,21 +47,15 @@ def extract(
     Raises:
         ValueError, TypeError: for images of another shape or dtype, or none.
     """
-    if images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
-        raise ValueError(f"extract: images must be (N, 3, S, S) with N >= 1; got {tuple(images.shape)}")
-    if images.dtype != torch.uint8:
-        raise TypeError(f"extract: images must be uint8; got {images.dtype}")
     if device is None:
         device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
     plan = plans.evaluation(size)
-    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (plan.mean, plan.std))
+    generator = torch.Generator()  # which the plan has no use for
     features = []
     with evaluating(encoder):
         for batch in torch.split(images, batch_size):
-            x = batch.to(device).float() / 255
-            if x.shape[-2:] != (size, size):
-                x = F.interpolate(x, (size, size), mode="bilinear", antialias=True, align_corners=False)
-            features.append(encoder((x - mean) / std).float().cpu())
+            (view,) = make_views(batch.to(device), plan, generator)
+            features.append(encoder(view).float().cpu())
     return torch.cat(features)
 
 

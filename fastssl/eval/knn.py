@@ -70,12 +70,12 @@ def knn_predict(
         bank_labels: (M,) int64 in [0, num_classes).
         queries: (Q, F), device of ``bank``.
         num_classes: number of classes.
-        k: neighbours that vote, 1 <= k <= M.
+        k: neighbours that vote, >= 1; the whole bank votes where it holds fewer.
         temperature: finite, > 0.
     Returns:
         (Q,) int64.
     Raises:
-        ValueError, TypeError: naming what was received, if it does not fit; for k above M too.
+        ValueError, TypeError: naming what was received, if it does not fit.
         UserError: for features that are not finite, and k or temperature out of bounds.
     """
     KNNConfig(k, temperature)
@@ -85,12 +85,10 @@ def knn_predict(
         raise ValueError(
             f"kNN: bank (M, F) and queries (Q, F) must agree on F; got {tuple(bank.shape)} and {tuple(queries.shape)}"
         )
-    if k > len(bank):
-        raise ValueError(f"kNN: k must be at most the size of the bank, {len(bank)}; got {k}")
     bank = F.normalize(bank.float(), dim=1)
     predictions = []
     for chunk in torch.split(F.normalize(queries.float(), dim=1), max(1, _CHUNK // len(bank))):
-        similarity, columns = _neighbours(chunk @ bank.T, k)
+        similarity, columns = _neighbours(chunk @ bank.T, min(k, len(bank)))
         # Relative to the nearest neighbour: the same winner, and no overflow at low temperatures.
         weights = ((similarity - similarity.amax(dim=1, keepdim=True)) / temperature).exp()
         votes = weights.new_zeros(len(chunk), num_classes).scatter_add_(1, bank_labels[columns], weights)

@@ -65,7 +65,7 @@ class Scores:
     Attributes:
         rows: trained, random initialisation, raw pixels.
         majority: accuracy on the test set of always naming the largest class of the training set.
-        k: neighbours that voted: the config's, or all training images where there are fewer.
+        k: neighbours that voted: the config's, or the whole training set where it is smaller.
         temperature: of that vote.
         train_images, test_images: sizes of the two sets.
         classes: number of classes.
@@ -133,13 +133,15 @@ def evaluate(
     Raises:
         UserError: if a split is missing or has no labels, naming the folders that give them; for features that are
             not finite.
+        ValueError: if the splits name different classes.
     """
     config = config or EvalConfig()
     train, test = splits.train, splits.test
     train_labels, test_labels = (_labels(part, train.source).to(device) for part in (train, test))
     assert test is not None
+    if test.classes != train.classes:
+        raise ValueError(f"evaluate: both splits must have the same classes; got {train.classes} and {test.classes}")
     classes = len(train.classes)
-    k = min(config.knn.k, len(train))
     rows = []
     for name, module in ((TRAINED, encoder), (RANDOM, random_encoder), (PIXELS, Pixels(config.pixels))):
         module.to(device)
@@ -148,13 +150,13 @@ def evaluate(
             for part in (train, test)
         )
         labelled = (bank, train_labels, queries, test_labels)
-        knn = knn_accuracy(*labelled, num_classes=classes, k=k, temperature=config.knn.temperature)
+        knn = knn_accuracy(*labelled, num_classes=classes, **asdict(config.knn))
         probe = linear_probe(*labelled, num_classes=classes, seed=config.seed)
         rows.append(Row(name, bank.shape[1], knn, probe.accuracy, probe.l2))
     return Scores(
         rows=tuple(rows),
         majority=float((test_labels == train_labels.bincount().argmax()).float().mean()),
-        k=k,
+        k=min(config.knn.k, len(train)),
         temperature=config.knn.temperature,
         train_images=len(train),
         test_images=len(test),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastssl.data import plans
+from fastssl.errors import UserError
 from fastssl.losses import NTXent
 from fastssl.methods.base import Method
 from fastssl.models import feature_dim
@@ -36,6 +37,10 @@ class SimCLRConfig:
     out_dim: int = 128
     head_layers: int = 2
 
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise UserError(f"the temperature of SimCLR must be a finite number above 0; got {self.temperature}")
+
 
 class SimCLR(Method):
     """SimCLR (arXiv:2002.05709, algorithm 1). The features h are kept, the projections z thrown away."""
@@ -45,7 +50,8 @@ class SimCLR(Method):
     def __init__(self, encoder: nn.Module, config: SimCLRConfig) -> None:
         super().__init__(encoder, config)
         dim = feature_dim(encoder)
-        self.head = ProjectionHead(dim, config.hidden_dim or dim, config.out_dim, config.head_layers)
+        hidden_dim = dim if config.hidden_dim is None else config.hidden_dim
+        self.head = ProjectionHead(dim, hidden_dim, config.out_dim, config.head_layers)
         self.loss = NTXent(config.temperature)
 
     @classmethod

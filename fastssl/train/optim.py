@@ -71,7 +71,7 @@ class LARS(torch.optim.Optimizer):
 
     Args:
         params: parameters, or groups of them, as torch's optimisers take.
-        lr: global learning rate, > 0.
+        lr: global learning rate, >= 0.
         momentum: in [0, 1).
         weight_decay: >= 0.
         trust: share of its own norm by which a layer moves at lr = 1, > 0.

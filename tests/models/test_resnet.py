@@ -61,7 +61,9 @@ def test_state_dict_is_torchvisions(name, torchvision):
 @pytest.mark.parametrize("name", NAMES)
 def test_features_are_torchvisions(name, torchvision):
     ours = torch.tensor(probe(models.get(name)()), dtype=torch.float64)
-    torch.testing.assert_close(ours, torch.tensor(torchvision[name]["probe"], dtype=torch.float64), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(
+        ours, torch.tensor(torchvision[name]["probe"], dtype=torch.float64), rtol=1e-6, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])

@@ -1,0 +1,1 @@
+"""Images into memory, views out of them: sources, view plans, augmentation, the training loader."""

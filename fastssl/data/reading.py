@@ -1,0 +1,94 @@
+"""Many image files to one tensor: read in order, decoded in parallel, the unreadable ones counted and named."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from fastssl.data.decode import UnreadableError, decode
+from fastssl.data.sources import Entry, Skipped
+from fastssl.errors import UserError
+
+Progress = Callable[[int, int], None]
+
+# Files read ahead of the decoding threads, for each of them: bounds the memory that undecoded files take.
+_READ_AHEAD = 4
+
+
+def decode_all(
+    entries: Sequence[Entry], size: int, allowed: int, progress: Progress | None = None
+) -> tuple[Tensor, list[int], list[Skipped]]:
+    """Reads and decodes ``entries``, on as many threads as torch uses; the result does not depend on how many.
+
+    Args:
+        entries: what to read, in this order.
+        size: side of the images.
+        allowed: how many may be unreadable.
+        progress: called with (files done, files in all) after each file.
+
+    Returns:
+        (N, 3, size, size) uint8 for those that could be read, their positions in ``entries``, and the others.
+
+    Raises:
+        UserError: as soon as more than ``allowed`` are unreadable, naming some.
+    """
+    images = torch.empty(len(entries), 3, size, size, dtype=torch.uint8)
+    kept: list[int] = []
+    skipped: list[Skipped] = []
+
+    def finish(position: int, outcome: Future[str | None]) -> None:
+        reason = outcome.result()
+        if reason is None:
+            kept.append(position)
+        else:
+            skipped.append(Skipped(entries[position].name, reason))
+        if len(skipped) > allowed:
+            raise UserError(
+                f"too many unreadable files: {len(skipped)} of the first {position + 1} of {len(entries)}, "
+                f"{allowed} allowed ({quote(skipped)}): remove or repair them, or raise max_skipped"
+            )
+        if progress is not None:
+            progress(position + 1, len(entries))
+
+    threads = torch.get_num_threads()
+    with warnings.catch_warnings(), ThreadPoolExecutor(threads, "decode") as pool:
+        warnings.simplefilter("ignore")  # Pillow's, about files that are odd and yet can be read
+        waiting: deque[tuple[int, Future[str | None]]] = deque()
+        for position, entry in enumerate(entries):
+            waiting.append((position, _submit(pool, entry, images[position])))
+            if len(waiting) > threads * _READ_AHEAD:
+                finish(*waiting.popleft())
+        while waiting:
+            finish(*waiting.popleft())
+    return images if not skipped else images[kept], kept, skipped
+
+
+def quote(skipped: Sequence[Skipped], most: int = 3) -> str:
+    """The first few of ``skipped`` with their reasons, fit for one line."""
+    shown = "; ".join(f"{item.name!r}: {item.reason}" for item in skipped[:most])
+    return shown if len(skipped) <= most else f"{shown}; ..."
+
+
+def _submit(pool: ThreadPoolExecutor, entry: Entry, target: Tensor) -> Future[str | None]:
+    """Reads here, since an archive is read by one thread, and decodes there."""
+    try:
+        return pool.submit(_decode_into, target, entry.read())
+    except UnreadableError as error:
+        outcome: Future[str | None] = Future()
+        outcome.set_result(str(error))
+        return outcome
+
+
+def _decode_into(target: Tensor, data: bytes) -> str | None:
+    """Decodes ``data`` into ``target`` (3, S, S); returns why not, if it could not be."""
+    try:
+        pixels = decode(data, target.shape[-1])
+    except UnreadableError as error:
+        return str(error)
+    target.copy_(torch.tensor(pixels).permute(2, 0, 1))
+    return None
