@@ -44,7 +44,11 @@ FAILED, INTERRUPTED = 2, 130
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Runs the command line ``words`` (default: the process's own). Returns the exit code: 0, 2 for an error, 130 if interrupted."""
+    """Runs the command line ``words``, by default the process's own.
+
+    Returns:
+        The exit code: 0, 2 for an error of the user's, 130 if interrupted.
+    """
     words = list(sys.argv[1:] if words is None else words)
     try:
         return _dispatch(words)

@@ -32,7 +32,9 @@ def reading(source: str) -> Iterator[Callable[[int, int], None]]:
 
 def busy(what: str) -> AbstractContextManager[object]:
     """A spinner beside ``what``."""
-    bar = Bar(SpinnerColumn(), TextColumn("{task.description}"), console=_err, transient=True, disable=not _err.is_terminal)
+    bar = Bar(
+        SpinnerColumn(), TextColumn("{task.description}"), console=_err, transient=True, disable=not _err.is_terminal
+    )
     bar.add_task(what, total=None)
     return bar
 
@@ -55,7 +57,9 @@ class TrainingDisplay:
 
     def __init__(self) -> None:
         text = TextColumn("{task.description} {task.fields[numbers]}", markup=False)
-        self._bar = Bar(text, BarColumn(), TimeRemainingColumn(), console=_err, transient=True, disable=not _err.is_terminal)
+        self._bar = Bar(
+            text, BarColumn(), TimeRemainingColumn(), console=_err, transient=True, disable=not _err.is_terminal
+        )
         self._task: TaskID | None = None
         self._rate = 0.0
 
@@ -63,28 +67,29 @@ class TrainingDisplay:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.stop()
 
     def watch(self, progress: Progress) -> None:
         """`fastssl.train.loop.Watcher`: shows a step that was done."""
         row = progress.row
-        step, rate = int(row["step"] or 0), float(row["images_per_second"] or 0)
-        self._rate = 0.9 * self._rate + 0.1 * rate if self._rate else rate
-        epoch = f"epoch {row['epoch']}/{progress.epochs}"
+        self._rate = 0.9 * self._rate + 0.1 * row.images_per_second if self._rate else row.images_per_second
+        epoch = f"epoch {row.epoch}/{progress.epochs}"
         numbers = f"{self._rate:,.0f} images/s  {_nats(progress)}"
         if self._task is None:
-            self._task = self._bar.add_task(epoch, total=progress.steps, completed=step - 1, numbers=numbers)
-        self._bar.update(self._task, completed=step, description=epoch, numbers=numbers)
-        if step % progress.steps_per_epoch == 0:
-            knn = "" if row["knn"] is None else f"  kNN {100 * row['knn']:.1f} %"
+            self._task = self._bar.add_task(epoch, total=progress.steps, completed=row.step - 1, numbers=numbers)
+        self._bar.update(self._task, completed=row.step, description=epoch, numbers=numbers)
+        if row.step % progress.steps_per_epoch == 0:
+            knn = "" if row.knn is None else f"  kNN {100 * row.knn:.1f} %"
             _err.print(f"{epoch}  {numbers}{knn}", markup=False)
 
 
 def _nats(progress: Progress) -> str:
     """The loss, and the method's bound on the mutual information of the views, if it has one."""
-    bound = progress.row.get("mutual_information_bound")
-    return f"loss {progress.row['loss']:.3f}" + ("" if bound is None else f"  bound {bound:.3f} nats")
+    bound = progress.row.extra.get("mutual_information_bound")
+    return f"loss {progress.row.loss:.3f}" + ("" if bound is None else f"  bound {bound:.3f} nats")
 
 
 def show_scores(scores: Scores) -> None:

@@ -28,18 +28,19 @@ EXAMPLES = """\
 def run(words: list[str]) -> int:
     """The command. Raises UserError for whatever cannot be used."""
     parser = Parser("embed RUN DATA --out FILE.npz|FILE.csv", DESCRIPTION, EXAMPLES)
-    parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
+    parser.add_argument("run", metavar="RUN", type=str, help="folder of a run")
     parser.add_argument("data", metavar="DATA", type=str, help="images to embed")
-    parser.add_argument("--out", type=Path, required=True, help="file to write; its ending chooses the format")
+    parser.add_argument("--out", type=str, required=True, help="file to write; its ending chooses the format")
     given = parser.parse(words)
-    check_table(given.out)
-    trained = open_run(given.run)
+    out = Path(given.out)
+    check_table(out)
+    trained = open_run(Path(given.run))
     config = trained.config
     with console.reading(given.data) as progress:
         found = images.load_all(given.data, size=config.image_size, progress=progress)
     with reproducible(config.seed, config.threads), console.busy("computing features"):
         device = resolve_device(config.device)
         features = extract(trained.encoder.to(device), found.images, size=config.image_size)
-    write_features(features, found, given.out)
-    print(f"{features.shape[0]} images x {features.shape[1]} features: {given.out}")
+    write_features(features, found, out)
+    print(f"{features.shape[0]} images x {features.shape[1]} features: {out}")
     return 0

@@ -24,10 +24,12 @@ EXAMPLES = """\
 def run(words: list[str]) -> int:
     """The command. Raises UserError for whatever cannot be used."""
     parser = Parser("evaluate RUN [--data DATA]", DESCRIPTION, EXAMPLES)
-    parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
-    parser.add_argument("--data", type=str | None, help="labelled images to score on, as for pretrain; null takes the run's own")
+    parser.add_argument("run", metavar="RUN", type=str, help="folder of a run")
+    parser.add_argument(
+        "--data", type=str | None, help="labelled images to score on, as for pretrain; null takes the run's own"
+    )
     given = parser.parse(words)
-    trained = open_run(given.run)
+    trained = open_run(Path(given.run))
     source = given.data or trained.config.data
     with console.reading(source) as progress:
         splits = images.load(source, size=trained.config.image_size, seed=trained.config.seed, progress=progress)

@@ -9,8 +9,8 @@ from fastssl.train.export import export_encoder
 from fastssl.train.trained import open_run
 
 DESCRIPTION = """\
-Write a run's encoder as safetensors under torchvision's names, without the head it was trained with. The file's metadata
-name the architecture, its stem and width, the image size in pixels and the normalisation.
+Write a run's encoder as safetensors under torchvision's names, without the head it was trained with. The file's
+metadata name the architecture, its stem and width, the image size in pixels and the normalisation.
 """
 
 EXAMPLES = """\
@@ -26,9 +26,9 @@ EXAMPLES = """\
 def run(words: list[str]) -> int:
     """The command. Raises UserError for whatever cannot be used."""
     parser = Parser("export RUN --out FILE.safetensors", DESCRIPTION, EXAMPLES)
-    parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
-    parser.add_argument("--out", type=Path, required=True, help="file to write")
+    parser.add_argument("run", metavar="RUN", type=str, help="folder of a run")
+    parser.add_argument("--out", type=str, required=True, help="file to write")
     given = parser.parse(words)
-    export_encoder(open_run(given.run), given.out)
+    export_encoder(open_run(Path(given.run)), Path(given.out))
     print(f"encoder: {given.out}")
     return 0

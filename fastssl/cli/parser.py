@@ -15,7 +15,7 @@ class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """jsonargparse's types and defaults; descriptions and examples as they are written."""
 
 
-class Parser(ArgumentParser):  # type: ignore[misc]
+class Parser(ArgumentParser):
     """Parser of ``fastssl COMMAND``.
 
     Args:
@@ -49,15 +49,23 @@ class Parser(ArgumentParser):  # type: ignore[misc]
     def _short(self, message: str) -> UserError:
         if found := re.match(r"unrecognized arguments: ([^\s=]+)", message):
             name = found[1]
-            return unknown("option", name, self._options()) if name.startswith("-") else UserError(f"unexpected word {name!r}: see --help")
+            return (
+                unknown("option", name, self._options())
+                if name.startswith("-")
+                else UserError(f"unexpected word {name!r}: see --help")
+            )
         if found := re.match(r'Parser key "(.+?)": Expected an? (.+?)\. Got value: (.*)', message):
             name, kind, value = found.groups()
+            if kind.startswith("typing.Literal"):
+                return unknown(f"--{name}", value, re.findall(r"'([^']+)'", kind))
             kind = re.sub(r"<class '(\w+)'>", r"\1", kind).replace("typing.", "")
-            return UserError(f"{self._spelled(name)} must be of type {kind}; got {value}")
+            return UserError(f"--{name} must be of type {kind}; got {value}")
+        if found := re.match(r"the following arguments are required: (\w+)", message):
+            return UserError(f"{self._spelled(found[1])} is missing: {self.usage}")
         return UserError(message.removeprefix("argument "))
 
     def _options(self) -> list[str]:
-        return [name for name in self._option_string_actions if name.startswith("--")]
+        return [name for name in self._option_string_actions if name.startswith("--") and name != "--print_shtab"]
 
     def _spelled(self, key: str) -> str:
         return f"--{key}" if f"--{key}" in self._options() else key.upper()

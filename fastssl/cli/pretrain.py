@@ -12,7 +12,6 @@ from fastssl.cli import console
 from fastssl.cli.parser import Parser
 from fastssl.cli.scoring import score
 from fastssl.data import images
-from fastssl.errors import UserError
 from fastssl.report import write_report
 from fastssl.train import checkpoint as checkpoints
 from fastssl.train import config as configs
@@ -52,7 +51,9 @@ def run(words: list[str]) -> int:
         with console.TrainingDisplay() as display:
             pretrain(config, splits, folder, resume=resume, overwrite=overwrite, watch=display.watch)
     except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(f"{stop or 'interrupted'}; go on with: fastssl pretrain --out {folder.path} --resume") from None
+        raise KeyboardInterrupt(
+            f"{stop or 'interrupted'}; go on with: fastssl pretrain --out {folder.path} --resume"
+        ) from None
     _finish(folder, splits)
     return 0
 
@@ -60,7 +61,7 @@ def run(words: list[str]) -> int:
 def _finish(folder: RunFolder, splits: images.Splits) -> None:
     """Scores and report. The run is complete already: a missing extra costs the report alone."""
     trained = open_run(folder.path)
-    if splits.test is not None:
+    if splits.test is not None and splits.test.labels is not None:
         score(trained, splits, folder.scores)
     else:
         print("not scored: the images have no labels (folders that name classes)")
@@ -80,8 +81,8 @@ def _arguments(words: list[str]) -> tuple[RunConfig, RunFolder, bool, bool]:
     out, resume, overwrite = (values.pop(name) for name in ("out", "resume", "overwrite"))
     values.pop("config")
     config = configs.from_dict({"method": base.method, **values})
-    default = Path("runs") / f"{config.method}-{Path(config.data).stem}"
-    return config, RunFolder(out or default), resume, overwrite
+    default = f"runs/{config.method}-{Path(config.data).stem}"
+    return config, RunFolder(Path(out or default)), resume, overwrite
 
 
 def _base(words: list[str]) -> RunConfig:
@@ -100,10 +101,12 @@ def _base(words: list[str]) -> RunConfig:
 
 def _parser(base: RunConfig) -> Parser:
     parser = Parser("pretrain [METHOD] [options]", DESCRIPTION.format(methods=", ".join(methods.names())), EXAMPLES)
-    parser.add_argument("--out", type=Path | None, help="folder of the run; null makes it runs/METHOD-DATA")
+    parser.add_argument("--out", type=str | None, help="folder of the run; null makes it runs/METHOD-DATA")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out, with its settings")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
-    parser.add_argument("--config", type=Path | None, help="YAML of settings, as in a run's config.yaml; options given beside it win")
+    parser.add_argument(
+        "--config", type=str | None, help="YAML of settings, as in a run's config.yaml; options given beside it win"
+    )
     parser.add_class_arguments(RunConfig, skip={"method", "method_config"})
     parser.add_class_arguments(type(base.method_config), base.method)
     defaults: dict[str, Any] = configs.flat(base)

@@ -20,7 +20,10 @@ def score(trained: Trained, splits: Splits, path: Path) -> None:
         UserError: if the images have no labels.
     """
     config = trained.config
-    with reproducible(config.seed, config.threads), console.busy("scoring the encoder, an untrained one and raw pixels"):
+    with (
+        reproducible(config.seed, config.threads),
+        console.busy("scoring the encoder, an untrained one and raw pixels"),
+    ):
         scores = evaluate(
             trained.encoder,
             trained.random_encoder(),

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -26,10 +27,10 @@ COLOURS, SHAPES = 7, "os^D"
 GLYPHS = dict(zip(SHAPES, "●■▲◆", strict=True))
 _VARIABLES |= {f"#0606{i:02x}": f"class-{i}" for i in range(COLOURS)}
 
-_STYLE = {
+_STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
-    "font.size": 9.5,
+    "font.size": 12,
     "text.color": _INK,
     "axes.edgecolor": _GRID,
     "axes.labelcolor": _MUTED,
@@ -68,8 +69,8 @@ def curve(
         means: draw the values faintly under the mean of each epoch; else mark each value.
         levels: lines to compare with, each with its label above it.
     """
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": title}):
-        figure = Figure(figsize=(4.2, 2.7), layout="constrained")
+    with mpl.rc_context(_style(title)):
+        figure = Figure(figsize=(4.4, 3.0), layout="constrained")
         axes = figure.add_subplot()
         if means:
             axes.plot(epochs, values, color=_SOFT, linewidth=1)
@@ -85,17 +86,24 @@ def curve(
 
 def scatter(points: Floats, classes: Sequence[int] | None, *, title: str) -> Markup:
     """A map of (N, 2) points, without axes: only nearness means anything. Classes choose colour and shape."""
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": title}):
+    with mpl.rc_context(_style(title)):
         figure = Figure(figsize=(7.6, 5.6), layout="constrained")
         axes = figure.add_subplot()
         axes.set_axis_off()
         axes.margins(0.02)
         groups = np.zeros(len(points), dtype=int) if classes is None else np.asarray(classes)
         for group in np.unique(groups):
-            colour, shape = (_ACCENT, "o") if classes is None else (f"#0606{group % COLOURS:02x}", SHAPES[group % len(SHAPES)])
+            colour, shape = (
+                (_ACCENT, "o") if classes is None else (f"#0606{group % COLOURS:02x}", SHAPES[group % len(SHAPES)])
+            )
             x, y = points[groups == group].T
             axes.scatter(x, y, s=16, c=colour, marker=shape, alpha=0.8, linewidths=0)
         return _svg(figure, title)
+
+
+def _style(title: str) -> Any:  # matplotlib's stubs want a literal for each key
+    """The style, with ids that no other figure of the page has."""
+    return {**_STYLE, "svg.hashsalt": title}
 
 
 def _epoch_means(epochs: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
@@ -112,7 +120,7 @@ def _draw_levels(axes: Axes, levels: Sequence[Level]) -> None:
     for level in levels:
         axes.axhline(level.value, color=_MUTED, linewidth=1, linestyle=(0, (4, 3)))
     low, high = axes.get_ylim()
-    room = 0.09 * (high - low)
+    room = 0.12 * (high - low)
     last = -np.inf
     for level in sorted(levels, key=lambda item: item.value):
         above = level.value - last >= room
@@ -125,7 +133,7 @@ def _draw_levels(axes: Axes, levels: Sequence[Level]) -> None:
             ha="right",
             va="bottom" if above else "top",
             color=_MUTED,
-            fontsize=8.5,
+            fontsize=11,
         )
         last = level.value
 
@@ -136,7 +144,12 @@ def _svg(figure: Figure, title: str) -> Markup:
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{Markup.escape(title)}">', svg, count=1)
+    svg = re.sub(
+        r'<svg [^>]*?viewBox="([^"]*)"[^>]*>',
+        rf'<svg viewBox="\1" role="img" aria-label="{Markup.escape(title)}">',
+        svg,
+        count=1,
+    )
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
     return Markup(re.sub(r"#[0-9a-f]{6}", lambda found: _css(found[0]), svg))

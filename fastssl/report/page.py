@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import torch
 import torch.nn.functional as F
 import yaml
@@ -18,6 +17,7 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 
 import fastssl
+from fastssl import methods
 from fastssl.data.images import ImageSet, Splits
 from fastssl.eval import extract
 from fastssl.report import figures, pictures
@@ -51,20 +51,21 @@ class Map:
 
 def render(trained: Trained, splits: Splits) -> str:
     """The whole page as HTML."""
+    labelled = splits.test is not None and splits.test.labels is not None
     shown = splits.train if splits.test is None else splits.test
     device = resolve_device(trained.config.device)
     encoder = trained.encoder.to(device)
-    bank, queries = (
-        extract(encoder, part.images, size=trained.config.image_size) for part in (splits.train, shown)
-    )
+    bank, queries = (extract(encoder, part.images, size=trained.config.image_size) for part in (splits.train, shown))
     seed = trained.config.seed
     scores = _scores(trained)
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     template.filters |= {"percent": lambda x: f"{100 * x:.1f}", "points": _points, "count": lambda n: f"{n:,}"}
     return template.from_string(files(__package__).joinpath("page.html").read_text("utf-8")).render(
         run=_summary(trained, splits),
         scores=scores,
-        labelled=splits.test is not None,
+        labelled=labelled,
         curves=_curves(trained, scores),
         neighbours=pictures.neighbours(
             splits.train, bank, shown, queries, rows=NEIGHBOUR_ROWS, count=NEIGHBOURS, seed=seed
@@ -84,8 +85,7 @@ def _summary(trained: Trained, splits: Splits) -> dict[str, Any]:
     rows = log.read(trained.folder.metrics)
     steps = len(rows)
     return {
-        "method": config.method,
-        "data": config.data,
+        "title": f"{methods.get(config.method).__name__} on {Path(config.data).name}",
         "epochs": config.epochs,
         "epochs_done": checkpoint.epoch,
         "finished": checkpoint.finished,
@@ -112,13 +112,70 @@ def _curves(trained: Trained, scores: dict[str, Any] | None) -> list[Curve]:
     rows = log.read(trained.folder.metrics)
     if not rows:
         return []
-    per_epoch = max(1, sum(row["epoch"] == 1 for row in rows))
-    epochs = [row["step"] / per_epoch for row in rows]
-    loss = [row["loss"] for row in rows]
-    curves = [Curve("Loss", figures.curve(epochs, loss, title="Loss over epochs", means=True), "In nats: each step faint, each epoch's mean bold. Lower is better.")]
-    if "mutual_information_bound" in rows[0]:
+    per_epoch = sum(row.epoch == 1 for row in rows)
+    epochs = [row.step / per_epoch for row in rows]
+    svg = figures.curve(epochs, [row.loss for row in rows], title="Loss over epochs", means=True)
+    curves = [Curve("Loss", svg, "Nats; each step faint, the mean of each epoch bold. Lower is better.")]
+    if "mutual_information_bound" in rows[0].extra:
         curves.append(_bound_curve(rows, epochs))
-    measured = [(epoch, row["knn"]) for epoch, row in zip(epochs, rows, strict=True) if row["knn"] is not None]
+    measured = [(epoch, row.knn) for epoch, row in zip(epochs, rows, strict=True) if row.knn is not None]
     if measured:
         curves.append(_knn_curve(measured, scores))
     return curves
+
+
+def _bound_curve(rows: list[Row], epochs: list[float]) -> Curve:
+    bound = [row.extra["mutual_information_bound"] for row in rows]
+    ceiling = Level(bound[0] + rows[0].loss, "most a batch of this size can show")
+    svg = figures.curve(epochs, bound, title="Bound on mutual information over epochs", means=True, levels=[ceiling])
+    note = "Nats that two views of an image share at least: log of the candidates less the loss (arXiv:1807.03748)."
+    return Curve("Mutual information", svg, note)
+
+
+def _knn_curve(measured: list[tuple[float, float]], scores: dict[str, Any] | None) -> Curve:
+    epochs, accuracy = zip(*measured, strict=True)
+    others = scores["rows"][1:] if scores else []
+    levels = [Level(100 * row["knn"], row["features"]) for row in others]
+    svg = figures.curve(epochs, [100 * value for value in accuracy], title="kNN accuracy over epochs", levels=levels)
+    return Curve(
+        "kNN while training",
+        svg,
+        "Per cent of test images that their nearest training images classify. Dashed: untrained.",
+    )
+
+
+def _map(images: ImageSet, features: Tensor, seed: int) -> Map | None:
+    """t-SNE of at most `MAP_POINTS` images, drawn by ``seed``; None for too few to spread."""
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:MAP_POINTS]
+    if len(chosen) < 8:
+        return None
+    unit = F.normalize(features[chosen], dim=1).numpy()
+    perplexity = min(30.0, len(chosen) / 4)
+    points = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(unit)
+    classes = None if images.labels is None else images.labels[chosen].tolist()
+    legend = tuple(
+        (figures.GLYPHS[figures.SHAPES[i % len(figures.SHAPES)]], i % figures.COLOURS, name)
+        for i, name in enumerate(images.classes)
+    )
+    return Map(figures.scatter(points, classes, title="Map of the features by t-SNE"), len(chosen), legend)
+
+
+def _points(gain: float) -> str:
+    """A difference of accuracies, in points with its sign."""
+    return f"{100 * gain:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _amount(number: int) -> str:
+    """1234567 -> 1.23 M."""
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [(hours, "h"), (minutes, "min"), (rest, "s")]
+    return " ".join(f"{n} {unit}" for n, unit in parts if n) or f"{seconds:.1f} s"

@@ -52,11 +52,18 @@ class Views:
 
 
 def neighbours(
-    bank: ImageSet, bank_features: Tensor, queries: ImageSet, query_features: Tensor, *, rows: int, count: int, seed: int
+    bank: ImageSet,
+    bank_features: Tensor,
+    queries: ImageSet,
+    query_features: Tensor,
+    *,
+    rows: int,
+    count: int,
+    seed: int,
 ) -> list[Neighbours]:
-    """The ``count`` images of ``bank`` nearest by cosine to each of ``rows`` queries, drawn by ``seed``, not by success.
+    """The ``count`` images of ``bank`` nearest by cosine to each of ``rows`` queries, which ``seed`` draws.
 
-    With labels the queries take turns through the classes. Where both sets are the same, an image is not its own neighbour.
+    With labels the queries take turns through the classes. In a single set an image is not its own neighbour.
 
     Args:
         bank_features: (M, F) float32. query_features: (Q, F).
@@ -93,7 +100,7 @@ def _choose(images: ImageSet, count: int, seed: int) -> Tensor:
         return order[:count]
     labels = images.labels[order]
     turn = torch.empty_like(labels)
-    for label in labels.unique():
+    for label in set(labels.tolist()):
         members = labels == label
         turn[members] = torch.arange(int(members.sum()))
     first = order[torch.argsort(turn * len(images.classes) + labels)][:count]

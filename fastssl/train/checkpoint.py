@@ -77,12 +77,16 @@ def load(path: Path) -> Checkpoint:
         UserError: if there is none, or it is not one of ours.
     """
     if not path.is_file():
-        raise UserError(f"{path.parent} holds no finished or interrupted run ({path.name} is missing): give the folder of a run")
+        raise UserError(
+            f"{path.parent} holds no finished or interrupted run ({path.name} is missing): give the folder of a run"
+        )
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
         found = values.get("format") if isinstance(values, dict) else None
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read as a checkpoint: it is damaged, or not from fastssl") from error
     if found != FORMAT:
-        raise UserError(f"{path} has checkpoint format {found}, this version reads {FORMAT}: use the fastssl that wrote it")
+        raise UserError(
+            f"{path} has checkpoint format {found}, this version reads {FORMAT}: use the fastssl that wrote it"
+        )
     return Checkpoint(**values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import json
 import shlex
 from collections.abc import Mapping
 from contextlib import suppress
@@ -36,7 +36,8 @@ class RunConfig:
         image_size: side of the square images, in pixels.
         views: preset of the augmentations; null takes the method's own.
         encoder: network to train.
-        stem: first layers; "cifar" (3x3, no pooling) keeps small images sharp, "imagenet" (7x7, pooled) is about ten times faster.
+        stem: first layers; "cifar" (3x3, no pooling) for images of 32 pixels or so, "imagenet" (7x7, pooled) for larger
+            ones and for speed.
         width: channels of the first stage; 64 is the published network, smaller is faster.
         epochs: passes over the training images. The learning rate's schedule spans them, so a resumed run keeps them.
         batch_size: images a step, 2 or more; each gives as many views as the method asks for.
@@ -44,7 +45,8 @@ class RunConfig:
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
         threads: CPU threads; 0 leaves torch's own choice.
         precision: "bfloat16" computes the forward pass under autocast; the weights stay float32.
-        eval_every: epochs between two kNN evaluations while training (needs labels; the last epoch is always evaluated); 0 for none.
+        eval_every: epochs between two kNN evaluations while training, 0 for none; needs labels. The last epoch is
+            always evaluated.
         optim: the optimizer.
         method_config: the method's own settings; null takes its defaults.
     """
@@ -69,8 +71,6 @@ class RunConfig:
     def __post_init__(self) -> None:
         models.get(self.encoder)
         method = methods.get(self.method)
-        if self.views is not None:
-            plans.get(self.views)
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise UserError(f"{name} must be {least} or more; got {getattr(self, name)}")
@@ -79,6 +79,7 @@ class RunConfig:
                 raise unknown(name, getattr(self, name), choices)
         if self.method_config is None:
             object.__setattr__(self, "method_config", method.Config())
+        self.view_plan()
 
     def view_plan(self) -> ViewPlan:
         """The augmentations: the preset asked for, else the method's own."""
@@ -88,7 +89,9 @@ class RunConfig:
             return own
         plan: ViewPlan = plans.get(self.views)(self.image_size)
         if plan.views != own.views:
-            raise UserError(f"views {self.views!r} makes {plan.views} view(s) of an image; {self.method} needs {own.views}")
+            raise UserError(
+                f"views {self.views!r} makes {plan.views} view(s) of an image; {self.method} needs {own.views}"
+            )
         return plan
 
 
@@ -149,7 +152,7 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
 
 
 def flat(config: RunConfig) -> dict[str, Any]:
-    """The settings by the names that they have on the command line: ``epochs``, ``optim.lr``, ``simclr.temperature``."""
+    """The settings by their names on the command line: ``epochs``, ``optim.lr``, ``simclr.temperature``."""
     return _flat(to_dict(config))
 
 
@@ -162,18 +165,11 @@ def command(config: RunConfig) -> str:
     """The shortest command line that gives ``config``."""
     default = flat(RunConfig(method=config.method))
     words = [
-        f"--{name} {shlex.quote(yaml_value(value))}"
+        f"--{name} {shlex.quote(value if isinstance(value, str) else json.dumps(value))}"
         for name, value in flat(config).items()
         if name != "method" and value != default[name]
     ]
     return " ".join(["fastssl pretrain", config.method, *words])
-
-
-def yaml_value(value: Any) -> str:
-    """One value as YAML on one line, as the command line takes it."""
-    if isinstance(value, str):
-        return value
-    return yaml.safe_dump(value, default_flow_style=True, width=math.inf).removesuffix("\n").removesuffix("\n...")
 
 
 def _build(kind: type[T], values: Mapping[str, Any]) -> T:

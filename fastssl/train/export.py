@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.torch import save as to_safetensors
@@ -21,8 +22,9 @@ from fastssl.train.trained import Trained
 def export_encoder(trained: Trained, path: Path) -> None:
     """Writes the encoder's state dict, under torchvision's names, as safetensors.
 
-    The file's metadata (strings) say how to build the network and how to feed it: ``architecture``, ``stem``, ``width``,
-    ``feature_dim``, ``image_size`` (pixels), ``mean`` and ``std`` (JSON, for channels in [0, 1]), ``method``, ``fastssl``.
+    The file's metadata (strings) say how to build the network and how to feed it: ``architecture``, ``stem``,
+    ``width``, ``feature_dim``, ``image_size`` (pixels), ``mean`` and ``std`` (JSON, for
+    channels in [0, 1]), ``method``, ``fastssl`` (the version).
 
     Raises:
         UserError: if the file system refuses.
@@ -69,7 +71,7 @@ def write_features(features: Tensor, images: ImageSet, path: Path) -> None:
 
 
 def _write_npz(features: Tensor, images: ImageSet, path: Path) -> None:
-    arrays = {"features": features.numpy(), "names": np.array(images.names)}
+    arrays: dict[str, Any] = {"features": features.numpy(), "names": np.array(images.names)}
     if images.labels is not None:
         arrays |= {"labels": images.labels.numpy(), "classes": np.array(images.classes)}
     with path.open("wb") as file:

@@ -51,7 +51,9 @@ class RunFolder:
         if resume and not self.checkpoint.exists():
             raise UserError(f"{self.path} holds no checkpoint to resume: start the run without --resume")
         if not (resume or overwrite) and (self.checkpoint.exists() or self.config.exists()):
-            raise UserError(f"{self.path} already holds a run: continue it with --resume, replace it with --overwrite, or give another --out")
+            raise UserError(
+                f"{self.path} holds a run: --resume continues it, --overwrite replaces it; or give another --out"
+            )
 
     def clear(self) -> None:
         """Removes an earlier run's files, except the checkpoint, which the new run's first one replaces."""

@@ -5,68 +5,107 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from types import TracebackType
-from typing import TextIO
+from typing import Any
 
 from fastssl.errors import UserError
 from fastssl.files import atomic_write
 from fastssl.train.folder import RunFolder
 
-# step and epoch count from 1; loss and bounds are in nats; null where nothing was measured.
-Row = dict[str, float | int | None]
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured at one step.
+
+    Attributes:
+        step: steps done, from 1.
+        epoch: the epoch it belongs to, from 1.
+        lr: learning rate.
+        loss: of the batch, before the step.
+        images_per_second: images of the batch over the time of the step, data and augmentation included.
+        seconds: training time since the run began, evaluations left out.
+        knn: accuracy of the online kNN in [0, 1], where it was evaluated.
+        extra: the method's own numbers (`fastssl.methods.Method.metrics`).
+    """
+
+    step: int
+    epoch: int
+    lr: float
+    loss: float
+    images_per_second: float
+    seconds: float
+    knn: float | None = None
+    extra: Mapping[str, float] = field(default_factory=dict)
+
+    def flat(self) -> dict[str, Any]:
+        """The columns of the files; the method's own numbers stand last."""
+        values = asdict(self)
+        extra: dict[str, float] = values.pop("extra")
+        return values | extra
 
 
 def read(path: Path) -> list[Row]:
     """The rows of a ``metrics.jsonl``; a last line that a killed process left unfinished is not a row."""
-    rows: list[Row] = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []:
-        if line.endswith("\n"):
-            rows.append(json.loads(line))
-    return rows
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [_row(json.loads(line)) for line in lines if line.endswith("\n")]
 
 
 class MetricsLog:
-    """Appends rows to ``metrics.jsonl`` and ``metrics.csv``; every row is on disk when `write` returns.
+    """Appends rows to ``metrics.jsonl`` and ``metrics.csv``; a row is in both files when `write` returns.
 
     Args:
         folder: of the run.
-        steps: rows to keep from an earlier process; the steps after it are computed anew.
+        steps: rows to keep from an earlier process; what it did after that step is computed anew.
     """
 
     def __init__(self, folder: RunFolder, *, steps: int) -> None:
-        kept = [row for row in read(folder.metrics) if (row["step"] or 0) <= steps]
-        with atomic_write(folder.metrics) as json_file, atomic_write(folder.table) as csv_file:
-            json_file.write_text("".join(map(_json_line, kept)), encoding="utf-8")
-            csv_file.write_text("".join(_csv_lines(row, header=i == 0) for i, row in enumerate(kept)), encoding="utf-8")
-        self._files: list[TextIO] = [p.open("a", encoding="utf-8", newline="") for p in (folder.metrics, folder.table)]
+        self._json, self._csv = folder.metrics, folder.table
+        kept = [row for row in read(self._json) if row.step <= steps]
+        with atomic_write(self._json) as partial:
+            partial.write_text("".join(map(_json_line, kept)), encoding="utf-8")
+        with atomic_write(self._csv) as partial:
+            partial.write_text("".join(map(_csv_line, kept)), encoding="utf-8")
 
     def write(self, row: Row) -> None:
-        """Appends one row, whose keys are those of every other.
+        """Appends one row.
 
         Raises:
-            UserError: if the disk is full; no half line is left.
+            UserError: if the file system refuses; no half line is left.
         """
-        table = self._files[1]
-        for file, line in zip(self._files, (_json_line(row), _csv_lines(row, header=table.tell() == 0)), strict=True):
-            _append(file, line)
+        _append(self._json, _json_line(row))
+        _append(self._csv, _csv_line(row))
 
-    def __enter__(self) -> MetricsLog:
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for file in self._files:
-            file.close()
+def _row(values: dict[str, Any]) -> Row:
+    own = {item.name for item in fields(Row)}
+    extra = {name: value for name, value in values.items() if name not in own}
+    return Row(**{name: value for name, value in values.items() if name in own}, extra=extra)
 
 
 def _json_line(row: Row) -> str:
-    return json.dumps(row) + "\n"
+    return json.dumps(row.flat()) + "\n"
 
 
-def _csv_lines(row: Row, *, header: bool) -> str:
+def _csv_line(row: Row) -> str:
+    """The row; the first of a run has the names of the columns above it."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, row, lineterminator="\n")
-    if header:
+    writer = csv.DictWriter(text, row.flat(), lineterminator="\n")
+    if row.step == 1:
         writer.writeheader()
-    writer.writerow(row)
+    writer.writerow(row.flat())
     return text.getvalue()
+
+
+def _append(path: Path, line: str) -> None:
+    size = path.stat().st_size
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line)
+    except OSError as error:
+        os.truncate(path, size)
+        raise UserError(f"cannot write {path}: {error.strerror}; free some space and go on with --resume") from error

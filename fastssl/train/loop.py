@@ -90,12 +90,12 @@ def pretrain(
     with reproducible(config.seed, config.threads), stop_on_signal() as stop:
         trainer = _Trainer(config, method, splits, device)
         state = _resumed(trainer, folder) if resume else _started(trainer, folder)
-        with MetricsLog(folder, steps=trainer.steps_done) as log:
-            while not state.finished and not stop.requested:
-                trainer.run_epoch(log, watch, stop)
-                trainer.check_weights()
-                state = trainer.state()
-                checkpoints.save(state, folder.checkpoint)
+        log = MetricsLog(folder, steps=trainer.steps_done)
+        while not state.finished and not stop.requested:
+            trainer.run_epoch(log, watch, stop)
+            trainer.check_weights()
+            state = trainer.state()
+            checkpoints.save(state, folder.checkpoint)
         if stop.requested:
             raise KeyboardInterrupt(f"stopped after step {trainer.steps_done} of {trainer.steps_total}")
     return state
@@ -116,9 +116,11 @@ def _resumed(trainer: _Trainer, folder: RunFolder) -> Checkpoint:
     state = checkpoints.load(folder.checkpoint)
     changed = configs.differences(configs.from_dict(state.config), trainer.config)
     if changed:
-        raise UserError(f"{folder.path} was started with other settings ({'; '.join(changed)}): resume without them, or start a new run")
+        what = "; ".join(changed)
+        raise UserError(f"{folder.path} was started with other settings ({what}): resume without them, or start anew")
     if state.data != trainer.data:
-        raise UserError(f"{trainer.config.data} has changed since the run began ({state.data} then, {trainer.data} now): start a new run")
+        what = f"{state.data} then, {trainer.data} now"
+        raise UserError(f"{trainer.config.data} has changed since the run began ({what}): start anew")
     trainer.restore(state)
     return state
 
@@ -168,13 +170,11 @@ class _Trainer:
         steps = self.loader.steps_per_epoch
         started = time.perf_counter()
         for views in self.loader.epoch(self.epoch, self.step):
-            row = self._train_step(views)
+            loss = self._train_step(views)
             elapsed = time.perf_counter() - started
             self.seconds += elapsed
             self.step += 1
-            row |= {"images_per_second": self.config.batch_size / elapsed, "seconds": self.seconds, "knn": None}
-            if self.step == steps and self._evaluation_due():
-                row["knn"] = self._online_knn()
+            row = self._row(loss, elapsed)
             log.write(row)
             watch(Progress(row, self.steps_total, steps, self.config.epochs))
             if stop.requested:
@@ -183,22 +183,36 @@ class _Trainer:
         if self.step == steps:
             self.epoch, self.step = self.epoch + 1, 0
 
-    def _train_step(self, views: list[Tensor]) -> Row:
-        done, total = self.steps_done, self.steps_total
-        lr = self._learning_rate(done)
+    def _train_step(self, views: list[Tensor]) -> float:
+        """One update of the weights. Returns the loss before it."""
+        lr = self._learning_rate(self.steps_done)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             loss = self.method(views)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise self._diverged(f"the loss is {value}", lr)
+            raise self._diverged(f"the loss is {value}")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-        self.method.after_step((done + 1) / total)
-        row: Row = {"step": done + 1, "epoch": self.epoch + 1, "lr": lr, "loss": value}
-        return row | self.method.metrics(value, self.config.batch_size)
+        self.method.after_step((self.steps_done + 1) / self.steps_total)
+        return value
+
+    def _row(self, loss: float, seconds: float) -> Row:
+        """Of the step just done, which took ``seconds``."""
+        batch = self.config.batch_size
+        last_of_epoch = self.step == self.loader.steps_per_epoch
+        return Row(
+            step=self.steps_done,
+            epoch=self.epoch + 1,
+            lr=self._learning_rate(self.steps_done - 1),
+            loss=loss,
+            images_per_second=batch / seconds,
+            seconds=self.seconds,
+            knn=self._online_knn() if last_of_epoch and self._evaluation_due() else None,
+            extra=self.method.metrics(loss, batch),
+        )
 
     def _learning_rate(self, step: int) -> float:
         """Of step ``step``, from 0. A run shorter than its warm-up is all warm-up."""
@@ -209,26 +223,28 @@ class _Trainer:
     def check_weights(self) -> None:
         """Keeps a checkpoint whose weights overflowed in the epoch's last step from replacing a good one."""
         if not all(bool(p.isfinite().all()) for p in self.method.parameters()):
-            raise self._diverged("the weights are not finite", self.optimizer.param_groups[0]["lr"])
+            raise self._diverged("the weights are not finite")
 
-    def _diverged(self, what: str, lr: float) -> UserError:
+    def _diverged(self, what: str) -> UserError:
+        lr = self.optimizer.param_groups[0]["lr"]
         return UserError(
-            f"{what} at step {self.steps_done + 1} (epoch {self.epoch + 1}, learning rate {lr:.3g}): try a smaller --optim.lr, "
-            "more --optim.warmup_epochs or --precision float32; the last good checkpoint is kept"
+            f"{what} at step {self.steps_done + 1} (epoch {self.epoch + 1}, learning rate {lr:.3g}): try a smaller "
+            "--optim.lr, more --optim.warmup_epochs or --precision float32; the last good checkpoint is kept"
         )
 
     def _evaluation_due(self) -> bool:
         every, done = self.config.eval_every, self.epoch + 1
-        labels = self.splits.train.labels is not None and self.splits.test is not None
-        return labels and every > 0 and (done % every == 0 or done == self.config.epochs)
+        labelled = self.splits.test is not None and self.splits.test.labels is not None
+        return labelled and every > 0 and (done % every == 0 or done == self.config.epochs)
 
     def _online_knn(self) -> float:
         """Accuracy in [0, 1] of the encoder as it is now."""
         train, test = self.splits.train, self.splits.test
-        assert train.labels is not None and test is not None and test.labels is not None
-        bank, queries = (self._features(images) for images in (train, test))
-        k = min(KNNConfig.k, len(train))
-        return knn_accuracy(bank, train.labels, queries, test.labels, num_classes=len(train.classes), k=k)
+        assert train.labels is not None
+        assert test is not None
+        assert test.labels is not None
+        labelled = self._features(train), train.labels, self._features(test), test.labels
+        return knn_accuracy(*labelled, num_classes=len(train.classes), k=min(KNNConfig.k, len(train)))
 
     def _features(self, images: ImageSet) -> Tensor:
         return extract(self.method.encoder, images.images, size=self.config.image_size, device=self.device)

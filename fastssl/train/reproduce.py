@@ -34,7 +34,7 @@ def reproducible(seed: int, threads: int) -> Iterator[None]:
 def rng_state() -> dict[str, Tensor]:
     """State of torch's global generators: ``cpu``, and ``cuda:N`` for each GPU in use."""
     state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         state |= {f"cuda:{i}": torch.cuda.get_rng_state(i) for i in range(torch.cuda.device_count())}
     return state
 
