@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastssl.errors import UserError
-from fastssl.eval.features import check_features, check_labelled
+from fastssl.eval.scoring import accuracy, check_features, check_labelled
 
 _CHUNK = 1 << 24  # similarities held at a time: 64 MiB of float32
 
@@ -109,4 +109,4 @@ def knn_accuracy(
     """Share of ``queries`` that :func:`knn_predict` gives their label, in [0, 1]. query_labels: (Q,) int64."""
     check_labelled("kNN queries", queries, query_labels, num_classes)
     predicted = knn_predict(bank, bank_labels, queries, num_classes=num_classes, k=k, temperature=temperature)
-    return float((predicted == query_labels).float().mean())
+    return accuracy(predicted, query_labels)

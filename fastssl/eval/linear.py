@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastssl.eval.features import check_labelled
+from fastssl.eval.scoring import accuracy, check_labelled
 
 L2_STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 """The sweep, strongest first: each fit starts from the one before."""
@@ -78,11 +78,7 @@ def _fit_path(x: Tensor, y: Tensor, num_classes: int, strengths: tuple[float, ..
 
         with torch.enable_grad():
             optimizer.step(objective)  # type: ignore[no-untyped-call]
-        yield weight.detach(), bias.detach()
-
-
-def _accuracy(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor) -> float:
-    return float((F.linear(x, weight, bias).argmax(dim=1) == y).float().mean())
+        yield weight.detach().clone(), bias.detach().clone()
 
 
 def linear_probe(
@@ -120,9 +116,10 @@ def linear_probe(
     if held.any():
         fit_x, held_x = standardise(train[~held], train[held])
         path = _fit_path(fit_x, train_labels[~held], num_classes, L2_STRENGTHS)
-        scores = [_accuracy(held_x, train_labels[held], *solution) for solution in path]
+        scores = [accuracy(F.linear(held_x, *solution).argmax(dim=1), train_labels[held]) for solution in path]
         best = scores.index(max(scores))
         held_out = scores[best]
     x, test_x = standardise(train, test)
     *_, solution = _fit_path(x, train_labels, num_classes, L2_STRENGTHS[: best + 1])
-    return LinearProbe(_accuracy(test_x, test_labels, *solution), L2_STRENGTHS[best], held_out)
+    predicted = F.linear(test_x, *solution).argmax(dim=1)
+    return LinearProbe(accuracy(predicted, test_labels), L2_STRENGTHS[best], held_out)

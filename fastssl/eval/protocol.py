@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from fastssl.data.images import ImageSet, Splits
 from fastssl.errors import UserError
-from fastssl.eval.features import extract
+from fastssl.eval.features import BATCH_SIZE, extract
 from fastssl.eval.knn import KNNConfig, knn_accuracy
 from fastssl.eval.linear import linear_probe
+from fastssl.eval.scoring import accuracy
 
 TRAINED, RANDOM, PIXELS = "trained", "random initialisation", "raw pixels"
 
@@ -34,9 +35,15 @@ class EvalConfig:
     """
 
     knn: KNNConfig = field(default_factory=KNNConfig)
-    batch_size: int = 256
+    batch_size: int = BATCH_SIZE
     pixels: int = 32
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.pixels < 1:
+            raise UserError(
+                f"batch_size and pixels must be at least 1; got batch_size={self.batch_size}, pixels={self.pixels}"
+            )
 
 
 @dataclass(frozen=True)
@@ -155,7 +162,7 @@ def evaluate(
         rows.append(Row(name, bank.shape[1], knn, probe.accuracy, probe.l2))
     return Scores(
         rows=tuple(rows),
-        majority=float((test_labels == train_labels.bincount().argmax()).float().mean()),
+        majority=accuracy(train_labels.bincount().argmax(), test_labels),
         k=min(config.knn.k, len(train)),
         temperature=config.knn.temperature,
         train_images=len(train),

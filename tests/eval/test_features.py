@@ -1,14 +1,13 @@
 from __future__ import annotations
 
-import math
+import contextlib
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from fastssl.data import plans
-from fastssl.errors import UserError
-from fastssl.eval.features import check_features, check_labelled, evaluating, extract
+from fastssl.eval.features import evaluating, extract
 
 
 class Channels(nn.Module):
@@ -59,9 +58,9 @@ def test_every_part_returns_to_its_own_mode():
     encoder[1].eval()
     extract(encoder, images(2), size=8)
     assert [part.training for part in encoder.modules()] == [True, True, False]
-    with pytest.raises(ZeroDivisionError), evaluating(encoder):
+    with contextlib.suppress(InterruptedError), evaluating(encoder):
         assert not encoder.training
-        _ = 1 / 0
+        raise InterruptedError
     assert [part.training for part in encoder.modules()] == [True, True, False]
 
 
@@ -77,28 +76,3 @@ def test_every_part_returns_to_its_own_mode():
 def test_refuses_what_is_not_images(bad, error):
     with pytest.raises(error, match="images must be"):
         extract(Channels(), bad, size=8)
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_refuses_features_of_a_diverged_encoder(value):
-    features = torch.zeros(4, 3)
-    features[1:3, 0] = value
-    with pytest.raises(UserError, match="here: 2 of 4 feature vectors hold NaN or infinity; .* lower learning rate"):
-        check_features("here", features)
-
-
-@pytest.mark.parametrize(
-    ("features", "labels", "error", "message"),
-    [
-        (torch.zeros(3), torch.zeros(3).long(), ValueError, r"got \(3,\)"),
-        (torch.zeros(0, 2), torch.zeros(0).long(), ValueError, r"got \(0, 2\)"),
-        (torch.zeros(3, 2).long(), torch.zeros(3).long(), TypeError, "int64"),
-        (torch.zeros(3, 2), torch.zeros(4).long(), ValueError, r"\(3, 2\) and \(4,\)"),
-        (torch.zeros(3, 2), torch.zeros(3), TypeError, "float32"),
-        (torch.zeros(3, 2), torch.tensor([0, 1, 5]), ValueError, "0 to 5"),
-        (torch.zeros(3, 2), torch.tensor([0, -1, 4]), ValueError, "-1 to 4"),
-    ],
-)
-def test_refuses_what_cannot_be_scored(features, labels, error, message):
-    with pytest.raises(error, match=f"^here: .*{message}"):
-        check_labelled("here", features, labels, num_classes=5)

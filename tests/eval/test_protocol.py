@@ -92,6 +92,12 @@ def test_a_training_set_smaller_than_k(splits):
     assert scores.row("trained").linear == 1.0
 
 
+@pytest.mark.parametrize("settings", [{"batch_size": 0}, {"pixels": 0}])
+def test_config_refuses_values_out_of_bounds(settings):
+    with pytest.raises(UserError, match="must be at least 1; got batch_size="):
+        EvalConfig(**settings)
+
+
 def test_pixels():
     x = torch.arange(2 * 3 * 4 * 4.0).view(2, 3, 4, 4)
     assert torch.equal(Pixels(8)(x), x.flatten(1))
@@ -105,7 +111,7 @@ def test_without_labels_it_says_what_gives_them(splits):
         Splits(splits.train, None),
         Splits(splits.train, replace(splits.test, labels=None)),
     ):
-        with pytest.raises(UserError, match="^colours has no labels to score against: .* folder of its name"):
+        with pytest.raises(UserError, match=r"^colours has no labels to score against: .* folder of its name"):
             evaluate(Red(), Blind(), given, size=8)
 
 

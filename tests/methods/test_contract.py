@@ -1,4 +1,4 @@
-"""What every method promises, whichever it is: a new module in ``fastssl.methods`` is tested here without a line more."""
+"""What every method promises, whichever it is: a new module in ``fastssl.methods`` is tested here."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from fastssl.train.schedule import cosine_with_warmup
@@ -19,9 +21,9 @@ def test_ends_and_middle():
 
 def test_rises_evenly_then_falls():
     lr = rates(total=110, warmup=10)
-    steps = [b - a for a, b in zip(lr[:10], lr[1:11], strict=True)]
+    steps = [b - a for a, b in pairwise(lr[:11])]
     assert steps == pytest.approx([2.0 / 11] * 10)
-    assert all(b < a for a, b in zip(lr[10:-1], lr[11:], strict=True))
+    assert all(b < a for a, b in pairwise(lr[10:]))
 
 
 def test_falls_like_a_cosine():
