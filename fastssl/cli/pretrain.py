@@ -12,6 +12,7 @@ from fastssl.cli import console
 from fastssl.cli.parser import Parser
 from fastssl.cli.scoring import score
 from fastssl.data import images
+from fastssl.errors import UserError
 from fastssl.report import write_report
 from fastssl.train import checkpoint as checkpoints
 from fastssl.train import config as configs
@@ -73,30 +74,38 @@ def _finish(folder: RunFolder, splits: images.Splits) -> None:
 
 
 def _arguments(words: list[str]) -> tuple[RunConfig, RunFolder, bool, bool]:
+    """What to run, where, and whether to resume or overwrite."""
     method, words = (words[0], words[1:]) if words and not words[0].startswith("-") else (None, words)
-    base = _base(words)
-    if method is not None:
-        base = configs.with_method(base, method)
+    base = _base(method, words)
     values = _parser(base).parse(words).as_dict()
     out, resume, overwrite = (values.pop(name) for name in ("out", "resume", "overwrite"))
     values.pop("config")
     config = configs.from_dict({"method": base.method, **values})
-    default = f"runs/{config.method}-{Path(config.data).stem}"
-    return config, RunFolder(Path(out or default)), resume, overwrite
+    return config, RunFolder(Path(out) if out else _usual_folder(config.method, config.data)), resume, overwrite
 
 
-def _base(words: list[str]) -> RunConfig:
+def _base(method: str | None, words: list[str]) -> RunConfig:
     """The settings that the options change: those of the run to resume, of a file, or the defaults."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     early.add_argument("--config", type=Path)
+    early.add_argument("--data", default=RunConfig.data)
     early.add_argument("--out", type=Path)
     early.add_argument("--resume", action="store_true")
-    known, _ = early.parse_known_args(words)
+    try:
+        known, _ = early.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise UserError(str(error).removeprefix("argument ")) from error
+    folder = RunFolder(known.out or _usual_folder(method or RunConfig.method, known.data))
+    base = RunConfig()
     if known.config is not None:
-        return configs.read(known.config)
-    if known.resume and known.out is not None:
-        return configs.from_dict(checkpoints.load(RunFolder(known.out).checkpoint).config)
-    return RunConfig()
+        base = configs.read(known.config)
+    elif known.resume:
+        base = configs.from_dict(checkpoints.load(folder.checkpoint).config)
+    return base if method is None else configs.with_method(base, method)
+
+
+def _usual_folder(method: str, data: str) -> Path:
+    return Path("runs") / f"{method}-{Path(data).stem}"
 
 
 def _parser(base: RunConfig) -> Parser:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import errno
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -56,8 +56,13 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
     Raises:
         OSError: if the file system refuses.
     """
-    with path.open("wb") as file:  # given a path instead, torch hides the cause of a failed write
-        torch.save({item.name: getattr(checkpoint, item.name) for item in fields(checkpoint)}, file)
+    values = {item.name: getattr(checkpoint, item.name) for item in fields(checkpoint)}
+    with path.open("wb") as file:
+        try:
+            torch.save(values, file)
+        except RuntimeError as error:  # torch hides a failed write behind an error of its own
+            cause = error.__context__
+            raise (cause if isinstance(cause, OSError) else OSError(errno.EIO, str(error).splitlines()[0])) from None
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -83,7 +88,7 @@ def load(path: Path) -> Checkpoint:
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
         found = values.get("format") if isinstance(values, dict) else None
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
+    except Exception as error:  # what damaged bytes raise depends on the bytes
         raise UserError(f"{path} cannot be read as a checkpoint: it is damaged, or not from fastssl") from error
     if found != FORMAT:
         raise UserError(
