@@ -1,5 +1,8 @@
-"""Mathematics on tensors: no modules, no process group, no state."""
+"""Mathematics on tensors: no modules, no process group, no state. Each op runs on the fastest backend that serves it."""
 
+from fastssl.ops._backend import backend, explain
+from fastssl.ops.ema_update import ema_update_
 from fastssl.ops.nt_xent import nt_xent
+from fastssl.ops.random_masking import random_masking
 
-__all__ = ["nt_xent"]
+__all__ = ["backend", "ema_update_", "explain", "nt_xent", "random_masking"]

@@ -1,20 +1,192 @@
-"""NT-Xent, the SimCLR loss of two views; the 2N x 2N similarities are never stored."""
+"""NT-Xent, the SimCLR loss of two views; the 2N x 2N similarities are never stored.
+
+With z the 2N rows of both views, s = z z^T / t without its diagonal, P the softmax of its rows and Pos the pairing
+of the views, dloss/dz = (P + P^T - 2 Pos) z / (2N t): the backward needs only the log-sum-exps of the forward.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastssl.ops import _check, _native
+from fastssl.ops._backend import Implementation, Op, anything, native_cpu, triton, triton_cuda
 
-def reference(z0: Tensor, z1: Tensor, *, temperature: float) -> Tensor:
+
+def nt_xent(z0: Tensor, z1: Tensor, *, temperature: float, backend: str | None = None) -> Tensor:
+    """Normalised temperature-scaled cross-entropy of two views (SimCLR, arXiv:2002.05709, eq. 1).
+
+    The mean over all 2N rows i of ``-log(exp(s_ip) / sum_{j != i} exp(s_ij))``, where ``s = <z_i, z_j> / temperature``
+    and p is the other view of i. Rows are taken as they are: normalise them first (``fastssl.losses.NTXent`` does).
+    Memory beyond the inputs and their gradients grows with N D, not with N^2. Deterministic, and the same bits
+    for any number of threads. Under autocast the inputs are cast to float32, as torch does for losses.
+
+    Args:
+        z0: (N, D) features of the first view; float32, bfloat16, float16 or float64. Sums are in float32, or float64.
+        z1: (N, D) features of the second view, in the same order; dtype and device of ``z0``.
+        temperature: finite, > 0.
+        backend: the backend that must serve the call; by default the fastest that can (see ``fastssl.ops.explain``).
+    Returns:
+        The scalar loss in nats, in float32 (float64 for float64 inputs).
+    Raises:
+        TypeError: for a dtype that is not one of the above, or two different ones.
+        ValueError: for other shapes, an empty batch, two devices, or a temperature that is not finite and positive.
+        RuntimeError: if ``backend`` cannot serve the call, or on a second derivative, which is not supported.
+    """
+    _check.float_tensor("nt_xent", "z0", z0, "ND")
+    _check.float_tensor("nt_xent", "z1", z1, "ND")
+    temperature = _check.positive("nt_xent", "temperature", temperature)
+    if z0.shape != z1.shape:
+        raise ValueError(
+            f"nt_xent: z0 and z1 must have the same shape (N, D); got {_check.shape(z0)} and {_check.shape(z1)}"
+        )
+    if z0.numel() == 0:
+        raise ValueError(f"nt_xent: needs at least one sample and one feature; got {_check.shape(z0)}")
+    if not torch.is_autocast_enabled(z0.device.type):
+        _check.alike("nt_xent", ("z0", z0), ("z1", z1))
+    loss: Tensor = _forward.call(z0, z1, temperature, backend)[0]
+    return loss
+
+
+def reference(z0: Tensor, z1: Tensor, temperature: float) -> Tensor:
     """The formula in plain torch: cross-entropy of each row against its other view, its own column left out."""
     rows = torch.cat([z0, z1])
-    logits = (rows @ rows.T / temperature).fill_diagonal_(float("-inf"))
-    n = z0.shape[0]
-    targets = torch.arange(2 * n, device=rows.device).roll(n)
-    return torch.nn.functional.cross_entropy(logits, targets)
+    own = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+    logits = (rows @ rows.T / temperature).masked_fill(own, float("-inf"))
+    other_view = torch.arange(len(rows), device=rows.device).roll(len(z0))
+    return torch.nn.functional.cross_entropy(logits, other_view)
 
 
-def nt_xent(z0: Tensor, z1: Tensor, *, temperature: float) -> Tensor:
-    """NT-Xent (arXiv:2002.05709, eq. 1). z0, z1: (N, D) features, already normalised."""
-    return reference(z0, z1, temperature=temperature)
+def _reference_forward(z0: Tensor, z1: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    z0, z1 = (z.to(_native.accumulator(z.dtype)) for z in (z0, z1))
+    rows = torch.cat([z0, z1])
+    lse = (rows @ rows.T / temperature).fill_diagonal_(float("-inf")).logsumexp(1)
+    return reference(z0, z1, temperature), lse
+
+
+def _reference_backward(
+    grad: Tensor, z0: Tensor, z1: Tensor, lse: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    rows = torch.cat([z0, z1]).to(grad.dtype)
+    p = (rows @ rows.T / temperature - lse[:, None]).exp().fill_diagonal_(0)
+    weights = p + p.T
+    i = torch.arange(len(rows), device=rows.device)
+    weights[i, i.roll(len(z0))] -= 2
+    grads = weights @ rows * (grad / (temperature * len(rows)))
+    return grads[: len(z0)].to(z0.dtype), grads[len(z0) :].to(z1.dtype)
+
+
+def _fake_forward(z0: Tensor, z1: Tensor, temperature: float, backend: str | None) -> tuple[Tensor, Tensor]:
+    dtype = _native.accumulator(z0.dtype)
+    return z0.new_empty((), dtype=dtype), z0.new_empty((2 * z0.shape[0],), dtype=dtype)
+
+
+def _fake_backward(
+    grad: Tensor, z0: Tensor, z1: Tensor, lse: Tensor, temperature: float, backend: str | None
+) -> tuple[Tensor, Tensor]:
+    return z0.new_empty(z0.shape), z1.new_empty(z1.shape)
+
+
+def _cpu_forward(z0: Tensor, z1: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    z0, z1 = z0.contiguous(), z1.contiguous()
+    loss, lse = _fake_forward(z0, z1, temperature, None)
+    _native.cpu.nt_xent_forward(
+        z0.data_ptr(),
+        z1.data_ptr(),
+        *z0.shape,
+        _native.DTYPES[z0.dtype],
+        temperature,
+        loss.data_ptr(),
+        lse.data_ptr(),
+        _native.threads(),
+    )
+    return loss, lse
+
+
+def _cpu_backward(grad: Tensor, z0: Tensor, z1: Tensor, lse: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    z0, z1, lse = z0.contiguous(), z1.contiguous(), lse.contiguous()
+    grad0, grad1 = _fake_backward(grad, z0, z1, lse, temperature, None)
+    _native.cpu.nt_xent_backward(
+        grad.data_ptr(),
+        z0.data_ptr(),
+        z1.data_ptr(),
+        lse.data_ptr(),
+        *z0.shape,
+        _native.DTYPES[z0.dtype],
+        temperature,
+        grad0.data_ptr(),
+        grad1.data_ptr(),
+        _native.threads(),
+    )
+    return grad0, grad1
+
+
+def _example_views(device: torch.device) -> list[Tensor]:
+    return [torch.nn.functional.normalize(torch.randn(8, 4, device=device), dim=1) for _ in range(2)]
+
+
+_TRITON_MAX_FEATURES = 256  # the gradient of a block of rows stays in registers
+
+
+def _triton_unsupported(z0: Tensor, z1: Tensor) -> str | None:
+    reason = triton_cuda(z0, z1)
+    if reason is None and z0.dtype == torch.float64:
+        reason = "it takes float32, bfloat16 and float16, got torch.float64"
+    if reason is None and z0.shape[1] > _TRITON_MAX_FEATURES:
+        reason = f"it takes at most {_TRITON_MAX_FEATURES} features, got {z0.shape[1]}"
+    return reason
+
+
+_forward = Op(
+    "nt_xent(Tensor z0, Tensor z1, float temperature, str? backend) -> (Tensor, Tensor)",
+    {
+        "cpu": Implementation(_cpu_forward, lambda z0, z1, t: native_cpu(z0, z1)),
+        "triton": Implementation(triton("nt_xent", "forward"), lambda z0, z1, t: _triton_unsupported(z0, z1)),
+        "reference": Implementation(_reference_forward, anything),
+    },
+    _fake_forward,
+    lambda device: (*_example_views(device), 0.5),
+)
+_backward = Op(
+    "nt_xent_backward(Tensor grad, Tensor z0, Tensor z1, Tensor lse, float temperature, str? backend)"
+    " -> (Tensor, Tensor)",
+    {
+        "cpu": Implementation(_cpu_backward, lambda grad, z0, z1, lse, t: native_cpu(z0, z1)),
+        "triton": Implementation(
+            triton("nt_xent", "backward"), lambda grad, z0, z1, lse, t: _triton_unsupported(z0, z1)
+        ),
+        "reference": Implementation(_reference_backward, anything),
+    },
+    _fake_backward,
+    lambda device: (
+        torch.ones((), device=device),
+        *_example_views(device),
+        torch.full((16,), 2.7, device=device),
+        0.5,
+    ),
+)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    z0, z1, ctx.temperature, ctx.backend = inputs
+    ctx.save_for_backward(z0, z1, output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    z0, z1, lse = ctx.saved_tensors
+    grad0, grad1 = _backward.call(grad, z0, z1, lse, ctx.temperature, ctx.backend)
+    needed = ctx.needs_input_grad
+    return grad0 if needed[0] else None, grad1 if needed[1] else None, None, None
+
+
+def _refuse_second_derivative(ctx: Any, *_: Any) -> None:
+    raise RuntimeError("nt_xent: second derivatives are not supported")
+
+
+torch.library.register_autograd("fastssl::nt_xent", _differentiate, setup_context=_setup_context)
+torch.library.register_autograd("fastssl::nt_xent_backward", _refuse_second_derivative)
+for _device in ("cpu", "cuda"):
+    torch.library.register_autocast("fastssl::nt_xent", _device, torch.float32)

@@ -1,0 +1,31 @@
+// fastssl._cuda: the CUDA kernels, on raw device addresses and a stream; fastssl.ops checks what it passes.
+#include <stdexcept>
+#include <string>
+
+#include "../cuda/kernels.h"
+#include "bind.h"
+
+namespace py = pybind11;
+using namespace fastssl;
+
+namespace {
+
+// A kernel whose launch failed raises, with CUDA's own words.
+template <class... A>
+void bind_launch(py::module_& module, const char* name, cudaError_t (*launch)(A...)) {
+    module.def(name, [launch, name](Crossing<A>... arguments) {
+        const cudaError_t error = launch(native<A>(arguments)...);
+        if (error != cudaSuccess) throw std::runtime_error(std::string(name) + ": " + cudaGetErrorString(error));
+    });
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cuda, m) {
+    m.attr("architectures") = FASTSSL_CUDA_ARCHITECTURES;
+    m.attr("runtime_version") = CUDART_VERSION;
+    m.def("ema_chunk", [] { return cuda::kEmaChunk; });
+
+    bind_launch(m, "ema_update", &cuda::ema_update);
+    bind_launch(m, "random_masking", &cuda::random_masking);
+}

@@ -1,0 +1,42 @@
+#include "isa.h"
+
+#include <atomic>
+#include <stdexcept>
+#include <string>
+
+namespace fastssl {
+
+Isa supported_isa() {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+        return Isa::avx512;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Isa::avx2;
+#endif
+    return Isa::baseline;
+}
+
+static std::atomic<Isa>& chosen() {
+    static std::atomic<Isa> isa{supported_isa()};
+    return isa;
+}
+
+Isa current_isa() { return chosen().load(std::memory_order_relaxed); }
+
+void set_isa(Isa isa) {
+    if (static_cast<int>(isa) > static_cast<int>(supported_isa()))
+        throw std::invalid_argument(std::string("this processor cannot run ") + isa_name(isa) + "; its best is " +
+                                    isa_name(supported_isa()));
+    chosen().store(isa, std::memory_order_relaxed);
+}
+
+const char* isa_name(Isa isa) {
+    switch (isa) {
+        case Isa::avx512: return "avx512";
+        case Isa::avx2: return "avx2";
+        default: return "baseline";
+    }
+}
+
+}  // namespace fastssl

@@ -1,0 +1,52 @@
+// One source, several instruction sets.
+//
+// CMake compiles the kernels once for each instruction set with FASTSSL_ISA set to its name, which becomes the
+// namespace of everything in them. FASTSSL_KERNEL declares a kernel in all of these namespaces; `select` (isa.cpp)
+// takes the one the processor can run. Kernels use no inline function of the standard library: the linker keeps
+// one copy of such a function for all objects, and might keep the copy that needs the newest processor.
+#pragma once
+
+#ifndef FASTSSL_ISA
+#define FASTSSL_ISA baseline
+#endif
+
+#if defined(__x86_64__)
+#define FASTSSL_KERNEL(declaration)      \
+    namespace fastssl::baseline {        \
+    declaration;                         \
+    }                                    \
+    namespace fastssl::avx2 {            \
+    declaration;                         \
+    }                                    \
+    namespace fastssl::avx512 {          \
+    declaration;                         \
+    }
+#define FASTSSL_SELECT(kernel) \
+    ::fastssl::select(&::fastssl::baseline::kernel, &::fastssl::avx2::kernel, &::fastssl::avx512::kernel)
+#else
+#define FASTSSL_KERNEL(declaration) \
+    namespace fastssl::baseline {   \
+    declaration;                    \
+    }
+#define FASTSSL_SELECT(kernel) ::fastssl::select(&::fastssl::baseline::kernel)
+#endif
+
+namespace fastssl {
+
+enum class Isa { baseline, avx2, avx512 };
+
+Isa supported_isa();             // the best this processor and this build can run
+Isa current_isa();               // the one in use: the best, unless set_isa chose another
+void set_isa(Isa isa);           // throws std::invalid_argument if the processor cannot run it
+const char* isa_name(Isa isa);
+
+template <class F>
+F select(F baseline, [[maybe_unused]] F avx2 = nullptr, [[maybe_unused]] F avx512 = nullptr) {
+    switch (current_isa()) {
+        case Isa::avx512: return avx512;
+        case Isa::avx2: return avx2;
+        default: return baseline;
+    }
+}
+
+}  // namespace fastssl

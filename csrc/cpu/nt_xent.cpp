@@ -1,0 +1,323 @@
+// NT-Xent of two views, forward and backward (Chen et al. 2020, arXiv:2002.05709, eq. 1).
+//
+//   rows z = [z0; z1] (R = 2n, d), s_ij = <z_i, z_j> / t, own column left out
+//   lse_i = log sum_{j != i} exp(s_ij)          loss = mean_i (lse_i - s_{i, i +- n})
+//   P_ij = exp(s_ij - lse_i), G = P + P^T - 2 [j is i's other view]        dloss/dz = G z / (t R)
+//
+// s and G are symmetric, so only tiles (I, J >= I) of kTile x kTile are computed, in one tile of working memory a
+// thread: R^2 d floating-point operations forward and 3 R^2 d backward. Tiles are visited in rounds: in round r block
+// I meets block (r - I) mod blocks. Each block has one partner a round, so the tiles of a round write disjoint rows
+// and run in parallel, and each row is summed in the order of the rounds: no atomics, and the same bits whatever
+// the number of threads.
+//
+// Accumulated in float (double for f64). Extra memory: 3 R d elements; nothing grows with R^2.
+// Reference and tests: fastssl/ops/nt_xent.py, tests/ops/test_nt_xent.py.
+#include "nt_xent.h"
+
+#include <math.h>
+
+#include "buffer.h"
+#include "tile.h"
+
+namespace fastssl::FASTSSL_ISA {
+namespace {
+
+template <class T>
+constexpr T kLowest = T(-3.4e38);  // a finite minus infinity: differences of two of them are not NaN
+
+// exp(-kSafeSpread) is a normal number in float with room to spare, so one shift serves a whole tile within it.
+constexpr int kSafeSpread = 60;
+
+// The rows of both views, padded with zeros to whole tiles, in the two orders that the products read.
+template <class T>
+struct Rows {
+    Rows(std::int64_t n, std::int64_t d)
+        : n(n),
+          count(2 * n),
+          d(d),
+          blocks((count + kTile - 1) / kTile),
+          columns((d + kBlockColumns<T> - 1) / kBlockColumns<T> * kBlockColumns<T>),
+          by_depth(blocks * kTile * d),
+          by_row(blocks * kTile * columns) {}
+
+    std::int64_t n, count, d, blocks, columns;
+    Buffer<T> by_depth;  // [block][d][kTile]
+    Buffer<T> by_row;    // [block][kTile][columns]
+
+    const T* depth_block(std::int64_t block) const { return by_depth.get() + block * kTile * d; }
+    const T* row_block(std::int64_t block) const { return by_row.get() + block * kTile * columns; }
+    int size(std::int64_t block) const {
+        const std::int64_t left = count - block * kTile;
+        return static_cast<int>(left < kTile ? left : kTile);
+    }
+
+    template <class S>
+    void pack(std::int64_t block, const S* z0, const S* z1) {
+        T* depth_first = by_depth.get() + block * kTile * d;
+        T* row_first = by_row.get() + block * kTile * columns;
+        for (int i = 0; i < kTile; ++i) {
+            const std::int64_t row = block * kTile + i;
+            T* out = row_first + i * columns;
+            const S* in = row < n ? z0 + row * d : z1 + (row - n) * d;
+            for (std::int64_t k = 0; k < columns; ++k) out[k] = T(0);
+            if (row < count)
+                for (std::int64_t k = 0; k < d; ++k) out[k] = static_cast<T>(widen(in[k]));
+            for (std::int64_t k = 0; k < d; ++k) depth_first[k * kTile + i] = out[k];
+        }
+    }
+};
+
+template <class T>
+void pack_all(Rows<T>& rows, const void* z0, const void* z1, DType dtype, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (std::int64_t block = 0; block < rows.blocks; ++block)
+        with_type(dtype, [&](auto type) {
+            using S = decltype(type);
+            rows.pack(block, static_cast<const S*>(z0), static_cast<const S*>(z1));
+        });
+}
+
+// Calls visit(I, J) once for every pair I <= J of blocks, in the rounds described above.
+template <class Visit>
+void for_each_tile(std::int64_t blocks, int threads, Visit visit) {
+#pragma omp parallel num_threads(threads)
+    for (std::int64_t round = 0; round < blocks; ++round) {
+#pragma omp for schedule(dynamic, 1)
+        for (std::int64_t first = 0; first < blocks; ++first) {
+            const std::int64_t second = (round + blocks - first) % blocks;
+            if (first <= second) visit(first, second);
+        }
+    }
+}
+
+// Each row's running maximum and its sum of exp(s - maximum).
+template <class T>
+struct LogSumExp {
+    T* maximum;
+    T* total;
+
+    // Adds, for each of the kTile rows at `row`, sums[i] * exp(shifts[i]).
+    void add(std::int64_t row, const T* shifts, const T* sums) {
+        for (int i = 0; i < kTile; i += kWidth<T>) {
+            const Vec<T> old_max = load<T>(maximum + row + i), shift = load<T>(shifts + i);
+            const Vec<T> new_max = vmax(old_max, shift);
+            store<T>(total + row + i, load<T>(total + row + i) * exp<T>(old_max - new_max) +
+                                          load<T>(sums + i) * exp<T>(shift - new_max));
+            store<T>(maximum + row + i, new_max);
+        }
+    }
+};
+
+// Multiplies the tile by `scale` and sets to `outside` what is no pair: padding, and a row with itself.
+template <class T>
+void scale_and_mask(T* tile, T scale, T outside, int rows, int columns, bool diagonal) {
+    for (int i = 0; i < kTile * kTile; i += kWidth<T>) store<T>(tile + i, load<T>(tile + i) * scale);
+    for (int i = 0; i < kTile; ++i) {
+        for (int j = i < rows ? columns : 0; j < kTile; ++j) tile[i * kTile + j] = outside;
+        if (diagonal) tile[i * kTile + i] = outside;
+    }
+}
+
+template <class T>
+void extremes(const T* tile, T* low, T* high) {
+    Vec<T> minimum = load<T>(tile), maximum = minimum;
+    for (int i = kWidth<T>; i < kTile * kTile; i += kWidth<T>) {
+        minimum = vmin(minimum, load<T>(tile + i));
+        maximum = vmax(maximum, load<T>(tile + i));
+    }
+    *low = -largest<T>(-minimum);
+    *high = largest<T>(maximum);
+}
+
+// One shift for the whole tile: one exponential serves the row's sum and the column's.
+template <class T>
+void sum_with_one_shift(const T* tile, T shift, T* row_sums, T* column_sums) {
+    for (int j = 0; j < kTile; ++j) column_sums[j] = T(0);
+    for (int i = 0; i < kTile; ++i) {
+        Vec<T> row = {};
+        for (int j = 0; j < kTile; j += kWidth<T>) {
+            const Vec<T> e = exp<T>(load<T>(tile + i * kTile + j) - shift);
+            row += e;
+            store<T>(column_sums + j, load<T>(column_sums + j) + e);
+        }
+        row_sums[i] = sum<T>(row);
+    }
+}
+
+// A shift for each row and each column, for tiles whose values lie too far apart for one.
+template <class T>
+void sum_with_own_shifts(const T* tile, T* row_shifts, T* row_sums, T* column_shifts, T* column_sums) {
+    for (int j = 0; j < kTile; ++j) column_shifts[j] = kLowest<T>, column_sums[j] = T(0);
+    for (int i = 0; i < kTile; ++i) {
+        Vec<T> row = broadcast<T>(kLowest<T>);
+        for (int j = 0; j < kTile; j += kWidth<T>) {
+            const Vec<T> x = load<T>(tile + i * kTile + j);
+            row = vmax(row, x);
+            store<T>(column_shifts + j, vmax(load<T>(column_shifts + j), x));
+        }
+        row_shifts[i] = largest<T>(row);
+    }
+    for (int i = 0; i < kTile; ++i) {
+        Vec<T> row = {};
+        for (int j = 0; j < kTile; j += kWidth<T>) {
+            const Vec<T> x = load<T>(tile + i * kTile + j);
+            row += exp<T>(x - row_shifts[i]);
+            store<T>(column_sums + j, load<T>(column_sums + j) + exp<T>(x - load<T>(column_shifts + j)));
+        }
+        row_sums[i] = sum<T>(row);
+    }
+}
+
+template <class T>
+void add_tile(const Rows<T>& rows, std::int64_t first, std::int64_t second, T scale, LogSumExp<T> lse) {
+    alignas(64) T tile[kTile * kTile];
+    alignas(64) T row_shifts[kTile], row_sums[kTile], column_shifts[kTile], column_sums[kTile];
+    inner_products<T>(rows.depth_block(first), rows.depth_block(second), rows.d, tile);
+    const bool diagonal = first == second;
+    scale_and_mask<T>(tile, scale, T(-__builtin_inf()), rows.size(first), rows.size(second), diagonal);
+    T low, high;
+    extremes(tile, &low, &high);
+    if (high - low <= kSafeSpread) {
+        for (int i = 0; i < kTile; ++i) row_shifts[i] = column_shifts[i] = high;
+        sum_with_one_shift(tile, high, row_sums, column_sums);
+    } else {
+        sum_with_own_shifts(tile, row_shifts, row_sums, column_shifts, column_sums);
+    }
+    lse.add(first * kTile, row_shifts, row_sums);
+    if (!diagonal) lse.add(second * kTile, column_shifts, column_sums);
+}
+
+template <class T>
+T dot(const T* a, const T* b, std::int64_t columns) {
+    Vec<T> sums = {};
+    for (std::int64_t k = 0; k < columns; k += kWidth<T>) sums += load<T>(a + k) * load<T>(b + k);
+    return sum<T>(sums);
+}
+
+template <class T>
+void forward(const void* z0, const void* z1, std::int64_t n, std::int64_t d, DType dtype, double temperature, T* loss,
+             T* lse, int threads) {
+    Rows<T> rows(n, d);
+    pack_all(rows, z0, z1, dtype, threads);
+    const std::int64_t padded = rows.blocks * kTile;
+    Buffer<T> maximum(padded), total(padded);
+    for (std::int64_t i = 0; i < padded; ++i) maximum.get()[i] = kLowest<T>, total.get()[i] = T(0);
+    const LogSumExp<T> running{maximum.get(), total.get()};
+    const T scale = static_cast<T>(1.0 / temperature);
+    for_each_tile(rows.blocks, threads, [&](std::int64_t first, std::int64_t second) {
+        add_tile(rows, first, second, scale, running);
+    });
+    double sum_of_losses = 0;
+    for (std::int64_t i = 0; i < rows.count; ++i) {
+        const T log_total = static_cast<T>(::log(static_cast<double>(total.get()[i])));
+        lse[i] = maximum.get()[i] + log_total;
+        const std::int64_t other = i < n ? i + n : i - n;
+        const T* z = rows.by_row.get();
+        const T positive = dot(z + i * rows.columns, z + other * rows.columns, rows.columns) * scale;
+        // both nearly cancel where the loss is small: subtract the positive from the maximum first
+        sum_of_losses += static_cast<double>(maximum.get()[i] - positive) + static_cast<double>(log_total);
+    }
+    *loss = static_cast<T>(sum_of_losses / static_cast<double>(rows.count));
+}
+
+// Replaces scaled similarities by G. P_ji = P_ij exp(lse_i - lse_j): one exponential an element serves both, unless
+// the log-sum-exps of the tile lie too far apart for the product to be exact.
+template <class T>
+void weights(T* tile, const T* row_lse, const T* column_lse) {
+    T low = row_lse[0], high = low;
+    for (int i = 0; i < kTile; ++i) {
+        const T least = row_lse[i] < column_lse[i] ? row_lse[i] : column_lse[i];
+        const T most = row_lse[i] < column_lse[i] ? column_lse[i] : row_lse[i];
+        low = least < low ? least : low;
+        high = most > high ? most : high;
+    }
+    if (high - low <= kSafeSpread / 2) {
+        alignas(64) T falling[kTile], rising[kTile];
+        for (int i = 0; i < kTile; i += kWidth<T>) {
+            store<T>(falling + i, exp<T>(low - load<T>(column_lse + i)));
+            store<T>(rising + i, exp<T>(load<T>(row_lse + i) - low));
+        }
+        for (int i = 0; i < kTile; ++i)
+            for (int j = 0; j < kTile; j += kWidth<T>) {
+                T* p = tile + i * kTile + j;
+                store<T>(p, exp<T>(load<T>(p) - row_lse[i]) * (rising[i] * load<T>(falling + j) + T(1)));
+            }
+    } else {
+        for (int i = 0; i < kTile; ++i)
+            for (int j = 0; j < kTile; j += kWidth<T>) {
+                T* p = tile + i * kTile + j;
+                store<T>(p, exp<T>(load<T>(p) - row_lse[i]) + exp<T>(load<T>(p) - load<T>(column_lse + j)));
+            }
+    }
+}
+
+template <class T>
+void add_gradient(const Rows<T>& rows, std::int64_t first, std::int64_t second, T scale, const T* lse, T* grad) {
+    alignas(64) T tile[kTile * kTile];
+    inner_products<T>(rows.depth_block(first), rows.depth_block(second), rows.d, tile);
+    const bool diagonal = first == second;
+    scale_and_mask<T>(tile, scale, T(-__builtin_inf()), rows.size(first), rows.size(second), diagonal);
+    weights(tile, lse + first * kTile, lse + second * kTile);
+    // row i of the first view meets its other view in column i + n of the upper triangle
+    const std::int64_t offset = first * kTile + rows.n - second * kTile;
+    for (std::int64_t i = 0; i < kTile; ++i) {
+        const std::int64_t j = i + offset;
+        if (first * kTile + i < rows.n && j >= 0 && j < kTile) tile[i * kTile + j] -= T(2);
+        const std::int64_t mirrored = i - offset;  // the same pair seen from the second view, in a diagonal tile
+        if (diagonal && first * kTile + mirrored < rows.n && mirrored >= 0 && mirrored < kTile &&
+            i < rows.size(first))
+            tile[i * kTile + mirrored] -= T(2);
+    }
+    accumulate_product<T, false>(tile, rows.row_block(second), rows.columns, grad + first * kTile * rows.columns);
+    if (!diagonal)
+        accumulate_product<T, true>(tile, rows.row_block(first), rows.columns, grad + second * kTile * rows.columns);
+}
+
+template <class T>
+void backward(const T* grad_loss, const void* z0, const void* z1, const T* lse, std::int64_t n, std::int64_t d,
+              DType dtype, double temperature, void* grad0, void* grad1, int threads) {
+    Rows<T> rows(n, d);
+    pack_all(rows, z0, z1, dtype, threads);
+    const std::int64_t padded = rows.blocks * kTile, elements = padded * rows.columns;
+    Buffer<T> grad(elements), padded_lse(padded);
+    // padding is masked in every tile; a real log-sum-exp there keeps its exponentials finite
+    for (std::int64_t i = 0; i < padded; ++i) padded_lse.get()[i] = lse[i < rows.count ? i : rows.count - 1];
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (std::int64_t i = 0; i < elements; ++i) grad.get()[i] = T(0);
+    const T scale = static_cast<T>(1.0 / temperature);
+    for_each_tile(rows.blocks, threads, [&](std::int64_t first, std::int64_t second) {
+        add_gradient(rows, first, second, scale, padded_lse.get(), grad.get());
+    });
+    const T factor = *grad_loss * static_cast<T>(1.0 / (temperature * static_cast<double>(rows.count)));
+    with_type(dtype, [&](auto type) {
+        using S = decltype(type);
+#pragma omp parallel for num_threads(threads) schedule(static)
+        for (std::int64_t row = 0; row < rows.count; ++row) {
+            const T* in = grad.get() + row * rows.columns;
+            S* out = row < n ? static_cast<S*>(grad0) + row * d : static_cast<S*>(grad1) + (row - n) * d;
+            for (std::int64_t k = 0; k < d; ++k) narrow(in[k] * factor, out[k]);
+        }
+    });
+}
+
+}  // namespace
+
+void nt_xent_forward(const void* z0, const void* z1, std::int64_t n, std::int64_t d, DType dtype, double temperature,
+                     void* loss, void* lse, int threads) {
+    if (dtype == DType::f64)
+        forward<double>(z0, z1, n, d, dtype, temperature, static_cast<double*>(loss), static_cast<double*>(lse), threads);
+    else
+        forward<float>(z0, z1, n, d, dtype, temperature, static_cast<float*>(loss), static_cast<float*>(lse), threads);
+}
+
+void nt_xent_backward(const void* grad, const void* z0, const void* z1, const void* lse, std::int64_t n,
+                      std::int64_t d, DType dtype, double temperature, void* grad0, void* grad1, int threads) {
+    if (dtype == DType::f64)
+        backward<double>(static_cast<const double*>(grad), z0, z1, static_cast<const double*>(lse), n, d, dtype,
+                         temperature, grad0, grad1, threads);
+    else
+        backward<float>(static_cast<const float*>(grad), z0, z1, static_cast<const float*>(lse), n, d, dtype,
+                        temperature, grad0, grad1, threads);
+}
+
+}  // namespace fastssl::FASTSSL_ISA

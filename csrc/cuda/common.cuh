@@ -1,0 +1,53 @@
+// What the CUDA kernels share.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace fastssl::cuda {
+
+// The codes of csrc/cpu/dtype.h.
+enum class DType : std::int64_t { none = 0, f32 = 1, bf16 = 2, f16 = 3, f64 = 4, bytes = 5 };
+
+__device__ inline float widen(float x) { return x; }
+__device__ inline double widen(double x) { return x; }
+__device__ inline float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ inline float widen(__half x) { return __half2float(x); }
+
+template <class T>
+__device__ inline T narrow(double x) { return static_cast<T>(x); }
+template <class T>
+__device__ inline T narrow(float x) { return static_cast<T>(x); }
+template <>
+__device__ inline __nv_bfloat16 narrow<__nv_bfloat16>(float x) { return __float2bfloat16_rn(x); }
+template <>
+__device__ inline __half narrow<__half>(float x) { return __float2half_rn(x); }
+template <>
+__device__ inline __nv_bfloat16 narrow<__nv_bfloat16>(double x) { return __double2bfloat16(x); }
+template <>
+__device__ inline __half narrow<__half>(double x) { return __double2half(x); }
+
+// Calls f with a value of the type of `dtype` (its value is meaningless); `none` and `bytes` call nothing.
+template <class F>
+__device__ inline void with_type(DType dtype, F f) {
+    switch (dtype) {
+        case DType::f32: f(float{}); break;
+        case DType::bf16: f(__nv_bfloat16{}); break;
+        case DType::f16: f(__half{}); break;
+        case DType::f64: f(double{}); break;
+        default: break;
+    }
+}
+
+// kPack elements that a thread moves at once, as loads and stores of 16 bytes.
+constexpr int kPack = 8;
+
+template <class T>
+struct alignas(16) Pack {
+    T values[kPack];
+};
+
+}  // namespace fastssl::cuda

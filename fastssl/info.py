@@ -1,0 +1,91 @@
+"""What this installation consists of and how it serves each op: ``fastssl info``."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import fastssl
+from fastssl.ops import _native
+from fastssl.ops._backend import ops
+
+OPTIONAL = {
+    "triton": "Triton kernels for NVIDIA GPUs",
+    "matplotlib": "figures of the report (pip install 'fastssl[report]')",
+    "sklearn": "t-SNE in the report (pip install 'fastssl[report]')",
+}
+
+
+def _built(part: str) -> str:
+    record = Path(fastssl.__file__).parent / "_build.json"
+    if not record.exists():
+        return "not built: the package was not installed by pip; run `pip install -e .` in its folder"
+    return str(json.loads(record.read_text())[part])
+
+
+def _cpu() -> str:
+    if _native.cpu is None:
+        return f"{_native.CPU_MISSING}; {_built('cpu')}"
+    return f"{_native.cpu.isa()} in use, {_built('cpu')}"
+
+
+def _cuda() -> str:
+    return _built("cuda") if _native.cuda is not None else f"{_native.CUDA_MISSING}; {_built('cuda')}"
+
+
+def _gpu() -> str:
+    if not torch.cuda.is_available():
+        return "none that this torch can use"
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return ", ".join(names)
+
+
+def _optional(module: str, purpose: str) -> str:
+    if find_spec(module) is None:
+        return f"not installed: {purpose}"
+    return metadata.version("scikit-learn" if module == "sklearn" else module)
+
+
+def facts() -> dict[str, str]:
+    """Versions, native modules, devices and threads, by name."""
+    return {
+        "fastssl": fastssl.__version__,
+        "torch": torch.__version__,
+        "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        "C++ kernels": _cpu(),
+        "CUDA kernels": _cuda(),
+        "GPU": _gpu(),
+        "threads": f"{torch.get_num_threads()} (torch.get_num_threads)",
+        **{module: _optional(module, purpose) for module, purpose in OPTIONAL.items()},
+    }
+
+
+def served() -> list[tuple[str, str, str]]:
+    """For each op and each device here: (op, device, which backend serves a small float32 call and why not a better one)."""
+    devices = [torch.device("cpu")] + ([torch.device("cuda")] if torch.cuda.is_available() else [])
+    return [
+        (name, device.type, op.explain(op.example(device)).removeprefix(f"{name}: "))
+        for name, op in sorted(ops().items())
+        for device in devices
+    ]
+
+
+def main() -> None:
+    """Prints both."""
+    console = Console()
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in facts().items():
+        table.add_row(f"[bold]{name}[/]", value)
+    console.print(table)
+    console.print()
+    table = Table("op", "tensors on", "served by", box=None, pad_edge=False, header_style="bold")
+    for row in served():
+        table.add_row(*row)
+    console.print(table)

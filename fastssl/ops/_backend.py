@@ -1,0 +1,192 @@
+"""Which of an op's implementations serves a call.
+
+``reference`` is plain torch on any device and defines what is right, ``cpu`` is C++, ``triton`` and ``cuda`` are GPU kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastssl.ops import _native
+
+BACKENDS = ("cuda", "triton", "cpu", "reference")  # in the order of preference
+
+_library = torch.library.Library("fastssl", "DEF")
+_forced: str | None = None
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One backend of an op.
+
+    ``unsupported(*args)`` says why this backend cannot serve a call with these arguments, or None if it can.
+    """
+
+    run: Callable[..., Any]
+    unsupported: Callable[..., str | None]
+
+
+class Op:
+    """An op of ``torch.ops.fastssl``: its schema, its backends, and the choice between them at each call.
+
+    The schema's last argument is ``str? backend``: the name of a backend that must serve the call, or None.
+    ``fake`` gives empty results for the same arguments; ``example(device)`` gives the arguments of a small call.
+    """
+
+    def __init__(
+        self,
+        schema: str,
+        implementations: dict[str, Implementation],
+        fake: Callable[..., Any],
+        example: Callable[[torch.device], tuple[Any, ...]],
+    ) -> None:
+        self.name = schema[: schema.index("(")]
+        self.example = example
+        self.implementations = {name: implementations[name] for name in BACKENDS if name in implementations}
+        _library.define(schema)
+        # one kernel for every device: the choice below looks at the tensors, and says what it cannot serve
+        _library.impl(self.name, self._run, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"fastssl::{self.name}", fake, lib=_library)
+        self.call = getattr(torch.ops.fastssl, self.name).default
+        _ops[self.name] = self
+
+    def _run(self, *args: Any) -> Any:
+        *call, backend = args
+        if _explaining:
+            raise _Explained(self.explain(call, backend))
+        return self.implementations[self.choose(call, backend)].run(*call)
+
+    def choose(self, call: Sequence[Any], backend: str | None = None) -> str:
+        """The backend for these arguments; raises if ``backend``, or the one forced by context, cannot serve them."""
+        forced = backend or _forced
+        if forced is None:
+            return next(name for name, impl in self.implementations.items() if impl.unsupported(*call) is None)
+        reason = self._why_not(_known(forced), call)
+        if reason is not None:
+            raise RuntimeError(f"{self.name}: backend {forced!r} was asked for and cannot serve this call: {reason}")
+        return forced
+
+    def _why_not(self, backend: str, call: Sequence[Any]) -> str | None:
+        if backend not in self.implementations:
+            return f"this op has no such backend, only {', '.join(self.implementations)}"
+        return self.implementations[backend].unsupported(*call)
+
+    def explain(self, call: Sequence[Any], backend: str | None = None) -> str:
+        """Which backend serves these arguments, and for each one preferred to it why it does not."""
+        chosen = self.choose(call, backend)
+        passed = []
+        for name, impl in self.implementations.items():
+            if name == chosen:
+                break
+            reason = impl.unsupported(*call) or f"{chosen} was asked for"
+            passed.append(f"not {name}: {reason}")
+        return f"{self.name}: {chosen}" + (f" ({'; '.join(passed)})" if passed else "")
+
+
+_ops: dict[str, Op] = {}
+_explaining = False
+
+
+class _Explained(Exception):  # noqa: N818: it carries an answer, it reports no error
+    pass
+
+
+def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
+    """Which backend a call takes and, for each one preferred to it, why it does not; computes and changes nothing.
+
+    ``explain(nt_xent, z0, z1, temperature=0.1)`` answers for ``nt_xent(z0, z1, temperature=0.1)``, for example
+    ``"nt_xent: cpu (not triton: it takes cuda tensors, got one on cpu)"``.
+
+    Raises:
+        Whatever the call itself raises for these arguments.
+    """
+    global _explaining
+    _explaining = True
+    try:
+        function(*args, **kwargs)
+    except _Explained as answer:
+        return str(answer)
+    finally:
+        _explaining = False
+    raise TypeError(f"explain: {function!r} called no op of fastssl")
+
+
+def ops() -> dict[str, Op]:
+    """Every registered op by its name in ``torch.ops.fastssl``."""
+    return dict(_ops)
+
+
+def _known(name: str) -> str:
+    if name not in BACKENDS:
+        raise ValueError(f"unknown backend {name!r}: choose one of {', '.join(sorted(BACKENDS))}")
+    return name
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Forces one backend for all ops called inside, in every thread; a call that it cannot serve raises.
+
+    Args:
+        name: "reference", "cpu", "triton" or "cuda".
+    Raises:
+        ValueError: for another name.
+        RuntimeError: from an op called inside, saying why the backend cannot serve it.
+    """
+    global _forced
+    before, _forced = _forced, _known(name)
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def anything(*_: Any) -> str | None:
+    """The ``unsupported`` of a reference: it serves every call."""
+    return None
+
+
+def native_cpu(*tensors: Tensor) -> str | None:
+    """Why the C++ kernels cannot take these tensors."""
+    if _native.cpu is None:
+        return _native.CPU_MISSING
+    return _placed("cpu", *tensors)
+
+
+def native_cuda(*tensors: Tensor) -> str | None:
+    """Why the CUDA kernels cannot take these tensors."""
+    if _native.cuda is None:
+        return _native.CUDA_MISSING
+    return _placed("cuda", *tensors)
+
+
+def triton(op: str, function: str) -> Callable[..., Any]:
+    """The function of fastssl/ops/triton/<op>.py, imported at its first call: Triton is optional, and slow to import."""
+
+    def run(*args: Any) -> Any:
+        return getattr(import_module(f"fastssl.ops.triton.{op}"), function)(*args)
+
+    return run
+
+
+def triton_cuda(*tensors: Tensor) -> str | None:
+    """Why the Triton kernels cannot take these tensors."""
+    if find_spec("triton") is None:
+        return "triton is not installed"
+    return _placed("cuda", *tensors)
+
+
+def _placed(device: str, *tensors: Tensor) -> str | None:
+    for tensor in tensors:
+        if tensor.device.type != device:
+            return f"it takes {device} tensors, got one on {tensor.device}"
+        if tensor.dtype.is_floating_point and tensor.dtype not in _native.DTYPES:
+            return f"it takes float32, float64, bfloat16 and float16, got {tensor.dtype}"
+    return None

@@ -1,0 +1,193 @@
+"""Exponential moving average of lists of tensors, in place, in one launch."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from fastssl.ops import _check, _native
+from fastssl.ops._backend import Implementation, Op, anything, native_cpu, native_cuda
+
+_OP = "ema_update_"
+
+
+def ema_update_(
+    targets: Sequence[Tensor],
+    sources: Sequence[Tensor],
+    momentum: float,
+    *,
+    copies: Sequence[Tensor] | None = None,
+    backend: str | None = None,
+) -> None:
+    """``target = momentum * target + (1 - momentum) * source``, for all pairs of two lists, in place.
+
+    The momentum encoder of MoCo (arXiv:1911.05722, eq. 2) and the teacher of DINO. Computed in float32 (float64 for
+    float64 targets) whatever is stored, for a bfloat16 weight never moves at momentum 0.999: keep the targets in
+    float32. Integer and bool tensors (buffers such as ``num_batches_tracked``) are copied. No gradient is recorded.
+
+    Args:
+        targets: tensors of any shape, updated in place; float32, bfloat16, float16, float64, integer or bool.
+        sources: as many tensors, each with the shape and device of its target; a floating-point source may have
+            another floating-point dtype than its target, any other has the same dtype.
+        momentum: in [0, 1]; 1 changes nothing, 0 copies.
+        copies: as many tensors, or None; each receives its updated target, rounded to its own floating-point dtype.
+        backend: the backend that must serve the call; by default the fastest that can.
+    Raises:
+        TypeError: for dtypes that cannot be paired.
+        ValueError: naming the position and the shapes, for lists, shapes or devices that disagree, a tensor whose
+            elements overlap in memory (an expanded one), or a momentum outside [0, 1].
+        RuntimeError: if ``backend`` cannot serve the call.
+    """
+    if not isinstance(momentum, (int, float)) or not 0.0 <= momentum <= 1.0:
+        raise ValueError(f"{_OP}: momentum must be a number in [0, 1]; got {momentum}")
+    targets, sources, copies = list(targets), list(sources), list(copies or ())
+    _check_lists(targets, sources, copies)
+    if targets:
+        with torch.no_grad():
+            _ema_update.call(targets, sources, float(momentum), copies, backend)
+
+
+def _check_lists(targets: list[Tensor], sources: list[Tensor], copies: list[Tensor]) -> None:
+    if len(targets) != len(sources):
+        raise ValueError(f"{_OP}: targets and sources must be as many; got {len(targets)} and {len(sources)}")
+    if copies and len(copies) != len(targets):
+        raise ValueError(f"{_OP}: copies must be as many as targets, or None; got {len(copies)} and {len(targets)}")
+    for i, (target, source) in enumerate(zip(targets, sources, strict=True)):
+        _check_pair(f"target {i}", target, f"source {i}", source)
+        if target.dtype.is_floating_point != source.dtype.is_floating_point or (
+            target.dtype != source.dtype and not target.dtype.is_floating_point
+        ):
+            raise TypeError(f"{_OP}: target {i} is {target.dtype} and source {i} is {source.dtype}")
+    for i, (target, copy) in enumerate(zip(targets, copies, strict=False)):
+        _check_pair(f"target {i}", target, f"copy {i}", copy)
+        if target.dtype != copy.dtype and not (target.dtype.is_floating_point and copy.dtype.is_floating_point):
+            raise TypeError(f"{_OP}: target {i} is {target.dtype} and copy {i} is {copy.dtype}")
+
+
+def _overlaps_itself(tensor: Tensor) -> bool:
+    return any(stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def _check_pair(name: str, target: Tensor, other_name: str, other: Tensor) -> None:
+    for label, tensor in ((name, target), (other_name, other)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{_OP}: {label} must be a tensor; got {type(tensor).__name__}")
+        if tensor.is_complex():
+            raise TypeError(f"{_OP}: {label} must be real; got {tensor.dtype}")
+    for label, tensor in ((name, target), (other_name, other)):
+        if not label.startswith("source") and _overlaps_itself(tensor):
+            raise ValueError(f"{_OP}: {label} is an expanded tensor, whose elements share memory: clone it first")
+    if target.shape != other.shape:
+        raise ValueError(f"{_OP}: {name} is {_check.shape(target)} and {other_name} is {_check.shape(other)}")
+    if target.device != other.device:
+        raise ValueError(f"{_OP}: {name} is on {target.device} and {other_name} on {other.device}")
+
+
+def reference(targets: Sequence[Tensor], sources: Sequence[Tensor], momentum: float, copies: Sequence[Tensor]) -> None:
+    """The formula in plain torch, one pair at a time."""
+    for target, source in zip(targets, sources, strict=True):
+        if target.dtype.is_floating_point:
+            wide = _native.accumulator(target.dtype)
+            target.copy_(torch.lerp(target.to(wide), source.to(wide), 1.0 - momentum))
+        else:
+            target.copy_(source)
+    for target, copy in zip(targets, copies, strict=False):
+        copy.copy_(target)
+
+
+def _same_layout(*tensors: Tensor) -> bool:
+    """Whether the elements of all lie in memory without gaps and in one order."""
+    if all(tensor.is_contiguous() for tensor in tensors):
+        return True
+    return all(t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last) for t in tensors)
+
+
+def _row(target: Tensor, source: Tensor, copy: Tensor | None) -> tuple[int, ...]:
+    """One tensor as an ``EmaTensor`` (csrc/cpu/ema_update.h)."""
+    addresses = (target.data_ptr(), source.data_ptr(), 0 if copy is None else copy.data_ptr())
+    if target.dtype.is_floating_point:
+        codes = (_native.DTYPES[tensor.dtype] for tensor in (target, source))
+        code_of_copy = _native.NO_TENSOR if copy is None else _native.DTYPES[copy.dtype]
+        return (*addresses, target.numel(), *codes, code_of_copy)
+    return (*addresses, target.numel() * target.element_size(), _native.BYTES, _native.BYTES, _native.NO_TENSOR)
+
+
+def _split(
+    targets: Sequence[Tensor], sources: Sequence[Tensor], copies: Sequence[Tensor], momentum: float
+) -> array[int]:
+    """The table of all tensors that a kernel can take; what lies in memory in another way is updated by the reference."""
+    table = array("q")
+    for i, (target, source) in enumerate(zip(targets, sources, strict=True)):
+        copy = copies[i] if copies else None
+        if not _same_layout(target, source, *((copy,) if copy is not None else ())):
+            reference([target], [source], momentum, [] if copy is None else [copy])
+        elif target.dtype.is_floating_point or copy is None:
+            table.extend(_row(target, source, copy))
+        else:
+            table.extend(_row(target, source, None))
+            table.extend(_row(copy, source, None))
+    return table
+
+
+_COLUMNS = 7
+
+
+def _cpu(targets: Sequence[Tensor], sources: Sequence[Tensor], momentum: float, copies: Sequence[Tensor]) -> None:
+    table = _split(targets, sources, copies, momentum)
+    address, length = table.buffer_info()
+    _native.cpu.ema_update(address, length // _COLUMNS, momentum, _native.threads())
+    _touch(targets, copies)
+
+
+def _cuda(targets: Sequence[Tensor], sources: Sequence[Tensor], momentum: float, copies: Sequence[Tensor]) -> None:
+    table = _split(targets, sources, copies, momentum)
+    if not table:
+        return
+    device = targets[0].device
+    plan = _plan(bytes(table), device)
+    with torch.cuda.device(device):
+        _native.cuda.ema_update(plan.data_ptr(), len(plan), momentum, _native.stream(targets[0]))
+    _touch(targets, copies)
+
+
+@lru_cache(maxsize=16)
+def _plan(table: bytes, device: torch.device) -> Tensor:
+    """The launch plan on the device: a row for each chunk of each tensor, (tensor columns..., first element, elements).
+
+    A training loop updates the same tensors at every step, so the plan is uploaded once; a CUDA graph can capture any
+    later call.
+    """
+    if torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(f"{_OP}: call it once on these tensors before capturing a CUDA graph of it")
+    chunk = _native.cuda.ema_chunk()
+    columns = array("q")
+    columns.frombytes(table)
+    rows = [columns[i : i + _COLUMNS] for i in range(0, len(columns), _COLUMNS)]
+    chunks = [[*row, first, min(chunk, row[3] - first)] for row in rows for first in range(0, row[3], chunk)]
+    return torch.tensor(chunks, dtype=torch.int64).to(device)
+
+
+def _touch(*lists: Sequence[Tensor]) -> None:
+    """Tells autograd that the tensors changed, so that a backward that saved one refuses to use it."""
+    changed = [tensor for tensors in lists for tensor in tensors if not tensor.is_inference()]
+    torch.autograd.graph.increment_version(changed)
+
+
+def _tensors(targets: Sequence[Tensor], sources: Sequence[Tensor], copies: Sequence[Tensor]) -> list[Tensor]:
+    return [*targets, *sources, *copies]
+
+
+_ema_update = Op(
+    "ema_update_(Tensor(a!)[] targets, Tensor[] sources, float momentum, Tensor(b!)[] copies, str? backend) -> ()",
+    {
+        "cuda": Implementation(_cuda, lambda t, s, m, c: native_cuda(*_tensors(t, s, c))),
+        "cpu": Implementation(_cpu, lambda t, s, m, c: native_cpu(*_tensors(t, s, c))),
+        "reference": Implementation(reference, anything),
+    },
+    lambda *_: None,
+    lambda device: ([torch.zeros(3, device=device)], [torch.ones(3, device=device)], 0.9, []),
+)
