@@ -16,7 +16,6 @@ from fastssl.methods.simclr import SimCLR, SimCLRConfig
 from fastssl.train import checkpoint as checkpoints
 from fastssl.train import config as configs
 from fastssl.train import log
-from fastssl.train.checkpoint import Checkpoint
 from fastssl.train.config import RunConfig
 from fastssl.train.folder import RunFolder
 from fastssl.train.loop import Progress, build_method, pretrain
@@ -257,14 +256,16 @@ def test_training_learns(config: RunConfig, splits: Splits, folder: RunFolder) -
     assert sum(row.loss for row in rows[-3:]) < sum(row.loss for row in rows[:3])
 
 
-def test_bfloat16_trains_float32_weights(
-    config: RunConfig, splits: Splits, folder: RunFolder, whole: RunFolder
-) -> None:
-    state: Checkpoint = pretrain(replace(config, precision="bfloat16"), splits, folder)
+def test_bfloat16_trains_float32_weights(config: RunConfig, splits: Splits, folder: RunFolder) -> None:
+    # 32 pixels: on 1 x 1 maps oneDNN's bfloat16 gradient of a strided convolution reads memory that it never wrote.
+    exact = replace(config, image_size=32, epochs=1)
+    state = pretrain(replace(exact, precision="bfloat16"), splits, folder)
     assert {p.dtype for p in state.model.values()} == {torch.float32, torch.int64}
-    losses, exact = ([row["loss"] for row in measured(f)] for f in (folder, whole))
-    assert losses != exact
-    assert losses[0] == pytest.approx(exact[0], rel=0.05)
+    other = RunFolder(folder.path.with_name("exact"))
+    pretrain(exact, splits, other)
+    low, high = ([row["loss"] for row in measured(f)] for f in (folder, other))
+    assert low != high
+    assert low[0] == pytest.approx(high[0], rel=0.05)
 
 
 def test_the_process_is_left_as_it_was(config: RunConfig, splits: Splits, folder: RunFolder) -> None:
