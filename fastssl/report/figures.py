@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -116,14 +117,15 @@ def _epoch_means(epochs: Sequence[float], values: Sequence[float]) -> tuple[list
 
 
 def _draw_levels(axes: Axes, levels: Sequence[Level]) -> None:
-    """Dashed lines; a label that would touch the one below it moves under its line, else further down."""
+    """Dashed lines with their labels above them; below, where the next line leaves too little room."""
     for level in levels:
         axes.axhline(level.value, color=_MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    axes.margins(y=0.12)
     low, high = axes.get_ylim()
-    room = 0.12 * (high - low)
-    last = -np.inf
-    for level in sorted(levels, key=lambda item: item.value):
-        above = level.value - last >= room
+    ordered = sorted(levels, key=lambda item: item.value)
+    nexts = [level.value for level in ordered[1:]] + [math.inf]
+    for level, following in zip(ordered, nexts, strict=True):
+        above = following - level.value > 0.15 * (high - low)
         axes.annotate(
             level.label,
             (1, level.value),
@@ -135,7 +137,6 @@ def _draw_levels(axes: Axes, levels: Sequence[Level]) -> None:
             color=_MUTED,
             fontsize=11,
         )
-        last = level.value
 
 
 def _svg(figure: Figure, title: str) -> Markup:
