@@ -41,7 +41,7 @@ class CMakeBuild(build_ext):
         done = subprocess.run(command)
         if done.returncode != 0:
             reason = out / "error.txt"
-            sys.exit(f"fastssl: {reason.read_text()}" if reason.exists() else "fastssl: CMake failed; its words are above")
+            sys.exit(f"fastssl: {reason.read_text() if reason.exists() else 'CMake failed; its words are above'}")
 
     def get_outputs(self) -> list[str]:
         return []

@@ -68,12 +68,10 @@ def facts() -> dict[str, str]:
 
 
 def served() -> list[tuple[str, str, str]]:
-    """For each op and each device here: (op, device, which backend serves a small float32 call and why not a better one)."""
+    """For each op and each device here: (op, device, the backend that serves a small float32 call)."""
     devices = [torch.device("cpu")] + ([torch.device("cuda")] if torch.cuda.is_available() else [])
     return [
-        (name, device.type, op.explain(op.example(device)).removeprefix(f"{name}: "))
-        for name, op in sorted(ops().items())
-        for device in devices
+        (name, device.type, op.choose(op.example(device))) for name, op in sorted(ops().items()) for device in devices
     ]
 
 

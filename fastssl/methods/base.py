@@ -37,7 +37,7 @@ class Method(nn.Module):
         """views: as many (N, 3, size, size) float32 batches as the plan says. Returns the scalar loss."""
         raise NotImplementedError
 
-    def metrics(self, loss: float, batch_size: int) -> dict[str, float]:  # noqa: ARG002 - the signature of every method
+    def metrics(self, loss: float, batch_size: int) -> dict[str, float]:
         """Further numbers worth logging beside ``loss``, the mean over a batch of ``batch_size`` images."""
         return {}
 

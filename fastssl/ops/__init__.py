@@ -1,4 +1,4 @@
-"""Mathematics on tensors: no modules, no process group, no state. Each op runs on the fastest backend that serves it."""
+"""Mathematics on tensors: no modules, no process group, no state. Each runs on the fastest backend that serves it."""
 
 from fastssl.ops._backend import backend, explain
 from fastssl.ops.ema_update import ema_update_

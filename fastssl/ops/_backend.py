@@ -1,6 +1,6 @@
 """Which of an op's implementations serves a call.
 
-``reference`` is plain torch on any device and defines what is right, ``cpu`` is C++, ``triton`` and ``cuda`` are GPU kernels.
+``reference`` is plain torch on any device and defines what is right; ``cpu`` is C++; ``triton`` and ``cuda`` are GPUs'.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fastssl.ops import _native
 
 BACKENDS = ("cuda", "triton", "cpu", "reference")  # in the order of preference
 
-_library = torch.library.Library("fastssl", "DEF")
+_library: Any = torch.library.Library("fastssl", "DEF")  # type: ignore[no-untyped-call]
 _forced: str | None = None
 
 
@@ -95,8 +95,8 @@ _ops: dict[str, Op] = {}
 _explaining = False
 
 
-class _Explained(Exception):  # noqa: N818: it carries an answer, it reports no error
-    pass
+class _Explained(Exception):  # noqa: N818
+    """Carries an answer out of a call; reports no error."""
 
 
 def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
@@ -168,7 +168,7 @@ def native_cuda(*tensors: Tensor) -> str | None:
 
 
 def triton(op: str, function: str) -> Callable[..., Any]:
-    """The function of fastssl/ops/triton/<op>.py, imported at its first call: Triton is optional, and slow to import."""
+    """The function of fastssl/ops/triton/<op>.py, imported at its first call: Triton is optional and slow."""
 
     def run(*args: Any) -> Any:
         return getattr(import_module(f"fastssl.ops.triton.{op}"), function)(*args)

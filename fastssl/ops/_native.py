@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
 from typing import Any
 
 import torch  # before the native modules: its OpenMP runtime is then the only one in the process
@@ -14,6 +13,11 @@ DTYPES = {torch.float32: 1, torch.bfloat16: 2, torch.float16: 3, torch.float64: 
 NO_TENSOR, BYTES = 0, 5
 
 
+# modules of functions on raw addresses, or None where they were not built
+cpu: Any
+cuda: Any
+
+
 def _load(name: str) -> tuple[Any, str | None]:
     try:
         return importlib.import_module(f"fastssl.{name}"), None
@@ -22,8 +26,6 @@ def _load(name: str) -> tuple[Any, str | None]:
         return None, f"fastssl.{name} does not load: {error}" if built else f"fastssl.{name} was not built"
 
 
-cpu: ModuleType | None
-cuda: ModuleType | None
 cpu, CPU_MISSING = _load("_cpu")
 cuda, CUDA_MISSING = _load("_cuda")
 

@@ -119,7 +119,7 @@ def _row(target: Tensor, source: Tensor, copy: Tensor | None) -> tuple[int, ...]
 def _split(
     targets: Sequence[Tensor], sources: Sequence[Tensor], copies: Sequence[Tensor], momentum: float
 ) -> array[int]:
-    """The table of all tensors that a kernel can take; what lies in memory in another way is updated by the reference."""
+    """The table of the tensors that a kernel can take; those with gaps in memory are updated by the reference."""
     table = array("q")
     for i, (target, source) in enumerate(zip(targets, sources, strict=True)):
         copy = copies[i] if copies else None

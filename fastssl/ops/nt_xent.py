@@ -66,16 +66,13 @@ def _reference_forward(z0: Tensor, z1: Tensor, temperature: float) -> tuple[Tens
     return reference(z0, z1, temperature), lse
 
 
-def _reference_backward(
-    grad: Tensor, z0: Tensor, z1: Tensor, lse: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
+def _reference_backward(grad: Tensor, z0: Tensor, z1: Tensor, lse: Tensor, temperature: float) -> Tensor:
     rows = torch.cat([z0, z1]).to(grad.dtype)
     p = (rows @ rows.T / temperature - lse[:, None]).exp().fill_diagonal_(0)
     weights = p + p.T
     i = torch.arange(len(rows), device=rows.device)
     weights[i, i.roll(len(z0))] -= 2
-    grads = weights @ rows * (grad / (temperature * len(rows)))
-    return grads[: len(z0)].to(z0.dtype), grads[len(z0) :].to(z1.dtype)
+    return (weights @ rows * (grad / (temperature * len(rows)))).to(z0.dtype)
 
 
 def _fake_forward(z0: Tensor, z1: Tensor, temperature: float, backend: str | None) -> tuple[Tensor, Tensor]:
@@ -85,8 +82,8 @@ def _fake_forward(z0: Tensor, z1: Tensor, temperature: float, backend: str | Non
 
 def _fake_backward(
     grad: Tensor, z0: Tensor, z1: Tensor, lse: Tensor, temperature: float, backend: str | None
-) -> tuple[Tensor, Tensor]:
-    return z0.new_empty(z0.shape), z1.new_empty(z1.shape)
+) -> Tensor:
+    return z0.new_empty((2 * z0.shape[0], z0.shape[1]))
 
 
 def _cpu_forward(z0: Tensor, z1: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -105,9 +102,9 @@ def _cpu_forward(z0: Tensor, z1: Tensor, temperature: float) -> tuple[Tensor, Te
     return loss, lse
 
 
-def _cpu_backward(grad: Tensor, z0: Tensor, z1: Tensor, lse: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def _cpu_backward(grad: Tensor, z0: Tensor, z1: Tensor, lse: Tensor, temperature: float) -> Tensor:
     z0, z1, lse = z0.contiguous(), z1.contiguous(), lse.contiguous()
-    grad0, grad1 = _fake_backward(grad, z0, z1, lse, temperature, None)
+    grads = _fake_backward(grad, z0, z1, lse, temperature, None)
     _native.cpu.nt_xent_backward(
         grad.data_ptr(),
         z0.data_ptr(),
@@ -116,11 +113,11 @@ def _cpu_backward(grad: Tensor, z0: Tensor, z1: Tensor, lse: Tensor, temperature
         *z0.shape,
         _native.DTYPES[z0.dtype],
         temperature,
-        grad0.data_ptr(),
-        grad1.data_ptr(),
+        grads.data_ptr(),
+        grads[len(z0) :].data_ptr(),
         _native.threads(),
     )
-    return grad0, grad1
+    return grads
 
 
 def _example_views(device: torch.device) -> list[Tensor]:
@@ -150,8 +147,7 @@ _forward = Op(
     lambda device: (*_example_views(device), 0.5),
 )
 _backward = Op(
-    "nt_xent_backward(Tensor grad, Tensor z0, Tensor z1, Tensor lse, float temperature, str? backend)"
-    " -> (Tensor, Tensor)",
+    "nt_xent_backward(Tensor grad, Tensor z0, Tensor z1, Tensor lse, float temperature, str? backend) -> Tensor",
     {
         "cpu": Implementation(_cpu_backward, lambda grad, z0, z1, lse, t: native_cpu(z0, z1)),
         "triton": Implementation(
@@ -177,9 +173,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     z0, z1, lse = ctx.saved_tensors
-    grad0, grad1 = _backward.call(grad, z0, z1, lse, ctx.temperature, ctx.backend)
-    needed = ctx.needs_input_grad
-    return grad0 if needed[0] else None, grad1 if needed[1] else None, None, None
+    grads = _backward.call(grad, z0, z1, lse, ctx.temperature, ctx.backend)
+    grad0, grad1 = (part if need else None for part, need in zip(grads.chunk(2), ctx.needs_input_grad[:2], strict=True))
+    return grad0, grad1, None, None
 
 
 def _refuse_second_derivative(ctx: Any, *_: Any) -> None:

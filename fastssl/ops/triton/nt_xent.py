@@ -23,104 +23,114 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK_ROWS = 64
-BLOCK_COLUMNS = 64
-LAUNCH = {"num_warps": 4, "num_stages": 2}
+
+@triton.jit
+def _load(z, start, feature, rows, d, ROWS: tl.constexpr, FEATURES: tl.constexpr, WHOLE: tl.constexpr):
+    """Rows start .. start + ROWS and features feature .. feature + FEATURES of z, zeros past the last of each."""
+    i, k = start + tl.arange(0, ROWS), feature + tl.arange(0, FEATURES)
+    inside = (i < rows)[:, None]
+    if not WHOLE:
+        inside = inside & (k < d)[None, :]
+    return tl.load(z + i.to(tl.int64)[:, None] * d + k[None, :], mask=inside, other=0.0)
 
 
 @triton.jit
-def _load_rows(z0, z1, index, n, d, D: tl.constexpr):
-    """Rows ``index`` of [z0; z1] as (len(index), D), zeros past the last row and feature."""
-    column = tl.arange(0, D)
-    first = index < n
-    second = (index >= n) & (index < 2 * n)
-    inside = (column < d)[None, :]
-    # each half is read where it exists, so no address is ever past its end
-    a = tl.load(z0 + index.to(tl.int64)[:, None] * d + column[None, :], mask=first[:, None] & inside, other=0.0)
-    b = tl.load(z1 + (index - n).to(tl.int64)[:, None] * d + column[None, :], mask=second[:, None] & inside, other=0.0)
-    return tl.where(first[:, None], a, b)
+def _similarities(
+    z, first, second, rows, d, scale,
+    D: tl.constexpr, CHUNK: tl.constexpr, WHOLE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """s of ROWS rows from ``first`` with COLUMNS from ``second``, over chunks of features that fit the registers."""
+    s = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for feature in range(0, D, CHUNK):
+        a = _load(z, first, feature, rows, d, ROWS, CHUNK, WHOLE)
+        b = _load(z, second, feature, rows, d, COLUMNS, CHUNK, WHOLE)
+        s = tl.dot(a, tl.trans(b), s, input_precision=PRECISION)
+    return s * scale
 
 
 @triton.jit
 def _forward_kernel(
-    z0, z1, row_loss, lse, n, d, scale, D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PRECISION: tl.constexpr
-):
-    i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    rows = _load_rows(z0, z1, i, n, d, D)
-    other_view = tl.where(i < n, i + n, i - n)
+    z, row_loss, lse, rows, d, scale,
+    D: tl.constexpr, CHUNK: tl.constexpr, WHOLE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    first = tl.program_id(0) * ROWS
+    i = first + tl.arange(0, ROWS)
+    other_view = tl.where(i < rows // 2, i + rows // 2, i - rows // 2)
     maximum = tl.full((ROWS,), -3.0e38, tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     positive = tl.zeros((ROWS,), tl.float32)
-    for start in range(0, 2 * n, COLUMNS):
-        j = start + tl.arange(0, COLUMNS)
-        s = tl.dot(rows, tl.trans(_load_rows(z0, z1, j, n, d, D)), input_precision=PRECISION) * scale
+    for block in range(tl.cdiv(rows, COLUMNS)):
+        j = block * COLUMNS + tl.arange(0, COLUMNS)
+        s = _similarities(z, first, block * COLUMNS, rows, d, scale, D, CHUNK, WHOLE, ROWS, COLUMNS, PRECISION)
         positive += tl.sum(tl.where(j[None, :] == other_view[:, None], s, 0.0), 1)
-        s = tl.where((j[None, :] == i[:, None]) | (j >= 2 * n)[None, :], float("-inf"), s)
+        s = tl.where((j[None, :] == i[:, None]) | (j >= rows)[None, :], float("-inf"), s)
         new_maximum = tl.maximum(maximum, tl.max(s, 1))
         total = total * tl.exp(maximum - new_maximum) + tl.sum(tl.exp(s - new_maximum[:, None]), 1)
         maximum = new_maximum
     log_total = tl.log(total)
-    tl.store(lse + i, maximum + log_total, mask=i < 2 * n)
-    tl.store(row_loss + i, (maximum - positive) + log_total, mask=i < 2 * n)
+    tl.store(lse + i, maximum + log_total, mask=i < rows)
+    tl.store(row_loss + i, (maximum - positive) + log_total, mask=i < rows)
 
 
 @triton.jit
 def _backward_kernel(
-    z0, z1, lse, grad, grad0, grad1, n, d, scale,
-    D: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PRECISION: tl.constexpr,
+    z, lse, grad, grads, rows, d, scale,
+    D: tl.constexpr, CHUNK: tl.constexpr, WHOLE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    rows = _load_rows(z0, z1, i, n, d, D)
-    row_lse = tl.load(lse + i, mask=i < 2 * n, other=float("inf"))
-    other_view = tl.where(i < n, i + n, i - n)
+    first = tl.program_id(0) * ROWS
+    i = first + tl.arange(0, ROWS)
+    row_lse = tl.load(lse + i, mask=i < rows, other=float("inf"))
+    other_view = tl.where(i < rows // 2, i + rows // 2, i - rows // 2)
     sums = tl.zeros((ROWS, D), tl.float32)
-    for start in range(0, 2 * n, COLUMNS):
-        j = start + tl.arange(0, COLUMNS)
-        columns = _load_rows(z0, z1, j, n, d, D)
-        column_lse = tl.load(lse + j, mask=j < 2 * n, other=float("inf"))
-        s = tl.dot(rows, tl.trans(columns), input_precision=PRECISION) * scale
+    for block in range(tl.cdiv(rows, COLUMNS)):
+        j = block * COLUMNS + tl.arange(0, COLUMNS)
+        column_lse = tl.load(lse + j, mask=j < rows, other=float("inf"))
+        s = _similarities(z, first, block * COLUMNS, rows, d, scale, D, CHUNK, WHOLE, ROWS, COLUMNS, PRECISION)
         weights = tl.exp(s - row_lse[:, None]) + tl.exp(s - column_lse[None, :])
         weights = tl.where(j[None, :] == other_view[:, None], weights - 2.0, weights)
-        pair = (j[None, :] != i[:, None]) & (j < 2 * n)[None, :] & (i < 2 * n)[:, None]
-        weights = tl.where(pair, weights, 0.0)
-        sums += tl.dot(weights.to(columns.dtype), columns, input_precision=PRECISION)
-    sums *= tl.load(grad) * scale / (2 * n)
-    column = tl.arange(0, D)
-    inside = (column < d)[None, :]
-    first, second = i < n, (i >= n) & (i < 2 * n)
-    offset = column[None, :]
-    tl.store(grad0 + i.to(tl.int64)[:, None] * d + offset, sums, mask=first[:, None] & inside)
-    tl.store(grad1 + (i - n).to(tl.int64)[:, None] * d + offset, sums, mask=second[:, None] & inside)
+        # rows past the end weigh nothing by their infinite lse; their columns are zeros, and 0 * exp(s) must be 0
+        weights = tl.where((j[None, :] == i[:, None]) | (j >= rows)[None, :], 0.0, weights)
+        columns = _load(z, block * COLUMNS, 0, rows, d, COLUMNS, D, WHOLE)
+        sums = tl.dot(weights.to(columns.dtype), columns, sums, input_precision=PRECISION)
+    sums *= tl.load(grad) * scale / rows
+    column, inside = tl.arange(0, D), (i < rows)[:, None]
+    if not WHOLE:
+        inside = inside & (column < d)[None, :]
+    tl.store(grads + i.to(tl.int64)[:, None] * d + column[None, :], sums, mask=inside)
 
 
-def _constants(z: Tensor) -> dict[str, Any]:
-    # float32 stays exact where torch's own products do
-    exact = z.dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
-    return {
-        "D": max(16, triton.next_power_of_2(z.shape[1])),
-        "ROWS": BLOCK_ROWS,
-        "COLUMNS": BLOCK_COLUMNS,
-        "PRECISION": "ieee" if exact else "tf32",
-    }
+def constants(dtype: torch.dtype, d: int) -> dict[str, Any]:
+    """Compile-time constants and launch options of both kernels: the largest blocks that stay in registers."""
+    features = max(16, triton.next_power_of_2(d))
+    shared = {"D": features, "WHOLE": features == d, "COLUMNS": 32}
+    if dtype != torch.float32:
+        rows, warps = (64, 8) if features <= 128 else (32, 4)
+        return {**shared, "CHUNK": features, "ROWS": rows, "PRECISION": "tf32", "num_warps": warps, "num_stages": 2}
+    # three tf32 products hold float32's accuracy on the tensor cores; one, where torch's own products may use it
+    precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
+    return {**shared, "CHUNK": 16, "ROWS": 32, "PRECISION": precision, "num_warps": 8, "num_stages": 1}
 
 
 def forward(z0: Tensor, z1: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """z0, z1 (N, D). Returns the loss () and the rows' log-sum-exp (2N,), both float32."""
-    z0, z1 = z0.contiguous(), z1.contiguous()
-    n, d = z0.shape
-    row_loss, lse = (torch.empty(2 * n, dtype=torch.float32, device=z0.device) for _ in range(2))
-    grid = (triton.cdiv(2 * n, BLOCK_ROWS),)
-    _forward_kernel[grid](z0, z1, row_loss, lse, n, d, 1.0 / temperature, **_constants(z0), **LAUNCH)
+    z = torch.cat([z0, z1])
+    rows, d = z.shape
+    row_loss, lse = (torch.empty(rows, dtype=torch.float32, device=z.device) for _ in range(2))
+    fixed = constants(z.dtype, d)
+    _forward_kernel[(triton.cdiv(rows, fixed["ROWS"]),)](z, row_loss, lse, rows, d, 1.0 / temperature, **fixed)
     return row_loss.mean(), lse
 
 
-def backward(grad: Tensor, z0: Tensor, z1: Tensor, lse: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """grad () float32, lse (2N,) of the forward. Returns the gradients of z0 and z1, in their dtype."""
-    z0, z1 = z0.contiguous(), z1.contiguous()
-    n, d = z0.shape
-    grad0, grad1 = torch.empty_like(z0), torch.empty_like(z1)
-    grid = (triton.cdiv(2 * n, BLOCK_ROWS),)
-    _backward_kernel[grid](
-        z0, z1, lse.contiguous(), grad, grad0, grad1, n, d, 1.0 / temperature, **_constants(z0), **LAUNCH
+def backward(grad: Tensor, z0: Tensor, z1: Tensor, lse: Tensor, temperature: float) -> Tensor:
+    """grad () float32, lse (2N,) of the forward. Returns z0's gradient above z1's, (2N, D), in their dtype."""
+    z = torch.cat([z0, z1])
+    rows, d = z.shape
+    grads = torch.empty_like(z)
+    fixed = constants(z.dtype, d)
+    _backward_kernel[(triton.cdiv(rows, fixed["ROWS"]),)](
+        z, lse.contiguous(), grad, grads, rows, d, 1.0 / temperature, **fixed
     )
-    return grad0, grad1
+    return grads

@@ -1,0 +1,81 @@
+"""What every op owes, for all that are registered."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastssl import ops
+from fastssl.ops import _native
+from fastssl.ops._backend import ops as registered
+
+OPS = registered()
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_passes_opcheck(name: str, engine) -> None:
+    op = OPS[name]
+    if engine.backend not in op.implementations:
+        pytest.skip(f"the op has no {engine.backend} backend")
+    torch.library.opcheck(getattr(torch.ops.fastssl, name).default, (*op.example(engine.device), None))
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_every_backend_has_the_reference_and_a_kernel_for_cpu_and_gpu(name: str) -> None:
+    backends = set(OPS[name].implementations)
+    assert {"reference", "cpu"} < backends
+    assert backends & {"cuda", "triton"}
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_the_native_kernel_is_what_runs_by_default(name: str) -> None:
+    op = OPS[name]
+    assert op.choose(op.example(torch.device("cpu"))) == "cpu"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", OPS)
+def test_the_gpu_kernel_is_what_runs_by_default(name: str) -> None:
+    op = OPS[name]
+    assert op.choose(op.example(torch.device("cuda"))) in {"cuda", "triton"}
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_without_native_modules_the_reference_serves(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_native, "cpu", None)
+    monkeypatch.setattr(_native, "CPU_MISSING", "it was not built")
+    op = OPS[name]
+    assert op.choose(op.example(torch.device("cpu"))) == "reference"
+    with (
+        ops.backend("cpu"),
+        pytest.raises(RuntimeError, match="'cpu' was asked for and cannot serve this call: it was not"),
+    ):
+        op.choose(op.example(torch.device("cpu")))
+
+
+def test_a_forced_backend_ends_with_its_context() -> None:
+    z = torch.eye(4)
+    assert ops.explain(ops.nt_xent, z, z, temperature=1.0).startswith("nt_xent: cpu")
+    with ops.backend("reference"):
+        told = ops.explain(ops.nt_xent, z, z, temperature=1.0)
+        assert told.startswith("nt_xent: reference")
+        assert "not cpu: reference was asked for" in told
+    assert ops.explain(ops.nt_xent, z, z, temperature=1.0).startswith("nt_xent: cpu")
+
+
+def test_explain_changes_nothing() -> None:
+    target = torch.zeros(3)
+    assert ops.explain(ops.ema_update_, [target], [torch.ones(3)], 0.5).startswith("ema_update_: cpu")
+    assert target.eq(0).all()
+    with pytest.raises(TypeError, match="called no op"):
+        ops.explain(torch.zeros, 3)
+    with pytest.raises(ValueError, match="temperature"):
+        ops.explain(ops.nt_xent, torch.eye(3), torch.eye(3), temperature=0.0)
+
+
+def test_an_unknown_backend_is_refused() -> None:
+    with (
+        pytest.raises(ValueError, match="unknown backend 'gpu': choose one of cpu, cuda, reference, triton"),
+        ops.backend("gpu"),
+    ):
+        pass

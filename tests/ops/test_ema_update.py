@@ -1,0 +1,189 @@
+"""The exponential moving average against float64, on every engine."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastssl.ops import ema_update_
+
+BACKENDS = ("reference", "cpu", "cuda")
+FLOATS = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+SIZES = [0, 1, 7, 64, 1023, 1025, 70_001]
+
+
+def tensors(dtype: torch.dtype, device: torch.device, seed: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(size, generator=generator).to(device, dtype) for size in SIZES]
+
+
+def exact(targets: list[Tensor], sources: list[Tensor], momentum: float) -> list[Tensor]:
+    return [momentum * t.double() + (1 - momentum) * s.double() for t, s in zip(targets, sources, strict=True)]
+
+
+@pytest.mark.parametrize("source_dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("target_dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.999, 1.0])
+def test_equals_the_formula(engine, target_dtype: torch.dtype, source_dtype: torch.dtype, momentum: float) -> None:
+    targets, sources = tensors(target_dtype, engine.device, 0), tensors(source_dtype, engine.device, 1)
+    want = exact(targets, sources, momentum)
+    ema_update_(targets, sources, momentum)
+    computed_in = torch.float64 if target_dtype == torch.float64 else torch.float32
+    for got, expected in zip(targets, want, strict=True):
+        # two roundings of the type computed in, and half a unit of the one stored
+        bound = 8 * torch.finfo(computed_in).eps + 0.51 * torch.finfo(target_dtype).eps
+        assert torch.all((got.double() - expected).abs() <= bound * expected.abs().clamp(min=1))
+
+
+@pytest.mark.parametrize("copy_dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("target_dtype", FLOATS, ids=str)
+def test_copy_is_the_target_rounded(engine, target_dtype: torch.dtype, copy_dtype: torch.dtype) -> None:
+    targets, sources = tensors(target_dtype, engine.device, 0), tensors(torch.bfloat16, engine.device, 1)
+    copies = [torch.empty_like(target, dtype=copy_dtype) for target in targets]
+    ema_update_(targets, sources, 0.9, copies=copies)
+    for target, copy in zip(targets, copies, strict=True):
+        assert torch.equal(copy, target.to(copy_dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_every_16_bit_value_is_read_and_rounded_as_torch_does(engine, dtype: torch.dtype) -> None:
+    bits = torch.arange(2**16, dtype=torch.int32).to(torch.int16).to(engine.device)
+    source = bits.view(dtype)
+    target = torch.zeros(2**16, device=engine.device)
+    ema_update_([target], [source], 0.0)
+    assert target[source.isnan()].isnan().all()
+    finite = source.isfinite()
+    assert torch.equal(target[finite], source.float()[finite])
+    # and back, from values around every rounding boundary
+    wide = (target[finite][:, None] * torch.tensor([0.9998, 1.0, 1.0002], device=engine.device)).flatten()
+    copy = torch.empty_like(wide, dtype=dtype)
+    ema_update_([wide], [wide.clone()], 1.0, copies=[copy])
+    assert torch.equal(copy, wide.to(dtype))
+
+
+def test_integers_and_bools_are_copied(engine) -> None:
+    targets = [torch.tensor([5]), torch.tensor([True, False, True]), torch.zeros((), dtype=torch.int64), torch.ones(4)]
+    sources = [torch.tensor([2**40]), torch.tensor([False, True, True]), torch.tensor(7), torch.zeros(4)]
+    targets, sources = ([t.to(engine.device) for t in ts] for ts in (targets, sources))
+    copies = [torch.empty_like(t) for t in targets]
+    ema_update_(targets, sources, 0.5, copies=copies)
+    for target, copy, source in zip(targets[:3], copies[:3], sources[:3], strict=True):
+        assert torch.equal(target, source)
+        assert torch.equal(copy, source)
+    assert torch.equal(targets[3], torch.full((4,), 0.5, device=engine.device))
+
+
+def test_any_layout(engine) -> None:
+    def pair(x: Tensor) -> Tensor:
+        return x.to(engine.device)
+
+    base = torch.randn(4, 6, 5, 3)
+    cases = [
+        (pair(base).to(memory_format=torch.channels_last), pair(base * 2).to(memory_format=torch.channels_last)),
+        (pair(base).to(memory_format=torch.channels_last), pair(base * 2)),
+        (pair(base)[:, ::2], pair(base * 2)[:, ::2]),
+        (pair(base).transpose(0, 3), pair(base * 2).transpose(0, 3)),
+        (pair(base), pair(base[:1] * 2).expand(4, -1, -1, -1)),
+    ]
+    for target, source in cases:
+        (want,) = exact([target], [source], 0.75)
+        neighbours = target._base.clone() if target._base is not None else None
+        copy = torch.empty(target.shape, dtype=torch.bfloat16, device=engine.device)
+        ema_update_([target], [source], 0.75, copies=[copy])
+        torch.testing.assert_close(target.double(), want, rtol=1e-6, atol=1e-6)
+        assert torch.equal(copy, target.bfloat16())
+        if neighbours is not None and target.numel() < neighbours.numel():
+            assert torch.equal(target._base[:, 1::2], neighbours[:, 1::2])
+
+
+def test_nothing_beyond_the_ends_is_written(engine) -> None:
+    for offset in (0, 1, 3):
+        memory = torch.full((1200,), -7.0, device=engine.device)
+        target = memory[16 + offset : 16 + offset + 1101]
+        target.zero_()
+        ema_update_([target], [torch.ones_like(target)], 0.5)
+        assert torch.equal(target, torch.full_like(target, 0.5))
+        assert memory[: 16 + offset].eq(-7).all()
+        assert memory[16 + offset + 1101 :].eq(-7).all()
+
+
+def test_a_slow_average_moves_in_float32_and_not_in_bfloat16(engine) -> None:
+    """Why targets are kept in float32."""
+    source = [torch.full((8,), 1.0, dtype=torch.bfloat16, device=engine.device)]
+    wide, narrow = [torch.zeros(8, device=engine.device)], [torch.full((8,), 0.5, device=engine.device).bfloat16()]
+    for _ in range(100):
+        ema_update_(wide, source, 0.999)
+        ema_update_(narrow, source, 0.999)
+    torch.testing.assert_close(wide[0], torch.full_like(wide[0], 1 - 0.999**100), rtol=1e-4, atol=0)
+    assert narrow[0].eq(0.5).all()
+
+
+def test_parameters_of_a_model(engine) -> None:
+    student = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).to(engine.device)
+    teacher = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).to(engine.device)
+    want = exact(list(teacher.parameters()), list(student.parameters()), 0.9)
+    ema_update_(list(teacher.parameters()), list(student.parameters()), 0.9)
+    for got, expected in zip(teacher.parameters(), want, strict=True):
+        torch.testing.assert_close(got.detach().double(), expected.detach(), rtol=1e-6, atol=1e-7)
+        assert got.requires_grad
+        assert got.grad_fn is None
+
+
+def test_a_backward_that_saved_a_changed_target_refuses(engine) -> None:
+    weight = torch.ones(3, device=engine.device, requires_grad=True)
+    loss = (weight**2).sum()
+    ema_update_([weight], [torch.zeros(3, device=engine.device)], 0.5)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_empty_lists_and_inference_mode(engine) -> None:
+    ema_update_([], [], 0.5)
+    with torch.inference_mode():
+        target = torch.zeros(3, device=engine.device)
+        ema_update_([target], [torch.ones(3, device=engine.device)], 0.5)
+        assert target.eq(0.5).all()
+
+
+def test_under_compile(engine) -> None:
+    def step(target: Tensor, source: Tensor) -> Tensor:
+        ema_update_([target], [source * 2], 0.5)
+        return target + 1
+
+    target = torch.zeros(5, device=engine.device)
+    got = torch.compile(step, fullgraph=True)(target, torch.ones(5, device=engine.device))
+    assert target.eq(1.0).all()
+    assert got.eq(2.0).all()
+
+
+T = torch.zeros
+BAD = [
+    (([T(2)], [T(2), T(2)], 0.5), ValueError, "must be as many; got 1 and 2"),
+    (([T(2), T(3)], [T(2), T(4)], 0.5), ValueError, r"target 1 is \(3\) and source 1 is \(4\)"),
+    (([T(2)], [T(2)], 1.5), ValueError, r"momentum must be a number in \[0, 1\]; got 1.5"),
+    (([T(2)], [T(2)], float("nan")), ValueError, "got nan"),
+    (([T(2)], [T(2).long()], 0.5), TypeError, "target 0 is torch.float32 and source 0 is torch.int64"),
+    (([T(2).int()], [T(2).long()], 0.5), TypeError, "target 0 is torch.int32 and source 0 is torch.int64"),
+    (([T(2)], [T(2, device="meta")], 0.5), ValueError, "target 0 is on cpu and source 0 on meta"),
+    (([T(2)], [3.0], 0.5), TypeError, "source 0 must be a tensor; got float"),
+    (([T(2).cfloat()], [T(2).cfloat()], 0.5), TypeError, "target 0 must be real; got torch.complex64"),
+    (([T(1).expand(4)], [T(4)], 0.5), ValueError, "target 0 is an expanded tensor"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), BAD, ids=[m[:40] for *_, m in BAD])
+def test_bad_input_is_named(arguments: tuple[object, ...], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        ema_update_(*arguments)  # type: ignore[arg-type]
+
+
+def test_bad_copies_are_named_and_nothing_is_changed() -> None:
+    target = T(2)
+    with pytest.raises(ValueError, match="copies must be as many as targets, or None; got 2 and 1"):
+        ema_update_([target], [T(2) + 1], 0.5, copies=[T(2), T(2)])
+    with pytest.raises(ValueError, match=r"target 0 is \(2\) and copy 0 is \(3\)"):
+        ema_update_([target], [T(2) + 1], 0.5, copies=[T(3)])
+    with pytest.raises(TypeError, match=r"target 0 is torch.float32 and copy 0 is torch.int64"):
+        ema_update_([target], [T(2) + 1], 0.5, copies=[T(2).long()])
+    assert target.eq(0).all()

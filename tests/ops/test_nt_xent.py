@@ -1,0 +1,243 @@
+"""NT-Xent against its formula in float64, on every engine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from fastssl.ops import nt_xent
+from fastssl.ops.nt_xent import reference  # type: ignore[attr-defined]
+
+BACKENDS = ("reference", "cpu", "triton")
+SHAPES = [(1, 1), (2, 3), (7, 128), (48, 5), (96, 16), (97, 64), (123, 100), (252, 128), (507, 31)]
+TEMPERATURES = [0.01, 0.02, 0.07, 0.2, 1.0]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+
+
+def views(n: int, d: int, *, dtype: torch.dtype = torch.float32, device: object = "cpu", seed: int = 0) -> list[Tensor]:
+    """Two related views, so that positives stand out as they do in training."""
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.randn(n, d, generator=generator)
+    second = first + 0.7 * torch.randn(n, d, generator=generator)
+    return [normalize(z, dim=1).to(device=device, dtype=dtype) for z in (first, second)]
+
+
+def with_gradients(loss_function, z0: Tensor, z1: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    z0, z1 = z0.detach().clone().requires_grad_(), z1.detach().clone().requires_grad_()
+    loss = loss_function(z0, z1, temperature=temperature)
+    loss.backward()
+    return loss.detach(), z0.grad, z1.grad
+
+
+def assert_as_good_as_plain_torch(z0: Tensor, z1: Tensor, temperature: float) -> None:
+    """At most twice the error that plain torch makes in the same dtype, both against float64."""
+    ours = with_gradients(nt_xent, z0, z1, temperature)
+    plain = with_gradients(reference, z0, z1, temperature)
+    exact = with_gradients(reference, z0.double(), z1.double(), temperature)
+    epsilon = torch.finfo(z0.dtype).eps
+    # one rounding of a similarity, seen through 1/t: below this, which of the two is nearer is chance
+    chance = epsilon / temperature * (1.0 if z0.dtype in (torch.float32, torch.float64) else 0.1)
+    for got, rival, want in zip(ours, plain, exact, strict=True):
+        error, rival_error = ((x.double() - want).abs().max().item() for x in (got, rival))
+        scale = max(want.abs().max().item(), 1.0 / len(z0) / temperature if want.dim() else 1.0)
+        assert error <= 2 * rival_error + 8 * chance * scale, (error, rival_error, scale)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("n", "d"), SHAPES)
+def test_equals_the_formula(engine, n: int, d: int, dtype: torch.dtype) -> None:
+    if engine.backend == "triton" and dtype == torch.float64:
+        pytest.skip("Triton's kernel takes no float64")
+    for temperature in TEMPERATURES:
+        assert_as_good_as_plain_torch(*views(n, d, dtype=dtype, device=engine.device), temperature)
+
+
+@pytest.mark.parametrize("case", ["duplicates", "all equal", "orthogonal views", "zeros"])
+def test_degenerate_rows(engine, case: str) -> None:
+    z0, z1 = views(100, 16, device=engine.device)
+    if case == "duplicates":
+        z0[1::2], z1[1::2] = z0[::2], z1[::2]
+    elif case == "all equal":
+        z0, z1 = z0[:1].expand(100, -1).contiguous(), z0[:1].expand(100, -1).contiguous()
+    elif case == "orthogonal views":
+        z0, z1 = torch.eye(100, 16, device=engine.device), torch.eye(100, 16, device=engine.device).flip(1)
+    else:
+        z0, z1 = torch.zeros_like(z0), torch.zeros_like(z1)
+    assert_as_good_as_plain_torch(z0, z1, 0.1)
+
+
+def test_rows_of_very_different_lengths(engine) -> None:
+    """Log-sum-exps hundreds apart: no single shift serves a tile, forward or backward."""
+    z0, z1 = views(150, 32, device=engine.device)
+    scale = torch.logspace(-2, 1.3, 150, device=engine.device)[:, None]
+    loss, grad0, grad1 = with_gradients(nt_xent, z0 * scale, z1 * scale, 0.5)
+    want = with_gradients(reference, (z0 * scale).double(), (z1 * scale).double(), 0.5)
+    for got, expected in zip((loss, grad0, grad1), want, strict=True):
+        assert (got.double() - expected).norm() <= 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_more_pairs_than_32_bits_count(device: str) -> None:
+    """Rows drawn from eight vectors, so that sums over 2^31 pairs are sums over eight counts."""
+    n = 23_200  # 46,400^2 > 2^31
+    generator = torch.Generator().manual_seed(0)
+    codes = normalize(torch.randn(8, 4, generator=generator, dtype=torch.float64), dim=1)
+    code = torch.randint(8, (2 * n,), generator=generator)
+    rows = codes.float()[code].to(device)
+    z0, z1 = rows[:n].clone().requires_grad_(), rows[n:].clone().requires_grad_()
+    loss = nt_xent(z0, z1, temperature=0.5)
+    loss.backward()
+
+    similar, count = (codes @ codes.T / 0.5), torch.bincount(code, minlength=8).double()
+    lse = ((similar.exp() * count).sum(1) - similar.diagonal().exp()).log()
+    other = code.roll(n)
+    torch.testing.assert_close(loss.item(), (lse[code] - similar[code, other]).mean().item(), rtol=1e-6, atol=0)
+    weights = (similar - lse[:, None]).exp() + (similar - lse).exp()
+    own = weights.diagonal()[:, None] * codes
+    want = ((weights * count) @ codes - own)[code] - 2 * codes[other]
+    got = torch.cat([z0.grad, z1.grad]).cpu().double() * (0.5 * 2 * n)
+    assert (got - want).norm() <= 1e-5 * want.norm()
+
+
+def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
+    z0, z1 = views(300, 48, device=engine.device)
+    before = torch.get_num_threads()
+    want = with_gradients(nt_xent, z0, z1, 0.1)
+    try:
+        for threads in (1, 2, 3, before):
+            if engine.backend != "reference":
+                torch.set_num_threads(threads)
+            for got, expected in zip(with_gradients(nt_xent, z0, z1, 0.1), want, strict=True):
+                assert torch.equal(got, expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_non_contiguous_inputs(engine) -> None:
+    z0, z1 = views(60, 24, device=engine.device)
+    strided = torch.stack([z0.T, z1.T], dim=2)
+    want = nt_xent(z0, z1, temperature=0.3)
+    got = nt_xent(strided[:, :, 0].T, strided[:, :, 1].T, temperature=0.3)
+    assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_bad_values_give_nan(engine, value: float) -> None:
+    z0, z1 = views(120, 8, device=engine.device)
+    z0[100, 3] = value
+    assert torch.isnan(nt_xent(z0, z1, temperature=0.5))
+
+
+def test_gradient_only_where_asked(engine) -> None:
+    z0, z1 = views(10, 4, device=engine.device)
+    z1.requires_grad_()
+    nt_xent(z0, z1, temperature=0.5).backward()
+    assert z0.grad is None
+    assert z1.grad is not None
+    with torch.no_grad():
+        assert not nt_xent(z0, z1, temperature=0.5).requires_grad
+
+
+def test_gradient_is_scaled_by_what_comes_from_above(engine) -> None:
+    z0, z1 = views(40, 8, device=engine.device)
+    _, grad0, _ = with_gradients(nt_xent, z0, z1, 0.5)
+    _, scaled, _ = with_gradients(lambda *z, temperature: 3 * nt_xent(*z, temperature=temperature), z0, z1, 0.5)
+    torch.testing.assert_close(scaled, 3 * grad0)
+
+
+def test_gradcheck(engine) -> None:
+    if engine.backend == "triton":
+        pytest.skip("Triton's kernel takes no float64")
+    z0, z1 = (z.requires_grad_() for z in views(9, 5, dtype=torch.float64, device=engine.device))
+    assert torch.autograd.gradcheck(lambda a, b: nt_xent(a, b, temperature=0.3), (z0, z1))
+
+
+def test_under_compile(engine) -> None:
+    def step(a: Tensor, b: Tensor, temperature: float) -> Tensor:
+        return nt_xent(normalize(a, dim=1), normalize(b, dim=1), temperature=temperature)
+
+    z0, z1 = views(20, 8, device=engine.device)
+    compiled = torch.compile(step, fullgraph=True)
+    for got, want in zip(with_gradients(compiled, z0, z1, 0.5), with_gradients(step, z0, z1, 0.5), strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_autocast_computes_in_float32(engine) -> None:
+    z0, z1 = views(20, 8, dtype=torch.bfloat16, device=engine.device)
+    with torch.autocast(engine.device.type, torch.bfloat16):
+        got = nt_xent(z0, z1.float(), temperature=0.5)
+    assert torch.equal(got, nt_xent(z0.float(), z1.float(), temperature=0.5))
+
+
+def test_second_derivative_is_refused(engine) -> None:
+    z0, z1 = (z.requires_grad_() for z in views(10, 4, device=engine.device))
+    (grad,) = torch.autograd.grad(nt_xent(z0, z1, temperature=0.5), z0, create_graph=True)
+    with pytest.raises(RuntimeError, match="second derivatives are not supported"):
+        grad.sum().backward()
+
+
+MEASURE = """
+import re, sys, torch
+from fastssl.ops import nt_xent
+torch.set_num_threads(2)
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+for n in (64, int(sys.argv[1])):
+    z0, z1 = (torch.nn.functional.normalize(torch.randn(n, 128), dim=1).requires_grad_() for _ in range(2))
+    before = peak()
+    nt_xent(z0, z1, temperature=0.5, backend=sys.argv[2]).backward()
+print(peak() - before)
+"""
+
+
+def extra_megabytes(n: int, backend: str) -> float:
+    """The high-water mark that one forward and backward adds in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", MEASURE, str(n), backend], capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the high-water mark from /proc")
+def test_the_matrix_of_similarities_is_never_stored() -> None:
+    """4096 rows: the matrix alone is 64 MB."""
+    assert extra_megabytes(2048, "cpu") < 16
+    assert extra_megabytes(2048, "reference") > 128  # the measurement does see a stored matrix
+
+
+BAD = [
+    (dict(z1=torch.zeros(8, 3)), ValueError, r"same shape \(N, D\); got \(8, 4\) and \(8, 3\)"),
+    (dict(z0=torch.zeros(8)), ValueError, r"z0 must have shape \(N, D\); got \(8\)"),
+    (
+        dict(z0=torch.zeros(0, 4), z1=torch.zeros(0, 4)),
+        ValueError,
+        r"at least one sample and one feature; got \(0, 4\)",
+    ),
+    (
+        dict(z0=torch.zeros(4, 0), z1=torch.zeros(4, 0)),
+        ValueError,
+        r"at least one sample and one feature; got \(4, 0\)",
+    ),
+    (dict(z1=torch.zeros(8, 4).double()), TypeError, "one dtype; got torch.float32 and torch.float64"),
+    (dict(z0=torch.zeros(8, 4).long()), TypeError, "z0 must be float32.*got torch.int64"),
+    (dict(z0=[1.0]), TypeError, "z0 must be a tensor; got list"),
+    (dict(z1=torch.zeros(8, 4, device="meta")), ValueError, "one device; got cpu and meta"),
+    (dict(temperature=0.0), ValueError, "temperature must be finite and above 0; got 0.0"),
+    (dict(temperature=-1.0), ValueError, "got -1.0"),
+    (dict(temperature=float("nan")), ValueError, "got nan"),
+    (dict(temperature=float("inf")), ValueError, "got inf"),
+    (dict(temperature="0.5"), TypeError, "temperature must be a number; got str"),
+    (dict(backend="triton"), RuntimeError, "'triton' was asked for and cannot serve this call: it takes cuda tensors"),
+    (dict(backend="fpga"), ValueError, "unknown backend 'fpga': choose one of cpu, cuda, reference, triton"),
+    (dict(backend="cuda"), RuntimeError, "no such backend, only triton, cpu, reference"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), BAD, ids=[m[:40] for *_, m in BAD])
+def test_bad_input_is_named(change: dict[str, object], error: type[Exception], message: str) -> None:
+    arguments: dict[str, object] = {"z0": torch.zeros(8, 4), "z1": torch.zeros(8, 4), "temperature": 0.5, **change}
+    with pytest.raises(error, match=message):
+        nt_xent(**arguments)  # type: ignore[arg-type]
