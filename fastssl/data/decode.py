@@ -45,7 +45,7 @@ def decode(data: bytes, size: int) -> np.ndarray:
             # A JPEG is decoded at the nearest half, quarter or eighth that still has pixels to spare.
             image.draft(None, (2 * size, 2 * size))
             image.load()
-            return np.asarray(_centre(_on_white(ImageOps.exif_transpose(image)), size))
+            return np.asarray(_centre(on_white(ImageOps.exif_transpose(image)), size))
     except UnreadableError:
         raise
     except UnidentifiedImageError:
@@ -54,7 +54,7 @@ def decode(data: bytes, size: int) -> np.ndarray:
         raise UnreadableError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
-def _on_white(image: Image.Image) -> Image.Image:
+def on_white(image: Image.Image) -> Image.Image:
     """RGB, with whatever is transparent showing white."""
     if image.mode == "F":
         raise UnreadableError("floating-point pixels have no defined white: save it with 8 or 16 bits")

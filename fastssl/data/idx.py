@@ -6,6 +6,7 @@ import gzip
 import math
 import re
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,10 @@ _RESIZE_BATCH = 4096
 def find(folder: Path) -> dict[str, Path]:
     """The image files of an idx data set in ``folder``, by split ("train", "test"); empty if it holds none."""
     found = {}
-    for path in sorted(folder.iterdir(), reverse=True):  # a plain file before the same one with .gz
-        if match := _IMAGES.fullmatch(path.name):
-            found["train" if match["split"] == "train" else "test"] = path
+    with suppress(OSError):  # a folder that cannot be listed is reported when it is searched for images
+        for path in sorted(folder.iterdir(), reverse=True):  # the plain file is taken before the same one with .gz
+            if match := _IMAGES.fullmatch(path.name):
+                found["train" if match["split"] == "train" else "test"] = path
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -87,7 +87,7 @@ def load(
         seed: of the split, where it is drawn.
         max_skipped: the share of unreadable files, in [0, 1], above which the source is refused; a single unreadable
             file is always allowed.
-        progress: called with (files done, files in all) after each file.
+        progress: called with (files done, files in all) after each file; not for idx files, which are read whole.
 
     Raises:
         UserError: if the source does not exist, holds no readable image, or too many files that cannot be read.
@@ -143,8 +143,9 @@ def _read(
 
 def _locate(source: str) -> Path:
     path = EMBEDDED.get(source) or Path(source)
-    if source and path.exists():
-        return path
+    with suppress(OSError):  # a path that cannot be looked up, say for its length, is as good as missing
+        if source and path.exists():
+            return path
     if source and path.name == source and not path.suffix:
         raise UserError(f"{unknown('data set', source, EMBEDDED)}, or give the path of a folder, zip or tar of images")
     raise UserError(

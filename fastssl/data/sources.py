@@ -91,14 +91,14 @@ def _list_folder(folder: Path) -> Listing:
             if (status.st_dev, status.st_ino) in entered:
                 continue
             entered.add((status.st_dev, status.st_ino))
-            children = sorted(here.iterdir(), reverse=True)
+            children = [(child, child.is_dir()) for child in sorted(here.iterdir(), reverse=True)]
         except OSError as error:
             listing.skipped.append(Skipped(_relative(here, folder), one_line(error)))
             continue
-        for child in children:
+        for child, is_folder in children:
             if _hidden(child.name):
                 continue
-            if child.is_dir():
+            if is_folder:
                 waiting.append(child)
             elif child.suffix.lower() in SUFFIXES:
                 listing.entries.append(Entry(_relative(child, folder), partial(_read_file, child)))

@@ -168,22 +168,24 @@ def _saturation(planes: Tensor, factor: Tensor) -> None:
 def _hue(planes: Tensor, turn: Tensor) -> None:
     """Turns the hue of HSV, exactly: value and chroma stay, so only the sector has to be found.
 
-    With hue h in sixths of a turn, channel n of (5, 3, 1) for red, green, blue is
-    value - chroma * clamp(min(k, 4 - k), 0, 1), where k = (n + h) mod 6.
+    With the hue in sixths of a turn, channel n of (5, 3, 1) for red, green, blue is
+    value - chroma * clamp(min(k, 4 - k), 0, 1), where k = (n + hue) mod 6, and min(k, 4 - k) = 2 - |k - 2|.
     """
     red, green, blue = planes
     value = planes.amax(0)
     chroma = value - planes.amin(0)
     # Where there is no chroma, hue has no meaning and no effect: any divisor but 0 will do.
     scale = chroma.clamp(min=torch.finfo(chroma.dtype).tiny).reciprocal_()
-    hue = torch.where(
+    sixths = torch.where(
         value == red,
         (green - blue).mul_(scale),
         torch.where(value == green, (blue - red).mul_(scale).add_(2.0), (red - green).mul_(scale).add_(4.0)),
-    ).add_(turn * 6)
+    )
+    hue = sixths.div_(6.0).add_(turn)
     for channel, offset in enumerate((5.0, 3.0, 1.0)):
-        k = (hue + offset).remainder_(6.0)
-        weight = torch.minimum(k, 4.0 - k).clamp_(0.0, 1.0)
+        # A whole turn more keeps the sum positive, where its fractional part is its remainder.
+        k = (hue + (offset / 6 + 1)).frac_().mul_(6.0)
+        weight = k.sub_(2.0).abs_().neg_().add_(2.0).clamp_(0.0, 1.0)
         torch.addcmul(value, chroma, weight, value=-1, out=planes[channel])
 
 

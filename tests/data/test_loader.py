@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastssl.data.images import ImageSet
+from fastssl.data.loader import Loader
+from fastssl.data.plans import evaluation, simclr
+from fastssl.errors import UserError
+
+
+def grey(count: int, size: int = 4) -> ImageSet:
+    """Images that can be told apart: image i has value i everywhere."""
+    images = torch.arange(count, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, size, size).contiguous()
+    return ImageSet(images, None, (), tuple(map(str, range(count))), "test")
+
+
+def order(loader: Loader, epoch: int, start: int = 0) -> list[list[int]]:
+    plan = loader.plan
+    return [
+        (((v[:, 0, 0, 0] * plan.std[0]) + plan.mean[0]) * 255).round().int().tolist()
+        for (v,) in loader.epoch(epoch, start)
+    ]
+
+
+def test_an_epoch_is_whole_batches_of_different_images() -> None:
+    loader = Loader(grey(10), evaluation(4), 3, seed=0)
+    batches = order(loader, 0)
+    assert loader.steps_per_epoch == len(batches) == 3
+    assert {len(batch) for batch in batches} == {3}
+    assert len({i for batch in batches for i in batch}) == 9
+
+
+def test_every_image_takes_its_turn() -> None:
+    loader = Loader(grey(10), evaluation(4), 3, seed=0)
+    assert {i for epoch in range(20) for batch in order(loader, epoch) for i in batch} == set(range(10))
+
+
+def test_the_order_changes_with_the_epoch_and_the_seed() -> None:
+    plans = [order(Loader(grey(32), evaluation(4), 8, seed), epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))]
+    assert all(a != b for i, a in enumerate(plans) for b in plans[:i])
+
+
+def test_a_run_resumed_in_mid_epoch_sees_what_an_uninterrupted_one_sees() -> None:
+    data, plan = grey(24, size=12), simclr(8)
+    whole = list(Loader(data, plan, 5, seed=7).epoch(3))
+    resumed = list(Loader(data, plan, 5, seed=7).epoch(3, start_step=2))
+    assert len(resumed) == len(whole) - 2
+    for before, after in zip(whole[2:], resumed, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_augmentation_differs_between_steps_and_epochs() -> None:
+    data = grey(1, size=8)
+    data.images.copy_(torch.randint(0, 256, data.images.shape))
+    loader = Loader(data, simclr(8), 1, seed=0)
+    first, second = (next(loader.epoch(epoch))[0] for epoch in (0, 1))
+    assert not torch.equal(first, second)
+    twice = ImageSet(data.images.expand(2, -1, -1, -1), None, (), ("a", "b"), "test")
+    one, other = Loader(twice, simclr(8), 1, seed=0).epoch(0)
+    assert not torch.equal(one[0], other[0])
+
+
+def test_a_batch_may_be_the_whole_set() -> None:
+    assert [len(batch) for batch in order(Loader(grey(5), evaluation(4), 5, seed=0), 0)] == [5]
+
+
+@pytest.mark.parametrize(
+    ("batch", "seed", "message"),
+    [(6, 0, "a batch of 6 is larger than the data set of 5 images"), (0, 0, "at least 1"), (2, -1, "seed")],
+)
+def test_what_cannot_be_loaded_is_refused(batch: int, seed: int, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        Loader(grey(5), evaluation(4), batch, seed)
+    assert "\n" not in str(caught.value)
