@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -123,9 +122,8 @@ def _draw_levels(axes: Axes, levels: Sequence[Level]) -> None:
     axes.margins(y=0.12)
     low, high = axes.get_ylim()
     ordered = sorted(levels, key=lambda item: item.value)
-    nexts = [level.value for level in ordered[1:]] + [math.inf]
-    for level, following in zip(ordered, nexts, strict=True):
-        above = following - level.value > 0.15 * (high - low)
+    for i, level in enumerate(ordered):
+        above = i + 1 == len(ordered) or ordered[i + 1].value - level.value > 0.15 * (high - low)
         axes.annotate(
             level.label,
             (1, level.value),

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 import yaml
 from markupsafe import Markup
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
 import fastssl
@@ -151,7 +152,8 @@ def _map(images: ImageSet, features: Tensor, seed: int) -> Map | None:
         return None
     unit = F.normalize(features[chosen], dim=1).numpy()
     perplexity = min(30.0, len(chosen) / 4)
-    points = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(unit)
+    with threadpool_limits(1):  # its many short parallel loops lose more by waiting for a busy core than they gain
+        points = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(unit)
     classes = None if images.labels is None else images.labels[chosen].tolist()
     legend = tuple(
         (figures.GLYPHS[figures.SHAPES[i % len(figures.SHAPES)]], i % figures.COLOURS, name)
