@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from statistics import harmonic_mean
 from types import TracebackType
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -13,6 +15,7 @@ from rich.table import Table
 
 from fastssl.data.images import Splits
 from fastssl.eval import Scores
+from fastssl.eval.protocol import RANDOM, TRAINED
 from fastssl.train.loop import Progress
 
 SHOWN_SKIPPED = 5
@@ -61,7 +64,7 @@ class TrainingDisplay:
             text, BarColumn(), TimeRemainingColumn(), console=_err, transient=True, disable=not _err.is_terminal
         )
         self._task: TaskID | None = None
-        self._rate = 0.0
+        self._epoch, self._rates = 0, [0.0]
 
     def __enter__(self) -> TrainingDisplay:
         self._bar.start()
@@ -75,9 +78,11 @@ class TrainingDisplay:
     def watch(self, progress: Progress) -> None:
         """`fastssl.train.loop.Watcher`: shows a step that was done."""
         row = progress.row
-        self._rate = 0.9 * self._rate + 0.1 * row.images_per_second if self._rate else row.images_per_second
+        if row.epoch != self._epoch:
+            self._epoch, self._rates = row.epoch, []
+        self._rates.append(row.images_per_second)
         epoch = f"epoch {row.epoch}/{progress.epochs}"
-        numbers = f"{self._rate:,.0f} images/s  {_nats(progress)}"
+        numbers = f"{harmonic_mean(self._rates):,.0f} images/s  {_nats(progress)}"
         if self._task is None:
             self._task = self._bar.add_task(epoch, total=progress.steps, completed=row.step - 1, numbers=numbers)
         self._bar.update(self._task, completed=row.step, description=epoch, numbers=numbers)
@@ -94,7 +99,11 @@ def _nats(progress: Progress) -> str:
 
 def show_scores(scores: Scores) -> None:
     """The table of scores, with the gain over the untrained encoder."""
-    table = Table(title=f"Accuracy on {scores.test_images} test images, {scores.classes} classes", title_justify="left")
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=f"Accuracy on {scores.test_images} test images, {scores.classes} classes",
+        title_justify="left",
+    )
     table.add_column("features")
     for name in (f"kNN (k = {scores.k})", "linear probe"):
         table.add_column(name, justify="right")
@@ -102,3 +111,6 @@ def show_scores(scores: Scores) -> None:
         table.add_row(row.features, f"{row.knn:.1%}", f"{row.linear:.1%}")
     table.add_row("largest class", f"{scores.majority:.1%}", f"{scores.majority:.1%}")
     _out.print(table)
+    trained, untrained = scores.row(TRAINED), scores.row(RANDOM)
+    knn, linear = 100 * (trained.knn - untrained.knn), 100 * (trained.linear - untrained.linear)
+    _out.print(f"gain over {RANDOM}: {knn:+.1f} points by kNN, {linear:+.1f} by the linear probe")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def curve(
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        _draw_levels(axes, levels)
+        _draw_levels(axes, levels, values[-1])
         return _svg(figure, title)
 
 
@@ -115,23 +116,27 @@ def _epoch_means(epochs: Sequence[float], values: Sequence[float]) -> tuple[list
     return [n - 0.5 for n in numbers], [float(np.mean(np.asarray(values)[index == n])) for n in numbers]
 
 
-def _draw_levels(axes: Axes, levels: Sequence[Level]) -> None:
-    """Dashed lines with their labels above them; below, where the next line leaves too little room."""
+def _draw_levels(axes: Axes, levels: Sequence[Level], end: float) -> None:
+    """Dashed lines, their labels at the right, on the side where the curve does not ``end``, clear of each other."""
     for level in levels:
         axes.axhline(level.value, color=_MUTED, linewidth=1, linestyle=(0, (4, 3)))
     axes.margins(y=0.12)
     low, high = axes.get_ylim()
     ordered = sorted(levels, key=lambda item: item.value)
-    for i, level in enumerate(ordered):
-        above = i + 1 == len(ordered) or ordered[i + 1].value - level.value > 0.15 * (high - low)
+    above = [end <= level.value for level in ordered]
+    for i, (lower, upper) in enumerate(itertools.pairwise(ordered)):
+        between = int(above[i]) + int(not above[i + 1])  # labels that share the space between the two lines
+        if upper.value - lower.value < 0.15 * (high - low) * between:
+            above[i], above[i + 1] = False, True
+    for level, over in zip(ordered, above, strict=True):
         axes.annotate(
             level.label,
             (1, level.value),
             xycoords=axes.get_yaxis_transform(),
-            xytext=(0, 2 if above else -2),
+            xytext=(0, 2 if over else -2),
             textcoords="offset points",
             ha="right",
-            va="bottom" if above else "top",
+            va="bottom" if over else "top",
             color=_MUTED,
             fontsize=11,
         )

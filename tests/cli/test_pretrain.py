@@ -179,7 +179,7 @@ def test_ctrl_c_then_resume_equals_a_run_that_was_not_stopped(
     assert stopped.scores.read_text() == whole.scores.read_text()
 
 
-def test_a_full_disk_is_one_line(photos: Path, run: Run) -> None:  # noqa: ARG001 - run enters a folder of its own
+def test_a_full_disk_is_one_line(photos: Path, run: Run) -> None:
     process = start("--data", photos, *QUICK, "--out", "full", limit=100_000)
     _, err = process.communicate()
     assert process.returncode == 2

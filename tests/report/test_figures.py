@@ -35,12 +35,21 @@ def test_means_of_epochs_lie_in_their_middles() -> None:
     assert figures._epoch_means([0.5, 1], [4, 2]) == ([0.5, 1], [4, 2])
 
 
-@pytest.mark.parametrize("gap", [0.0, 0.5, 1.0, 3.0, 4.0, 5.0, 6.0])
-def test_labels_of_levels_do_not_touch(gap: float) -> None:
+@pytest.mark.parametrize("end", [10, 21, 40])
+@pytest.mark.parametrize("gap", [0.0, 0.5, 1.0, 3.0, 4.0, 5.0, 6.0, 9.0, 12.0])
+def test_labels_of_levels_do_not_touch(gap: float, end: float) -> None:
     levels = [Level(20, "untrained"), Level(20 + gap, "raw pixels")]
-    svg = figures.curve([1, 2, 3], [10, 30, 40], title="t", levels=levels)
+    svg = figures.curve([1, 2, 3], [10, 40, end], title="t", levels=levels)
     heights = texts(svg)
     assert abs(heights["untrained"] - heights["raw pixels"]) > 11
+
+
+def test_a_label_lies_where_the_curve_does_not_end() -> None:
+    heights = []
+    for end in (10, 40):
+        svg = figures.curve([1, 2, 3, 4], [10, 40, 10, end], title="t", levels=[Level(20, "untrained")])
+        heights.append(texts(svg)["untrained"])
+    assert heights[1] - heights[0] > 11
 
 
 def test_classes_differ_in_colour_or_shape() -> None:
