@@ -48,7 +48,7 @@ def describe_data(splits: Splits) -> None:
     labelled = f", {len(test)} for testing, {len(train.classes)} classes" if test is not None else ", no labels"
     _err.print(f"{train.source}: {len(train)} images for training{labelled}", markup=False)
     if train.skipped:
-        _err.print(f"skipped {len(train.skipped)} files that cannot be read:", markup=False)
+        _err.print(f"skipped {len(train.skipped)} that cannot be read:", markup=False)
     for file in train.skipped[:SHOWN_SKIPPED]:
         _err.print(f"  {file.name}: {file.reason}", markup=False)
     if len(train.skipped) > SHOWN_SKIPPED:
@@ -60,9 +60,8 @@ class TrainingDisplay:
 
     def __init__(self) -> None:
         text = TextColumn("{task.description} {task.fields[numbers]}", markup=False)
-        self._bar = Bar(
-            text, BarColumn(), TimeRemainingColumn(), console=_err, transient=True, disable=not _err.is_terminal
-        )
+        columns = (text, BarColumn(), TimeRemainingColumn(), TextColumn("left"))
+        self._bar = Bar(*columns, console=_err, transient=True, disable=not _err.is_terminal)
         self._task: TaskID | None = None
         self._epoch, self._rates = 0, [0.0]
 

@@ -71,7 +71,7 @@ def test_corrupt_files_are_counted_and_named(run: Run, tmp_path: Path) -> None:
     (folder / "cat" / "broken.png").write_bytes(b"not a picture")
     outcome = run("pretrain", "--data", "photos", "--out", "run", *QUICK)
     assert outcome.code == 0
-    assert "skipped 1 file" in outcome.err
+    assert "skipped 1 that cannot be read" in outcome.err
     assert "cat/broken.png: " in outcome.err
     assert "cat/broken.png" in Path("run/report.html").read_text()
 
