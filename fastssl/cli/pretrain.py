@@ -51,11 +51,11 @@ def run(words: list[str]) -> int:
     try:
         with console.TrainingDisplay() as display:
             pretrain(config, splits, folder, resume=resume, overwrite=overwrite, watch=display.watch)
+        _finish(folder, splits)
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(
             f"{stop or 'interrupted'}; go on with: fastssl pretrain --out {folder.path} --resume"
         ) from None
-    _finish(folder, splits)
     return 0
 
 
