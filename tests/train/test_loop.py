@@ -95,6 +95,21 @@ def test_a_stopped_run_resumes_to_the_same_bits(
     assert_same_run(folder, whole)
 
 
+def test_a_method_that_draws_numbers_resumes_to_the_same_bits(
+    config: RunConfig, splits: Splits, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = SimCLR.forward
+    monkeypatch.setattr(
+        SimCLR, "forward", lambda self, views: forward(self, [v + 0.1 * torch.randn_like(v) for v in views])
+    )
+    whole = RunFolder(folder.path.with_name("whole"))
+    pretrain(config, splits, whole)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(config, splits, folder, watch=at_step(5, lambda: signal.raise_signal(signal.SIGINT)))
+    pretrain(config, splits, folder, resume=True)
+    assert_same_run(folder, whole)
+
+
 def test_a_killed_run_resumes_from_the_last_epoch(
     config: RunConfig, splits: Splits, folder: RunFolder, whole: RunFolder
 ) -> None:
