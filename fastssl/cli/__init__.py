@@ -1,0 +1,73 @@
+"""The command ``fastssl``: words to a config, a config to a run.
+
+Each command is a module of this package with a function ``run(words) -> exit code``, imported only when it is called.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import fastssl
+from fastssl.errors import UserError, unknown
+
+COMMANDS = {
+    "pretrain": "train an encoder on images without labels, score it, draw the report",
+    "evaluate": "score a run's encoder beside an untrained one and raw pixels",
+    "embed": "turn a folder of images into a table of features",
+    "export": "write a run's encoder as safetensors that torchvision loads",
+    "report": "draw a run's report.html again",
+    "info": "versions, hardware, and which kernels serve each operation",
+}
+
+HELP = f"""\
+usage: fastssl COMMAND [options]
+
+Self-supervised learning on images: train an encoder without labels, see what it learnt, use it.
+
+commands:
+{chr(10).join(f"  {name:<10} {text}" for name, text in COMMANDS.items())}
+
+options:
+  -h, --help     show this; after a command, that command's options
+  --version      show the version
+
+examples:
+  fastssl pretrain simclr --epochs 20                 on the embedded drawings
+  fastssl pretrain simclr --data photos --out runs/photos
+  fastssl embed runs/photos new-photos --out features.npz
+  fastssl export runs/photos --out encoder.safetensors
+"""
+
+FAILED, INTERRUPTED = 2, 130
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs the command line ``words``, by default the process's own.
+
+    Returns:
+        The exit code: 0, 2 for an error of the user's, 130 if interrupted.
+    """
+    words = list(sys.argv[1:] if words is None else words)
+    try:
+        return _dispatch(words)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if words[0] == "--version":
+        print(f"fastssl {fastssl.__version__}")
+        return 0
+    if words[0] not in COMMANDS:
+        raise unknown("command", words[0], COMMANDS)
+    code: int = importlib.import_module(f"fastssl.cli.{words[0]}").run(words[1:])
+    return code

@@ -1,0 +1,115 @@
+"""What the commands show in a terminal. Progress goes to stderr, results to stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from statistics import harmonic_mean
+from types import TracebackType
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from fastssl.data.images import Splits
+from fastssl.eval import Scores
+from fastssl.eval.protocol import RANDOM, TRAINED
+from fastssl.train.loop import Progress
+
+SHOWN_SKIPPED = 5
+
+_err = Console(stderr=True, highlight=False)
+_out = Console(highlight=False)
+
+
+@contextmanager
+def reading(source: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar of images read; yields the callback (done, total) that moves it."""
+    columns = (TextColumn("reading {task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"))
+    with Bar(*columns, console=_err, transient=True, disable=not _err.is_terminal) as bar:
+        task = bar.add_task(source, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def busy(what: str) -> AbstractContextManager[object]:
+    """A spinner beside ``what``."""
+    bar = Bar(
+        SpinnerColumn(), TextColumn("{task.description}"), console=_err, transient=True, disable=not _err.is_terminal
+    )
+    bar.add_task(what, total=None)
+    return bar
+
+
+def describe_data(splits: Splits) -> None:
+    """One line on what was read, and a few on what was skipped."""
+    train, test = splits.train, splits.test
+    labelled = f", {len(test)} for testing, {len(train.classes)} classes" if test is not None else ", no labels"
+    _err.print(f"{train.source}: {len(train)} images for training{labelled}", markup=False)
+    if train.skipped:
+        _err.print(f"skipped {len(train.skipped)} that cannot be read:", markup=False)
+    for file in train.skipped[:SHOWN_SKIPPED]:
+        _err.print(f"  {file.name}: {file.reason}", markup=False)
+    if len(train.skipped) > SHOWN_SKIPPED:
+        _err.print(f"  and {len(train.skipped) - SHOWN_SKIPPED} more, all named in the report", markup=False)
+
+
+class TrainingDisplay:
+    """A live bar over the whole run, and one lasting line for each epoch."""
+
+    def __init__(self) -> None:
+        text = TextColumn("{task.description} {task.fields[numbers]}", markup=False)
+        columns = (text, BarColumn(), TimeRemainingColumn(), TextColumn("left"))
+        self._bar = Bar(*columns, console=_err, transient=True, disable=not _err.is_terminal)
+        self._task: TaskID | None = None
+        self._epoch, self._rates = 0, [0.0]
+
+    def __enter__(self) -> TrainingDisplay:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def watch(self, progress: Progress) -> None:
+        """`fastssl.train.loop.Watcher`: shows a step that was done."""
+        row = progress.row
+        if row.epoch != self._epoch:
+            self._epoch, self._rates = row.epoch, []
+        self._rates.append(row.images_per_second)
+        epoch = f"epoch {row.epoch}/{progress.epochs}"
+        numbers = f"{harmonic_mean(self._rates):,.0f} images/s  {_nats(progress)}"
+        if self._task is None:
+            self._task = self._bar.add_task(epoch, total=progress.steps, completed=row.step - 1, numbers=numbers)
+        self._bar.update(self._task, completed=row.step, description=epoch, numbers=numbers)
+        if row.step % progress.steps_per_epoch == 0:
+            knn = "" if row.knn is None else f"  kNN {100 * row.knn:.1f} %"
+            _err.print(f"{epoch}  {numbers}{knn}", markup=False)
+
+
+def _nats(progress: Progress) -> str:
+    """The loss, and the method's bound on the mutual information of the views, if it has one."""
+    bound = progress.row.extra.get("mutual_information_bound")
+    return f"loss {progress.row.loss:.3f}" + ("" if bound is None else f"  bound {bound:.3f} nats")
+
+
+def show_scores(scores: Scores) -> None:
+    """The table of scores, with the gain over the untrained encoder."""
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=f"Accuracy on {scores.test_images} test images, {scores.classes} classes",
+        title_justify="left",
+    )
+    table.add_column("features")
+    for name in (f"kNN (k = {scores.k})", "linear probe"):
+        table.add_column(name, justify="right")
+    for row in scores.rows:
+        table.add_row(row.features, f"{row.knn:.1%}", f"{row.linear:.1%}")
+    table.add_row("largest class", f"{scores.majority:.1%}", f"{scores.majority:.1%}")
+    _out.print(table)
+    trained, untrained = scores.row(TRAINED), scores.row(RANDOM)
+    knn, linear = 100 * (trained.knn - untrained.knn), 100 * (trained.linear - untrained.linear)
+    _out.print(f"gain over {RANDOM}: {knn:+.1f} points by kNN, {linear:+.1f} by the linear probe")

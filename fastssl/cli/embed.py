@@ -1,0 +1,46 @@
+"""``fastssl embed``: images to a table of features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastssl.cli import console
+from fastssl.cli.parser import Parser
+from fastssl.data import images
+from fastssl.eval import extract
+from fastssl.train.export import check_table, write_features
+from fastssl.train.reproduce import reproducible, resolve_device
+from fastssl.train.trained import open_run
+
+DESCRIPTION = """\
+Compute the features of every image of DATA (a folder, zip or tar) with a run's encoder.
+
+FILE.npz holds arrays: features (N, F) float32, names (N,), and, if folders name classes, labels (N,) and classes.
+FILE.csv has a row for each image: name, label (if there is one), f0, f1, ...
+"""
+
+EXAMPLES = """\
+  fastssl embed runs/photos new-photos --out features.npz
+  fastssl embed runs/photos new-photos.zip --out features.csv
+"""
+
+
+def run(words: list[str]) -> int:
+    """The command. Raises UserError for whatever cannot be used."""
+    parser = Parser("embed RUN DATA --out FILE.npz|FILE.csv", DESCRIPTION, EXAMPLES)
+    parser.add_argument("run", metavar="RUN", type=str, help="folder of a run")
+    parser.add_argument("data", metavar="DATA", type=str, help="images to embed")
+    parser.add_argument("--out", type=str, required=True, help="file to write; its ending chooses the format")
+    given = parser.parse(words)
+    out = Path(given.out)
+    check_table(out)
+    trained = open_run(Path(given.run))
+    config = trained.config
+    with console.reading(given.data) as progress:
+        found = images.load_all(given.data, size=config.image_size, progress=progress)
+    with reproducible(config.seed, config.threads), console.busy("computing features"):
+        device = resolve_device(config.device)
+        features = extract(trained.encoder.to(device), found.images, size=config.image_size)
+    write_features(features, found, out)
+    print(f"{features.shape[0]} images x {features.shape[1]} features: {out}")
+    return 0

@@ -1,0 +1,39 @@
+"""``fastssl evaluate``: what a run's encoder is worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastssl.cli import console
+from fastssl.cli.parser import Parser
+from fastssl.cli.scoring import score
+from fastssl.data import images
+from fastssl.train.trained import open_run
+
+DESCRIPTION = """\
+Score a run's frozen encoder by weighted kNN and a linear probe, beside the same encoder untrained and raw pixels.
+The scores are printed and written to RUN/scores.json; with --data to RUN/scores-DATA.json.
+"""
+
+EXAMPLES = """\
+  fastssl evaluate runs/simclr-clipart
+  fastssl evaluate runs/photos --data labelled-photos
+"""
+
+
+def run(words: list[str]) -> int:
+    """The command. Raises UserError for whatever cannot be used."""
+    parser = Parser("evaluate RUN [--data DATA]", DESCRIPTION, EXAMPLES)
+    parser.add_argument("run", metavar="RUN", type=str, help="folder of a run")
+    parser.add_argument(
+        "--data", type=str | None, help="labelled images to score on, as for pretrain; null takes the run's own"
+    )
+    given = parser.parse(words)
+    trained = open_run(Path(given.run))
+    source = given.data or trained.config.data
+    with console.reading(source) as progress:
+        splits = images.load(source, size=trained.config.image_size, seed=trained.config.seed, progress=progress)
+    console.describe_data(splits)
+    own = given.data is None
+    score(trained, splits, trained.folder.scores if own else trained.folder.path / f"scores-{Path(source).stem}.json")
+    return 0

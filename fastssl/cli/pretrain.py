@@ -1,0 +1,124 @@
+"""``fastssl pretrain``: from images to an encoder, its scores and its report."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from fastssl import methods
+from fastssl.cli import console
+from fastssl.cli.parser import Parser
+from fastssl.cli.scoring import score
+from fastssl.data import images
+from fastssl.errors import UserError
+from fastssl.report import write_report
+from fastssl.train import checkpoint as checkpoints
+from fastssl.train import config as configs
+from fastssl.train.config import RunConfig
+from fastssl.train.folder import RunFolder
+from fastssl.train.loop import pretrain
+from fastssl.train.trained import open_run
+
+DESCRIPTION = """\
+Train an encoder on images without labels. Labels, where the folders name classes, are used only to score it.
+
+METHOD is one of: {methods}.
+DATA may be the embedded set (clipart), a folder, zip or tar of images (one folder a class, or train/ and test/, or no
+order at all), or a folder of MNIST-like idx files.
+
+The output folder gets config.yaml, metrics.jsonl and .csv, checkpoint.pt, scores.json and report.html. Ctrl-C stops
+after the step in progress; --resume goes on and ends at the very same weights.
+"""
+
+EXAMPLES = """\
+  fastssl pretrain simclr
+  fastssl pretrain simclr --data photos --image_size 96 --epochs 100 --out runs/photos
+  fastssl pretrain simclr --stem cifar --width 32 --optim.lr 0.3 --simclr.temperature 0.2
+  fastssl pretrain --out runs/photos --resume
+  fastssl pretrain --config runs/photos/config.yaml --seed 1 --out runs/photos-1
+"""
+
+
+def run(words: list[str]) -> int:
+    """The command. Raises UserError for whatever cannot be used, KeyboardInterrupt when it is stopped."""
+    config, folder, resume, overwrite = _arguments(words)
+    folder.check(resume=resume, overwrite=overwrite)
+    with console.reading(config.data) as progress:
+        splits = images.load(config.data, size=config.image_size, seed=config.seed, progress=progress)
+    console.describe_data(splits)
+    try:
+        with console.TrainingDisplay() as display:
+            pretrain(config, splits, folder, resume=resume, overwrite=overwrite, watch=display.watch)
+        _finish(folder, splits)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(
+            f"{stop or 'interrupted'}; go on with: fastssl pretrain --out {folder.path} --resume"
+        ) from None
+    return 0
+
+
+def _finish(folder: RunFolder, splits: images.Splits) -> None:
+    """Scores and report. The run is complete already: a missing extra costs the report alone."""
+    trained = open_run(folder.path)
+    if splits.test is not None and splits.test.labels is not None:
+        score(trained, splits, folder.scores)
+    else:
+        print("not scored: the images have no labels (folders that name classes)")
+    try:
+        write_report(trained, splits, folder.report)
+        print(f"report: {folder.report}")
+    except ImportError as error:
+        print(f"no report: {error}, then: fastssl report {folder.path}", file=sys.stderr)
+
+
+def _arguments(words: list[str]) -> tuple[RunConfig, RunFolder, bool, bool]:
+    """What to run, where, and whether to resume or overwrite."""
+    method, words = (words[0], words[1:]) if words and not words[0].startswith("-") else (None, words)
+    base = _base(method, words)
+    values = _parser(base).parse(words).as_dict()
+    out, resume, overwrite = (values.pop(name) for name in ("out", "resume", "overwrite"))
+    values.pop("config")
+    config = configs.from_dict({"method": base.method, **values})
+    return config, RunFolder(Path(out) if out else _usual_folder(config.method, config.data)), resume, overwrite
+
+
+def _base(method: str | None, words: list[str]) -> RunConfig:
+    """The settings that the options change: those of the run to resume, of a file, or the defaults."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    early.add_argument("--config", type=Path)
+    early.add_argument("--data", default=RunConfig.data)
+    early.add_argument("--out", type=Path)
+    early.add_argument("--resume", action="store_true")
+    try:
+        known, _ = early.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise UserError(str(error).removeprefix("argument ")) from error
+    folder = RunFolder(known.out or _usual_folder(method or RunConfig.method, known.data))
+    base = RunConfig()
+    if known.config is not None:
+        base = configs.read(known.config)
+    elif known.resume:
+        base = configs.from_dict(checkpoints.load(folder.checkpoint).config)
+    return base if method is None else configs.with_method(base, method)
+
+
+def _usual_folder(method: str, data: str) -> Path:
+    return Path("runs") / f"{method}-{Path(data).stem}"
+
+
+def _parser(base: RunConfig) -> Parser:
+    parser = Parser("pretrain [METHOD] [options]", DESCRIPTION.format(methods=", ".join(methods.names())), EXAMPLES)
+    parser.add_argument("--out", type=str | None, help="folder of the run; null makes it runs/METHOD-DATA")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out, with its settings")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
+    parser.add_argument(
+        "--config", type=str | None, help="YAML of settings, as in a run's config.yaml; options given beside it win"
+    )
+    parser.add_class_arguments(RunConfig, skip={"method", "method_config"})
+    parser.add_class_arguments(type(base.method_config), base.method)
+    defaults: dict[str, Any] = configs.flat(base)
+    del defaults["method"]
+    parser.set_defaults(defaults)
+    return parser

@@ -1,0 +1,38 @@
+"""``fastssl report``: a run's report, drawn again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastssl.cli import console
+from fastssl.cli.parser import Parser
+from fastssl.data import images
+from fastssl.errors import UserError
+from fastssl.report import write_report
+from fastssl.train.trained import open_run
+
+DESCRIPTION = """\
+Draw RUN/report.html again, from the run's checkpoint, metrics and scores and the images it was trained on. It is one
+file that needs no network. A run that is still going on, or was stopped, is drawn as far as it came.
+"""
+
+EXAMPLES = """\
+  fastssl report runs/simclr-clipart
+"""
+
+
+def run(words: list[str]) -> int:
+    """The command. Raises UserError for whatever cannot be used."""
+    parser = Parser("report RUN", DESCRIPTION, EXAMPLES)
+    parser.add_argument("run", metavar="RUN", type=str, help="folder of a run")
+    given = parser.parse(words)
+    trained = open_run(Path(given.run))
+    config = trained.config
+    with console.reading(config.data) as progress:
+        splits = images.load(config.data, size=config.image_size, seed=config.seed, progress=progress)
+    try:
+        write_report(trained, splits, trained.folder.report)
+    except ImportError as error:
+        raise UserError(str(error)) from error
+    print(f"report: {trained.folder.report}")
+    return 0

@@ -1,0 +1,35 @@
+"""The report of a run: one HTML file that needs no network."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from fastssl.data.images import Splits
+from fastssl.files import atomic_write
+from fastssl.train.reproduce import reproducible
+from fastssl.train.trained import Trained
+
+_NEEDS = ("matplotlib", "sklearn", "jinja2")
+
+
+def write_report(trained: Trained, splits: Splits, path: Path) -> None:
+    """Draws the run: scores, curves, neighbours, map of the features, sample views, settings.
+
+    Args:
+        trained: the run; its metrics are read from its folder, and its scores, if it has been scored.
+        splits: the images it was trained on.
+        path: the HTML file to write.
+    Raises:
+        ImportError: saying what to install, if the extra ``report`` is missing.
+        UserError: if the file system refuses.
+    """
+    missing = [name for name in _NEEDS if find_spec(name) is None]
+    if missing:
+        raise ImportError(f"drawing it needs {', '.join(missing)}: pip install 'fastssl[report]'")
+    from fastssl.report.page import render
+
+    with reproducible(trained.config.seed, trained.config.threads):
+        html = render(trained, splits)
+    with atomic_write(path) as partial:
+        partial.write_text(html, encoding="utf-8")

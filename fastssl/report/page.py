@@ -1,0 +1,183 @@
+"""The page: what is told, in which words."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import torch
+import torch.nn.functional as F
+import yaml
+from markupsafe import Markup
+from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from torch import Tensor
+
+import fastssl
+from fastssl import methods
+from fastssl.data.images import ImageSet, Splits
+from fastssl.eval import extract
+from fastssl.report import figures, pictures
+from fastssl.report.figures import Level
+from fastssl.train import config as configs
+from fastssl.train import log
+from fastssl.train.log import Row
+from fastssl.train.reproduce import resolve_device
+from fastssl.train.trained import Trained
+
+NEIGHBOUR_ROWS, NEIGHBOURS, VIEW_ROWS, MAP_POINTS, SKIPPED_SHOWN = 12, 8, 6, 1000, 200
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A figure with its heading and a sentence on how to read it."""
+
+    title: str
+    svg: Markup
+    note: str
+
+
+@dataclass(frozen=True)
+class Map:
+    """The map of features, with its legend as (glyph, number of the colour, class)."""
+
+    svg: Markup
+    points: int
+    legend: tuple[tuple[str, int, str], ...]
+
+
+def render(trained: Trained, splits: Splits) -> str:
+    """The whole page as HTML."""
+    labelled = splits.test is not None and splits.test.labels is not None
+    shown = splits.train if splits.test is None else splits.test
+    device = resolve_device(trained.config.device)
+    encoder = trained.encoder.to(device)
+    bank, queries = (extract(encoder, part.images, size=trained.config.image_size) for part in (splits.train, shown))
+    seed = trained.config.seed
+    scores = _scores(trained)
+    template = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template.filters |= {"percent": lambda x: f"{100 * x:.1f}", "points": _points, "count": lambda n: f"{n:,}"}
+    return template.from_string(files(__package__).joinpath("page.html").read_text("utf-8")).render(
+        run=_summary(trained, splits),
+        scores=scores,
+        labelled=labelled,
+        curves=_curves(trained, scores),
+        neighbours=pictures.neighbours(
+            splits.train, bank, shown, queries, rows=NEIGHBOUR_ROWS, count=NEIGHBOURS, seed=seed
+        ),
+        map=_map(shown, queries, seed),
+        views=pictures.sample_views(splits.train, trained.config.view_plan(), rows=VIEW_ROWS, seed=seed),
+        skipped=splits.train.skipped[:SKIPPED_SHOWN],
+        skipped_total=len(splits.train.skipped),
+        settings=yaml.safe_dump(configs.to_dict(trained.config), sort_keys=False),
+        environment=trained.checkpoint.environment,
+        version=fastssl.__version__,
+    )
+
+
+def _summary(trained: Trained, splits: Splits) -> dict[str, Any]:
+    config, checkpoint = trained.config, trained.checkpoint
+    rows = log.read(trained.folder.metrics)
+    steps = len(rows)
+    return {
+        "title": f"{methods.get(config.method).__name__} on {Path(config.data).name}",
+        "epochs": config.epochs,
+        "epochs_done": checkpoint.epoch,
+        "finished": checkpoint.finished,
+        "encoder": config.encoder,
+        "stem": config.stem,
+        "width": config.width,
+        "parameters": _amount(sum(p.numel() for p in trained.encoder.parameters())),
+        "images": len(splits.train),
+        "image_size": config.image_size,
+        "batch_size": config.batch_size,
+        "time": _duration(checkpoint.seconds),
+        "speed": f"{steps * config.batch_size / checkpoint.seconds:,.0f}" if checkpoint.seconds else None,
+        "command": configs.command(config),
+    }
+
+
+def _scores(trained: Trained) -> dict[str, Any] | None:
+    """What ``scores.json`` says, if the run has been scored."""
+    path = trained.folder.scores
+    return json.loads(path.read_text("utf-8")) if path.exists() else None
+
+
+def _curves(trained: Trained, scores: dict[str, Any] | None) -> list[Curve]:
+    rows = log.read(trained.folder.metrics)
+    if not rows:
+        return []
+    per_epoch = sum(row.epoch == 1 for row in rows)
+    epochs = [row.step / per_epoch for row in rows]
+    svg = figures.curve(epochs, [row.loss for row in rows], title="Loss over epochs", means=True)
+    curves = [Curve("Loss", svg, "Nats; each step faint, the mean of each epoch bold. Lower is better.")]
+    if "mutual_information_bound" in rows[0].extra:
+        curves.append(_bound_curve(rows, epochs))
+    measured = [(epoch, row.knn) for epoch, row in zip(epochs, rows, strict=True) if row.knn is not None]
+    if measured:
+        curves.append(_knn_curve(measured, scores))
+    return curves
+
+
+def _bound_curve(rows: list[Row], epochs: list[float]) -> Curve:
+    bound = [row.extra["mutual_information_bound"] for row in rows]
+    ceiling = Level(bound[0] + rows[0].loss, "most a batch of this size can show")
+    svg = figures.curve(epochs, bound, title="Bound on mutual information over epochs", means=True, levels=[ceiling])
+    note = "Nats that two views of an image share at least: log of the candidates less the loss (arXiv:1807.03748)."
+    return Curve("Mutual information", svg, note)
+
+
+def _knn_curve(measured: list[tuple[float, float]], scores: dict[str, Any] | None) -> Curve:
+    epochs, accuracy = zip(*measured, strict=True)
+    others = scores["rows"][1:] if scores else []
+    levels = [Level(100 * row["knn"], row["features"]) for row in others]
+    svg = figures.curve(epochs, [100 * value for value in accuracy], title="kNN accuracy over epochs", levels=levels)
+    return Curve(
+        "kNN while training",
+        svg,
+        "Per cent of test images that their nearest training images classify. Dashed: untrained.",
+    )
+
+
+def _map(images: ImageSet, features: Tensor, seed: int) -> Map | None:
+    """t-SNE of at most `MAP_POINTS` images, drawn by ``seed``; None for too few to spread."""
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:MAP_POINTS]
+    if len(chosen) < 8:
+        return None
+    unit = F.normalize(features[chosen], dim=1).numpy()
+    perplexity = min(30.0, len(chosen) / 4)
+    with threadpool_limits(1):  # its many short parallel loops lose more by waiting for a busy core than they gain
+        points = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(unit)
+    classes = None if images.labels is None else images.labels[chosen].tolist()
+    legend = tuple(
+        (figures.GLYPHS[figures.SHAPES[i % len(figures.SHAPES)]], i % figures.COLOURS, name)
+        for i, name in enumerate(images.classes)
+    )
+    return Map(figures.scatter(points, classes, title="Map of the features by t-SNE"), len(chosen), legend)
+
+
+def _points(gain: float) -> str:
+    """A difference of accuracies, in points with its sign."""
+    return f"{100 * gain:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _amount(number: int) -> str:
+    """1234567 -> 1.23 M."""
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [(hours, "h"), (minutes, "min"), (rest, "s")]
+    return " ".join(f"{n} {unit}" for n, unit in parts if n) or f"{seconds:.1f} s"

@@ -1,0 +1,125 @@
+"""Images of the page: nearest neighbours and sample views, as PNG data inside the HTML."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from fastssl.data.images import ImageSet
+from fastssl.data.plans import ViewPlan
+from fastssl.data.views import make_views
+
+SIDE = 96  # pixels of a thumbnail, at most
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A thumbnail.
+
+    Attributes:
+        uri: the image itself.
+        name: its path inside the data set.
+        label: its class, if it has one.
+        right: whether that is the class of the query; None for queries and without labels.
+    """
+
+    uri: str
+    name: str
+    label: str | None = None
+    right: bool | None = None
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """A query and the images whose features are nearest, nearest first."""
+
+    query: Picture
+    found: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class Views:
+    """An image and what augmentation made of it."""
+
+    original: Picture
+    views: tuple[Picture, ...]
+
+
+def neighbours(
+    bank: ImageSet,
+    bank_features: Tensor,
+    queries: ImageSet,
+    query_features: Tensor,
+    *,
+    rows: int,
+    count: int,
+    seed: int,
+) -> list[Neighbours]:
+    """The ``count`` images of ``bank`` nearest by cosine to each of ``rows`` queries, which ``seed`` draws.
+
+    With labels the queries take turns through the classes. In a single set an image is not its own neighbour.
+
+    Args:
+        bank_features: (M, F) float32. query_features: (Q, F).
+    """
+    chosen = _choose(queries, rows, seed)
+    similarity = F.normalize(query_features[chosen], dim=1) @ F.normalize(bank_features, dim=1).T
+    if bank is queries:
+        similarity[torch.arange(len(chosen)), chosen] = -torch.inf
+    nearest = similarity.topk(min(count, len(bank) - (bank is queries)), dim=1).indices
+    table = []
+    for query, found in zip(chosen.tolist(), nearest.tolist(), strict=True):
+        label = _label(queries, query)
+        pictures = tuple(_picture(bank, i, right=None if label is None else _label(bank, i) == label) for i in found)
+        table.append(Neighbours(_picture(queries, query), pictures))
+    return table
+
+
+def sample_views(images: ImageSet, plan: ViewPlan, *, rows: int, seed: int) -> list[Views]:
+    """``rows`` images, drawn by ``seed``, each with one set of views as training sees them."""
+    chosen = _choose(images, rows, seed)
+    views = make_views(images.images[chosen], plan, torch.Generator().manual_seed(seed))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (plan.mean, plan.std))
+    visible = [((batch * std + mean).clamp(0, 1) * 255).round().byte() for batch in views]
+    return [
+        Views(_picture(images, index), tuple(Picture(_uri(batch[row]), images.names[index]) for batch in visible))
+        for row, index in enumerate(chosen.tolist())
+    ]
+
+
+def _choose(images: ImageSet, count: int, seed: int) -> Tensor:
+    """(count,) indices without repetition, random, one class after the other where there are labels."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    if images.labels is None:
+        return order[:count]
+    labels = images.labels[order]
+    turn = torch.empty_like(labels)
+    for label in set(labels.tolist()):
+        members = labels == label
+        turn[members] = torch.arange(int(members.sum()))
+    first = order[torch.argsort(turn * len(images.classes) + labels)][:count]
+    return first[torch.argsort(images.labels[first], stable=True)]
+
+
+def _label(images: ImageSet, index: int) -> str | None:
+    return None if images.labels is None else images.classes[int(images.labels[index])]
+
+
+def _picture(images: ImageSet, index: int, *, right: bool | None = None) -> Picture:
+    return Picture(_uri(images.images[index]), images.names[index], _label(images, index), right)
+
+
+def _uri(image: Tensor) -> str:
+    """image: (3, S, S) uint8."""
+    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    if picture.width > SIDE:
+        picture = picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    picture.save(file, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,211 @@
+"""What a run computes, as one frozen dataclass; in and out of YAML."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from fastssl import methods, models
+from fastssl.data import plans
+from fastssl.data.plans import ViewPlan
+from fastssl.errors import UserError, unknown
+from fastssl.files import atomic_write
+from fastssl.train.optim import OptimConfig
+
+T = TypeVar("T")
+
+# These change where and how fast a run is computed, or what is reported on the way; a resumed run may change them.
+# The bits are the same as an uninterrupted run's only where device and threads are.
+FREE_ON_RESUME = frozenset({"device", "threads", "eval_every"})
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What is trained, on what, and for how long. The same settings on the same machine give the same bits.
+
+    Attributes:
+        method: name of the pretext task.
+        data: name of an embedded set, or path of an image folder, a zip or tar of images, or idx files.
+        image_size: side of the square images, in pixels.
+        views: preset of the augmentations; null takes the method's own.
+        encoder: network to train.
+        stem: first layers; "cifar" (3x3, no pooling) for images of 32 pixels or so, "imagenet" (7x7, pooled) for larger
+            ones and for speed.
+        width: channels of the first stage; 64 is the published network, smaller is faster.
+        epochs: passes over the training images. The learning rate's schedule spans them, so a resumed run keeps them.
+        batch_size: images a step, 2 or more; each gives as many views as the method asks for.
+        seed: of the initial weights, the order of the images and the augmentations.
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+        threads: CPU threads; 0 leaves torch's own choice.
+        precision: "bfloat16" computes the forward pass under autocast; the weights stay float32.
+        eval_every: epochs between two kNN evaluations while training, 0 for none; needs labels. The last epoch is
+            always evaluated.
+        optim: the optimizer.
+        method_config: the method's own settings; null takes its defaults.
+    """
+
+    method: str = "simclr"
+    data: str = "clipart"
+    image_size: int = 64
+    views: str | None = None
+    encoder: str = "resnet18"
+    stem: Literal["imagenet", "cifar"] = "imagenet"
+    width: int = 64
+    epochs: int = 50
+    batch_size: int = 256
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    eval_every: int = 5
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    method_config: Any = None
+
+    def __post_init__(self) -> None:
+        models.get(self.encoder)
+        method = methods.get(self.method)
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise UserError(f"{name} must be {least} or more; got {getattr(self, name)}")
+        for name, choices in (("stem", ("imagenet", "cifar")), ("precision", ("float32", "bfloat16"))):
+            if getattr(self, name) not in choices:
+                raise unknown(name, getattr(self, name), choices)
+        if self.method_config is None:
+            object.__setattr__(self, "method_config", method.Config())
+        self.view_plan()
+
+    def view_plan(self) -> ViewPlan:
+        """The augmentations: the preset asked for, else the method's own."""
+        method = methods.get(self.method)
+        own = method.view_plan(self.image_size)
+        if self.views is None:
+            return own
+        plan: ViewPlan = plans.get(self.views)(self.image_size)
+        if plan.views != own.views:
+            raise UserError(
+                f"views {self.views!r} makes {plan.views} view(s) of an image; {self.method} needs {own.views}"
+            )
+        return plan
+
+
+_LEAST = {"image_size": 8, "width": 1, "epochs": 1, "batch_size": 2, "seed": 0, "threads": 0, "eval_every": 0}
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """Plain values (str, int, float, list, dict, None) for YAML; the method's settings stand under its name."""
+    values: dict[str, Any] = _plain(asdict(config))
+    values[config.method] = values.pop("method_config")
+    return values
+
+
+def from_dict(values: Mapping[str, Any]) -> RunConfig:
+    """The inverse of `to_dict`; missing keys take their defaults.
+
+    Raises:
+        UserError: naming the unknown or unusable setting.
+    """
+    given = dict(values)
+    method = methods.get(given.get("method", RunConfig.method))
+    given["method_config"] = _build(method.Config, given.pop(given.get("method", RunConfig.method), {}))
+    given["optim"] = _build(OptimConfig, given.get("optim", {}))
+    return _build(RunConfig, given)
+
+
+def save(config: RunConfig, path: Path) -> None:
+    """Writes YAML that `fastssl pretrain --config` reads."""
+    text = "# Repeat this run: fastssl pretrain --config THIS_FILE --out ANOTHER_FOLDER\n"
+    with atomic_write(path) as partial:
+        partial.write_text(text + yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
+
+
+def read(path: Path) -> RunConfig:
+    """The config of a YAML file.
+
+    Raises:
+        UserError: if it cannot be read, or holds what `from_dict` refuses.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or "it is not YAML"
+        raise UserError(f"cannot read the config {path}: {reason}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no settings: expected lines of the form name: value")
+    return from_dict(values)
+
+
+def differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """What of ``new`` would make a resumed run's result differ, each as ``name: old -> new``."""
+    before, after = flat(old), flat(new)
+    return [
+        f"{name}: {before.get(name)} -> {after.get(name)}"
+        for name in dict.fromkeys([*before, *after])
+        if name not in FREE_ON_RESUME and before.get(name) != after.get(name)
+    ]
+
+
+def flat(config: RunConfig) -> dict[str, Any]:
+    """The settings by their names on the command line: ``epochs``, ``optim.lr``, ``simclr.temperature``."""
+    return _flat(to_dict(config))
+
+
+def with_method(config: RunConfig, method: str) -> RunConfig:
+    """``config`` for another method, with that method's own defaults."""
+    return config if method == config.method else replace(config, method=method, method_config=None)
+
+
+def command(config: RunConfig) -> str:
+    """The shortest command line that gives ``config``."""
+    default = flat(RunConfig(method=config.method))
+    words = [
+        f"--{name} {shlex.quote(value if isinstance(value, str) else json.dumps(value))}"
+        for name, value in flat(config).items()
+        if name != "method" and value != default[name]
+    ]
+    return " ".join(["fastssl pretrain", config.method, *words])
+
+
+def _build(kind: type[T], values: Mapping[str, Any]) -> T:
+    if not isinstance(values, Mapping):
+        raise UserError(f"{kind.__name__} needs settings of the form name: value; got {values!r}")
+    defaults = {item.name: item.default for item in fields(kind)}  # type: ignore[arg-type]
+    for name in values:
+        if name not in defaults:
+            raise unknown("setting", name, defaults)
+    try:
+        return kind(**{name: _typed(name, value, defaults[name]) for name, value in values.items()})
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _typed(name: str, value: Any, default: Any) -> Any:
+    """``value`` as the type of ``default``; YAML reads ``1e-3`` as a word, and knows no tuples."""
+    kind = type(default)
+    if isinstance(value, list):
+        return tuple(value)
+    if kind is float and isinstance(value, int | str):
+        with suppress(ValueError):
+            return float(value)
+    if kind in (int, float, str) and type(value) is not kind:
+        raise UserError(f"{name} must be of type {kind.__name__}; got {value!r}")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat

@@ -1,0 +1,61 @@
+"""The folder of a run: what lies where, and when it may be written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastssl.errors import UserError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's files. Nothing else in the folder is read, written or removed."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint.pt"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def table(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def scores(self) -> Path:
+        return self.path / "scores.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    def check(self, *, resume: bool, overwrite: bool) -> None:
+        """Refuses a folder that cannot be written, or whose run would be lost, before any work is done.
+
+        Raises:
+            UserError: saying what to give instead.
+        """
+        if resume and overwrite:
+            raise UserError("--resume and --overwrite exclude each other: give one of them")
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is a file: give a folder to --out")
+        if resume and not self.checkpoint.exists():
+            raise UserError(f"{self.path} holds no checkpoint to resume: start the run without --resume")
+        if not (resume or overwrite) and (self.checkpoint.exists() or self.config.exists()):
+            raise UserError(
+                f"{self.path} holds a run: --resume continues it, --overwrite replaces it; or give another --out"
+            )
+
+    def clear(self) -> None:
+        """Removes an earlier run's files, except the checkpoint, which the new run's first one replaces."""
+        for file in (self.config, self.metrics, self.table, self.scores, self.report):
+            file.unlink(missing_ok=True)

@@ -1,0 +1,111 @@
+"""The metrics of a run: one row a step, as JSON lines and as CSV with the same columns."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from fastssl.errors import UserError
+from fastssl.files import atomic_write
+from fastssl.train.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured at one step.
+
+    Attributes:
+        step: steps done, from 1.
+        epoch: the epoch it belongs to, from 1.
+        lr: learning rate.
+        loss: of the batch, before the step.
+        images_per_second: images of the batch over the time of the step, data and augmentation included.
+        seconds: training time since the run began, evaluations left out.
+        knn: accuracy of the online kNN in [0, 1], where it was evaluated.
+        extra: the method's own numbers (`fastssl.methods.Method.metrics`).
+    """
+
+    step: int
+    epoch: int
+    lr: float
+    loss: float
+    images_per_second: float
+    seconds: float
+    knn: float | None = None
+    extra: Mapping[str, float] = field(default_factory=dict)
+
+    def flat(self) -> dict[str, Any]:
+        """The columns of the files; the method's own numbers stand last."""
+        values = asdict(self)
+        extra: dict[str, float] = values.pop("extra")
+        return values | extra
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a ``metrics.jsonl``; a last line that a killed process left unfinished is not a row."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [_row(json.loads(line)) for line in lines if line.endswith("\n")]
+
+
+class MetricsLog:
+    """Appends rows to ``metrics.jsonl`` and ``metrics.csv``; a row is in both files when `write` returns.
+
+    Args:
+        folder: of the run.
+        steps: rows to keep from an earlier process; what it did after that step is computed anew.
+    """
+
+    def __init__(self, folder: RunFolder, *, steps: int) -> None:
+        self._json, self._csv = folder.metrics, folder.table
+        kept = [row for row in read(self._json) if row.step <= steps]
+        with atomic_write(self._json) as partial:
+            partial.write_text("".join(map(_json_line, kept)), encoding="utf-8")
+        with atomic_write(self._csv) as partial:
+            partial.write_text("".join(map(_csv_line, kept)), encoding="utf-8")
+
+    def write(self, row: Row) -> None:
+        """Appends one row.
+
+        Raises:
+            UserError: if the file system refuses; no half line is left.
+        """
+        _append(self._json, _json_line(row))
+        _append(self._csv, _csv_line(row))
+
+
+def _row(values: dict[str, Any]) -> Row:
+    own = {item.name for item in fields(Row)}
+    extra = {name: value for name, value in values.items() if name not in own}
+    return Row(**{name: value for name, value in values.items() if name in own}, extra=extra)
+
+
+def _json_line(row: Row) -> str:
+    return json.dumps(row.flat()) + "\n"
+
+
+def _csv_line(row: Row) -> str:
+    """The row; the first of a run has the names of the columns above it."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, row.flat(), lineterminator="\n")
+    if row.step == 1:
+        writer.writeheader()
+    writer.writerow(row.flat())
+    return text.getvalue()
+
+
+def _append(path: Path, line: str) -> None:
+    size = path.stat().st_size
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line)
+    except OSError as error:
+        os.truncate(path, size)
+        raise UserError(f"cannot write {path}: {error.strerror}; free some space and go on with --resume") from error

@@ -1,0 +1,250 @@
+"""The training loop: one process, one device, repeatable and resumable to the bit."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastssl import methods, models
+from fastssl.data.images import ImageSet, Splits
+from fastssl.data.loader import Loader
+from fastssl.errors import UserError
+from fastssl.eval.features import extract
+from fastssl.eval.knn import KNNConfig, knn_accuracy
+from fastssl.files import atomic_write
+from fastssl.methods import Method
+from fastssl.train import checkpoint as checkpoints
+from fastssl.train import config as configs
+from fastssl.train.checkpoint import Checkpoint
+from fastssl.train.config import RunConfig
+from fastssl.train.folder import RunFolder
+from fastssl.train.interrupt import StopRequest, stop_on_signal
+from fastssl.train.log import MetricsLog, Row
+from fastssl.train.optim import build_optimizer
+from fastssl.train.reproduce import environment, fingerprint, reproducible, resolve_device, rng_state, set_rng_state
+from fastssl.train.schedule import cosine_with_warmup
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A step that was done, for whoever watches. Steps and epochs count from 1."""
+
+    row: Row
+    steps: int
+    steps_per_epoch: int
+    epochs: int
+
+
+Watcher = Callable[[Progress], None]
+
+
+def build_method(config: RunConfig) -> Method:
+    """The method with the initial weights of ``config.seed``, on the CPU; torch's generators are left as they were.
+
+    Raises:
+        UserError: if the method cannot work with its settings.
+    """
+    kind = methods.get(config.method)
+    with reproducible(config.seed, config.threads):
+        try:
+            return kind(models.get(config.encoder)(stem=config.stem, width=config.width), config.method_config)
+        except ValueError as error:
+            raise UserError(f"{config.method}: {error}") from error
+
+
+def pretrain(
+    config: RunConfig,
+    splits: Splits,
+    folder: RunFolder,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    watch: Watcher = lambda _: None,
+) -> Checkpoint:
+    """Trains ``config`` on ``splits.train`` and leaves config, metrics and checkpoints in ``folder``.
+
+    A checkpoint is written before the first step, after each epoch, and when SIGINT or SIGTERM asks to stop. With the
+    same device and thread count, stopping and resuming give the bits of a run that was never stopped.
+
+    Args:
+        config: what to compute.
+        splits: of ``config.data``; ``test`` with labels is what the online kNN classifies.
+        resume: continue the run in ``folder``.
+        overwrite: replace the run in ``folder``, as soon as the first checkpoint of the new one is on disk.
+        watch: called after every step.
+    Returns:
+        The last checkpoint.
+    Raises:
+        KeyboardInterrupt: saying how far it came, if SIGINT or SIGTERM stopped it; the checkpoint is written.
+        UserError: before anything is written, if ``config``, data and folder do not fit each other; later, if the
+            loss is not finite (the last good checkpoint stays) or the disk is full.
+    """
+    folder.check(resume=resume, overwrite=overwrite)
+    device = resolve_device(config.device)
+    method = build_method(config)
+    with reproducible(config.seed, config.threads), stop_on_signal() as stop:
+        trainer = _Trainer(config, method, splits, device)
+        state = _resumed(trainer, folder) if resume else _started(trainer, folder)
+        log = MetricsLog(folder, steps=trainer.steps_done)
+        while not state.finished and not stop.requested:
+            trainer.run_epoch(log, watch, stop)
+            trainer.check_weights()
+            state = trainer.state()
+            checkpoints.save(state, folder.checkpoint)
+        if stop.requested:
+            raise KeyboardInterrupt(f"stopped after step {trainer.steps_done} of {trainer.steps_total}")
+    return state
+
+
+def _started(trainer: _Trainer, folder: RunFolder) -> Checkpoint:
+    """Begins the folder. The first checkpoint proves that there is room before an old run is removed for it."""
+    state = trainer.state()
+    with atomic_write(folder.checkpoint) as partial:
+        checkpoints.write(state, partial)
+        folder.clear()
+    configs.save(trainer.config, folder.config)
+    return state
+
+
+def _resumed(trainer: _Trainer, folder: RunFolder) -> Checkpoint:
+    """Puts the trainer where the run stopped, after making sure that it is the same run."""
+    state = checkpoints.load(folder.checkpoint)
+    changed = configs.differences(configs.from_dict(state.config), trainer.config)
+    if changed:
+        what = "; ".join(changed)
+        raise UserError(f"{folder.path} was started with other settings ({what}): resume without them, or start anew")
+    if state.data != trainer.data:
+        what = f"{state.data} then, {trainer.data} now"
+        raise UserError(f"{trainer.config.data} has changed since the run began ({what}): start anew")
+    trainer.restore(state)
+    return state
+
+
+class _Trainer:
+    """What a step touches: method, optimizer, loader, and the position in the run."""
+
+    def __init__(self, config: RunConfig, method: Method, splits: Splits, device: torch.device) -> None:
+        if len(splits.train) < 2:
+            raise UserError(f"{config.data} has {len(splits.train)} training image: training needs at least 2")
+        self.config, self.splits, self.device = config, splits, device
+        self.method = method.to(device).train()
+        self.loader = Loader(splits.train, config.view_plan(), config.batch_size, config.seed, device)
+        self.optimizer = build_optimizer(self.method, config.optim)
+        self.data = fingerprint(splits.train.images)
+        self.epoch, self.step, self.seconds = 0, 0, 0.0
+
+    @property
+    def steps_done(self) -> int:
+        return self.epoch * self.loader.steps_per_epoch + self.step
+
+    @property
+    def steps_total(self) -> int:
+        return self.config.epochs * self.loader.steps_per_epoch
+
+    def state(self) -> Checkpoint:
+        return Checkpoint(
+            config=configs.to_dict(self.config),
+            model=self.method.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            epoch=self.epoch,
+            step=self.step,
+            seconds=self.seconds,
+            rng=rng_state(),
+            data=self.data,
+            environment=environment(self.device),
+        )
+
+    def restore(self, state: Checkpoint) -> None:
+        self.method.load_state_dict(state.model)
+        self.optimizer.load_state_dict(state.optimizer)
+        self.epoch, self.step, self.seconds = state.epoch, state.step, state.seconds
+        set_rng_state(state.rng)
+
+    def run_epoch(self, log: MetricsLog, watch: Watcher, stop: StopRequest) -> None:
+        """The rest of the epoch in progress, or as much of it as is done when a stop is requested."""
+        steps = self.loader.steps_per_epoch
+        started = time.perf_counter()
+        for views in self.loader.epoch(self.epoch, self.step):
+            loss = self._train_step(views)
+            elapsed = time.perf_counter() - started
+            self.seconds += elapsed
+            self.step += 1
+            row = self._row(loss, elapsed)
+            log.write(row)
+            watch(Progress(row, self.steps_total, steps, self.config.epochs))
+            if stop.requested:
+                break
+            started = time.perf_counter()
+        if self.step == steps:
+            self.epoch, self.step = self.epoch + 1, 0
+
+    def _train_step(self, views: list[Tensor]) -> float:
+        """One update of the weights. Returns the loss before it."""
+        lr = self._learning_rate(self.steps_done)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            loss = self.method(views)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise self._diverged(f"the loss is {value}")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.method.after_step((self.steps_done + 1) / self.steps_total)
+        return value
+
+    def _row(self, loss: float, seconds: float) -> Row:
+        """Of the step just done, which took ``seconds``."""
+        batch = self.config.batch_size
+        last_of_epoch = self.step == self.loader.steps_per_epoch
+        return Row(
+            step=self.steps_done,
+            epoch=self.epoch + 1,
+            lr=self._learning_rate(self.steps_done - 1),
+            loss=loss,
+            images_per_second=batch / seconds,
+            seconds=self.seconds,
+            knn=self._online_knn() if last_of_epoch and self._evaluation_due() else None,
+            extra=self.method.metrics(loss, batch),
+        )
+
+    def _learning_rate(self, step: int) -> float:
+        """Of step ``step``, from 0. A run shorter than its warm-up is all warm-up."""
+        optim, total = self.config.optim, self.steps_total
+        warmup = min(optim.warmup_epochs * self.loader.steps_per_epoch, total)
+        return cosine_with_warmup(step, total=total, warmup=warmup, base=optim.lr, final=optim.final_lr)
+
+    def check_weights(self) -> None:
+        """Keeps a checkpoint whose weights overflowed in the epoch's last step from replacing a good one."""
+        if not all(bool(p.isfinite().all()) for p in self.method.parameters()):
+            raise self._diverged("the weights are not finite")
+
+    def _diverged(self, what: str) -> UserError:
+        lr = self.optimizer.param_groups[0]["lr"]
+        return UserError(
+            f"{what} at step {self.steps_done + 1} (epoch {self.epoch + 1}, learning rate {lr:.3g}): try a smaller "
+            "--optim.lr, more --optim.warmup_epochs or --precision float32; the last good checkpoint is kept"
+        )
+
+    def _evaluation_due(self) -> bool:
+        every, done = self.config.eval_every, self.epoch + 1
+        labelled = self.splits.test is not None and self.splits.test.labels is not None
+        return labelled and every > 0 and (done % every == 0 or done == self.config.epochs)
+
+    def _online_knn(self) -> float:
+        """Accuracy in [0, 1] of the encoder as it is now."""
+        train, test = self.splits.train, self.splits.test
+        assert train.labels is not None
+        assert test is not None
+        assert test.labels is not None
+        labelled = self._features(train), train.labels, self._features(test), test.labels
+        return knn_accuracy(*labelled, num_classes=len(train.classes), k=min(KNNConfig.k, len(train)))
+
+    def _features(self, images: ImageSet) -> Tensor:
+        return extract(self.method.encoder, images.images, size=self.config.image_size, device=self.device)

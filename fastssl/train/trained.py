@@ -1,0 +1,47 @@
+"""A run that has been trained, opened for use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from fastssl.train import checkpoint as checkpoints
+from fastssl.train import config as configs
+from fastssl.train.checkpoint import Checkpoint
+from fastssl.train.config import RunConfig
+from fastssl.train.folder import RunFolder
+from fastssl.train.loop import build_method
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run's encoder with all that is known about it.
+
+    Attributes:
+        encoder: with the weights of the last checkpoint, in evaluation mode, on the CPU.
+    """
+
+    folder: RunFolder
+    config: RunConfig
+    checkpoint: Checkpoint
+    encoder: nn.Module
+
+    def random_encoder(self) -> nn.Module:
+        """The encoder as it was before the first step."""
+        return build_method(self.config).encoder.eval()
+
+
+def open_run(path: Path) -> Trained:
+    """The run in folder ``path``, complete or not.
+
+    Raises:
+        UserError: if the folder holds no readable checkpoint.
+    """
+    folder = RunFolder(path)
+    checkpoint = checkpoints.load(folder.checkpoint)
+    config = configs.from_dict(checkpoint.config)
+    method = build_method(config)
+    method.load_state_dict(checkpoint.model)
+    return Trained(folder, config, checkpoint, method.encoder.eval())

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from cli_helpers import QUICK, Run, write_images
+
+from fastssl.cli.pretrain import _arguments
+from fastssl.train import checkpoint as checkpoints
+from fastssl.train import config as configs
+from fastssl.train import log
+from fastssl.train.folder import RunFolder
+
+
+def test_one_command_leaves_everything(done: Path) -> None:
+    folder = RunFolder(done)
+    assert sorted(file.name for file in done.iterdir()) == [
+        "checkpoint.pt",
+        "config.yaml",
+        "metrics.csv",
+        "metrics.jsonl",
+        "report.html",
+        "scores.json",
+    ]
+    assert len(log.read(folder.metrics)) == 6
+    rows = json.loads(folder.scores.read_text())["rows"]
+    assert [row["features"] for row in rows] == ["trained", "random initialisation", "raw pixels"]
+    assert checkpoints.load(folder.checkpoint).finished
+
+
+def test_a_runs_config_repeats_it(done: Path, run: Run) -> None:
+    assert run("pretrain", "--config", done / "config.yaml", "--out", "again").code == 0
+    first, again = (checkpoints.load(RunFolder(path).checkpoint) for path in (done, Path("again")))
+    assert all(torch.equal(first.model[name], again.model[name]) for name in first.model)
+
+
+def test_the_command_in_the_report_gives_the_same_config(done: Path) -> None:
+    config = configs.read(done / "config.yaml")
+    words = configs.command(config).split()[2:]
+    assert _arguments(words)[0] == config
+
+
+def test_options_win_over_the_config_file(done: Path) -> None:
+    config = _arguments(["--config", str(done / "config.yaml"), "--epochs", "5", "--optim.lr", "1e-3"])[0]
+    assert (config.epochs, config.batch_size, config.optim.lr) == (5, 8, 1e-3)
+
+
+def test_without_out_the_folder_is_named_after_method_and_data(photos: Path) -> None:
+    assert _arguments(["--data", str(photos)])[1].path == Path("runs/simclr-photos")
+
+
+def test_images_without_labels_are_trained_on_and_not_scored(run: Run, tmp_path: Path) -> None:
+    write_images(tmp_path / "flat", {"": 12})
+    outcome = run("pretrain", "--data", "flat", "--out", "run", *QUICK)
+    assert outcome.code == 0
+    assert "not scored: the images have no labels" in outcome.out
+    assert not Path("run/scores.json").exists()
+    assert "no labels, so there is nothing to score" in Path("run/report.html").read_text()
+
+
+def test_corrupt_files_are_counted_and_named(run: Run, tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "photos", {"cat": 15, "dog": 15})
+    (folder / "cat" / "broken.png").write_bytes(b"not a picture")
+    outcome = run("pretrain", "--data", "photos", "--out", "run", *QUICK)
+    assert outcome.code == 0
+    assert "skipped 1 that cannot be read" in outcome.err
+    assert "cat/broken.png: " in outcome.err
+    assert "cat/broken.png" in Path("run/report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["simclt"], "unknown method 'simclt': did you mean 'simclr'?"),
+        (["--encoder", "resnet17"], "unknown encoder 'resnet17': did you mean 'resnet"),
+        (["--data", "clipar"], "unknown data set 'clipar': did you mean 'clipart'?"),
+        (["--views", "simcl"], "unknown view plan 'simcl': did you mean 'simclr'?"),
+        (["--optim.name", "sdg"], "unknown --optim.name 'sdg': did you mean 'sgd'?"),
+        (["--epoch", "3"], "unknown option '--epoch': did you mean '--epochs'?"),
+        (["--seed", "many"], "--seed must be of type int; got many"),
+        (["--seed", "-1"], "seed must be 0 or more; got -1"),
+        (["--epochs"], "--epochs: expected one argument"),
+        (["--data"], "--data: expected one argument"),
+        (["--resume=3"], "--resume: ignored explicit argument '3'"),
+        (["--simclr.temperature", "0"], "temperature"),
+        (["--simclr.temperature", "nan"], "temperature"),
+        (["--simclr.temperature", ".nan"], "temperature"),
+        (["--config", "missing.yaml"], "cannot read the config missing.yaml: No such file"),
+        (["--resume"], "runs/simclr-clipart holds no finished or interrupted run"),
+        (["--out", "missing", "--resume"], "missing holds no finished or interrupted run"),
+        (["simclr", "again"], "unexpected word 'again'"),
+        (["--data", "missing/"], "no file or folder 'missing/'"),
+        (["--data", "empty"], "no image in 'empty'"),
+        (["--data", "unreadable"], "no readable image in 'unreadable'"),
+        (["--data", "single"], "1 training image: training needs at least 2"),
+        (["--data", "few"], "a batch of 8 is larger than the data set of"),
+        (["--data", "few", "--device", "toaster"], "device 'toaster' cannot be used"),
+        (["--data", "few", "--out", "few/cat/0.png"], "few/cat/0.png is a file: give a folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(words: list[str], message: str, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    write_images(tmp_path / "few", {"cat": 4, "dog": 4})
+    write_images(tmp_path / "single", {"": 1})
+    write_images(tmp_path / "unreadable", {"cat": 1})
+    (tmp_path / "unreadable" / "cat" / "0.png").write_bytes(b"not a picture")
+    before = sorted(tmp_path.rglob("*"))
+    outcome = run("pretrain", *words, *(QUICK if words[-1] not in ("--epochs", "--data") else []))
+    assert message in outcome.error()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_in_the_folder_is_kept_unless_asked(done: Path, photos: Path, run: Run) -> None:
+    before = (done / "checkpoint.pt").read_bytes()
+    outcome = run("pretrain", "--data", photos, "--out", done, *QUICK)
+    assert "holds a run: --resume continues it, --overwrite replaces it" in outcome.error()
+    assert "other settings (seed: 0 -> 1)" in run("pretrain", "--out", done, "--resume", "--seed", "1").error()
+    assert (done / "checkpoint.pt").read_bytes() == before
+
+
+def test_without_the_extra_the_run_is_saved(photos: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastssl.report._NEEDS", ("matplotlib", "no_such_module"))
+    outcome = run("pretrain", "--data", photos, "--out", "run", *QUICK)
+    assert outcome.code == 0
+    hint = "no report: drawing it needs no_such_module: pip install 'fastssl[report]', then: fastssl report run"
+    assert hint in outcome.err.splitlines()
+    assert Path("run/scores.json").exists()
+    assert not Path("run/report.html").exists()
+    assert "pip install 'fastssl[report]'" in run("report", "run").error()
+
+
+def start(*words: object, limit: int | None = None) -> subprocess.Popen[str]:
+    """The command in a process of its own; a file of more than ``limit`` bytes fails, as on a full disk."""
+
+    def limited() -> None:
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    return subprocess.Popen(
+        [sys.executable, "-m", "fastssl", "pretrain", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=limited,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+
+def test_ctrl_c_then_resume_equals_a_run_that_was_not_stopped(
+    photos: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastssl.report._NEEDS", ("no_such_module",))  # the report is not what is tested
+    words = ["--data", photos, *QUICK, "--epochs", "40", "--eval_every", "0"]
+    process = start(*words, "--out", "stopped")
+    metrics = RunFolder(Path("stopped")).metrics
+    while process.poll() is None and (not metrics.exists() or metrics.read_text().count("\n") < 4):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert "go on with: fastssl pretrain --out stopped --resume" in err.splitlines()[-1]
+    assert not checkpoints.load(RunFolder(Path("stopped")).checkpoint).finished
+
+    assert run("pretrain", "--out", "stopped", "--resume").code == 0
+    assert run("pretrain", *words, "--out", "whole").code == 0
+    stopped, whole = (RunFolder(Path(name)) for name in ("stopped", "whole"))
+    a, b = checkpoints.load(stopped.checkpoint).model, checkpoints.load(whole.checkpoint).model
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert [(r.step, r.loss) for r in log.read(stopped.metrics)] == [(r.step, r.loss) for r in log.read(whole.metrics)]
+    assert stopped.scores.read_text() == whole.scores.read_text()
+
+
+def test_a_full_disk_is_one_line(photos: Path, run: Run) -> None:
+    process = start("--data", photos, *QUICK, "--out", "full", limit=100_000)
+    _, err = process.communicate()
+    assert process.returncode == 2
+    assert err.splitlines()[-1].startswith("error: cannot write full/checkpoint.pt: ")
+    assert "Traceback" not in err
+    assert not list(Path("full").iterdir())
