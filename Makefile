@@ -1,0 +1,33 @@
+# `make demo` and `make test` each do all the set-up they need: a virtual environment in .venv, the dependencies
+# through constraints.txt, and the native build.
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := pyproject.toml constraints.txt setup.py CMakeLists.txt $(shell find csrc -type f)
+
+.PHONY: demo test lint clean
+
+demo: .venv/demo-ready
+	$(BIN)/fastssl pretrain simclr $(DEMO) --out runs/demo --overwrite
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: .venv/test-ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build fastssl.egg-info fastssl/_build.json fastssl/*.so
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "fastssl needs Python 3.10 or newer; $(PYTHON) is %d.%d: make PYTHON=python3.11" % sys.version_info[:2])'
+	$(PYTHON) -m venv .venv
+
+.venv/demo-ready: .venv/bin/python $(SOURCES)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[report]'
+	touch $@
+
+.venv/test-ready: .venv/bin/python $(SOURCES)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[report,triton,test]'
+	touch $@

@@ -1,0 +1,175 @@
+"""The build: what it says when something is missing, and that a wheel made without torch works."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pybind11
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NVCC = shutil.which("nvcc")
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A PATH of its own with the programs a build needs, and neither nvcc nor any other compiler."""
+    folder = tmp_path_factory.mktemp("tools")
+    beside = Path(sys.executable).parent
+    for tool in ("cmake", "ninja"):
+        found = beside / tool if (beside / tool).exists() else Path(str(shutil.which(tool)))
+        # a wrapper and not a link: the installed programs look for their files beside themselves
+        (folder / tool).write_text(f'#!/bin/sh\nexec "{found}" "$@"\n')
+        (folder / tool).chmod(0o755)
+    return folder
+
+
+def configure(out: Path, path: str, cuda: str = "auto", **environment: str) -> tuple[int, str]:
+    """CMake's exit code, and what it recorded: build.json's text, or the one line of error.txt."""
+    kept = {
+        k: v for k, v in os.environ.items() if k not in {"CXX", "CC", "CUDACXX", "CUDAARCHS", "TORCH_CUDA_ARCH_LIST"}
+    }
+    done = subprocess.run(
+        [
+            *(
+                "cmake",
+                "-S",
+                ROOT,
+                "-B",
+                out / "build",
+                "-G",
+                "Ninja",
+                f"-DFASTSSL_OUT={out}",
+                f"-DFASTSSL_CUDA={cuda}",
+            ),
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+        ],
+        env={**kept, "PATH": path, **environment},
+        capture_output=True,
+        text=True,
+    )
+    record = out / ("build.json" if done.returncode == 0 else "error.txt")
+    assert record.exists(), done.stdout[-2000:] + done.stderr[-2000:]
+    return done.returncode, record.read_text()
+
+
+def with_compiler(tools: Path) -> str:
+    """The tools, and a C++ compiler that nothing else of the machine comes along with."""
+    for tool in ("c++", "g++", "ld", "as", "ar", "ranlib", "nm"):
+        found = shutil.which(tool)
+        if found and not (tools / tool).exists():
+            (tools / tool).symlink_to(found)
+    return str(tools)
+
+
+def test_without_a_compiler_the_pure_python_package_remains(tools: Path, tmp_path: Path) -> None:
+    only_tools = tmp_path / "bin"
+    only_tools.mkdir()
+    for tool in ("cmake", "ninja"):
+        shutil.copy2(tools / tool, only_tools / tool)
+    code, said = configure(tmp_path / "out", f"{only_tools}")
+    assert code == 0
+    assert "no C++ compiler was found (install g++ or clang++)" in json.loads(said)["cpu"]
+    assert "the reference and Triton kernels still serve every op" in json.loads(said)["cpu"]
+
+
+def test_without_nvcc_the_rest_is_built(tools: Path, tmp_path: Path) -> None:
+    code, said = configure(tmp_path, with_compiler(tools))
+    assert code == 0
+    assert json.loads(said)["cpu"].startswith("built for baseline")
+    assert json.loads(said)["cuda"] == "not built: nvcc was not found; the C++ and Triton kernels still work"
+
+
+def test_asking_for_cuda_without_nvcc_is_an_error_of_one_line(tools: Path, tmp_path: Path) -> None:
+    code, said = configure(tmp_path, with_compiler(tools), cuda="1")
+    assert code != 0
+    assert said.startswith("FASTSSL_CUDA=1, but nvcc does not work or was not found")
+    assert "FASTSSL_CUDA=0 builds the C++ kernels alone" in said
+    assert "\n" not in said
+
+
+def test_a_setting_that_is_none_is_named(tools: Path, tmp_path: Path) -> None:
+    code, said = configure(tmp_path, with_compiler(tools), cuda="maybe")
+    assert code != 0
+    assert said == "FASTSSL_CUDA must be auto, 0 or 1; got 'maybe'"
+
+
+def test_cuda_can_be_left_out(tools: Path, tmp_path: Path) -> None:
+    code, said = configure(tmp_path, with_compiler(tools), cuda="0")
+    assert code == 0
+    assert json.loads(said)["cuda"] == "not built: FASTSSL_CUDA=0"
+
+
+@pytest.mark.skipif(NVCC is None, reason="needs nvcc")
+@pytest.mark.parametrize(
+    ("name", "value", "built"),
+    [
+        ("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX", "built for 80-real 90-real 90-virtual"),
+        ("CUDAARCHS", "90-real", "built for 90-real"),
+        ("CUDAARCHS", "", "built for 80-real 90-real 100-real 100-virtual"),
+    ],
+)
+def test_architectures_are_honoured(name: str, value: str, built: str, tmp_path: Path) -> None:
+    code, said = configure(tmp_path, os.environ["PATH"], **{name: value})
+    assert code == 0
+    assert json.loads(said)["cuda"].startswith(built)
+
+
+@pytest.mark.skipif(NVCC is None, reason="needs nvcc")
+def test_an_unknown_architecture_is_an_error_of_one_line() -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "setup.py",
+            "-q",
+            "build_ext",
+            "--build-temp",
+            "build/unknown",
+            "--build-lib",
+            "build/unknown",
+        ],
+        env={**os.environ, "TORCH_CUDA_ARCH_LIST": "9.9"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    shutil.rmtree(ROOT / "build" / "unknown", ignore_errors=True)
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(
+        "fastssl: CUDA architecture '99' of TORCH_CUDA_ARCH_LIST is unknown to this nvcc, which knows: "
+    )
+    assert last.endswith("FASTSSL_CUDA=0 builds the C++ kernels alone")
+
+
+@pytest.mark.slow
+def test_a_wheel_from_the_sdist_works_where_torch_is_not(tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    quick = {**os.environ, "FASTSSL_CUDA": "0"}
+    copy = tmp_path / "source"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "build", "*.so", "runs", "*.egg-info"))
+    subprocess.run([sys.executable, "setup.py", "-q", "sdist", "-d", tmp_path], cwd=copy, env=quick, check=True)
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    subprocess.run(
+        [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, sdist], env=quick, check=True, cwd=tmp_path
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    for needed in ("fastssl/py.typed", "fastssl/_build.json", "fastssl/data/clipart.zip", "fastssl/report/page.html"):
+        assert needed in names
+    assert any(name.startswith("fastssl/_cpu") for name in names)
+    assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "csrc/"))]
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
+    (site,) = (tmp_path / "bare").glob("lib/python*/site-packages")
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", site, wheel], check=True)
+    code = "import fastssl._cpu as cpu, importlib.util; print(cpu.isa(), importlib.util.find_spec('torch'))"
+    told = subprocess.check_output([tmp_path / "bare" / "bin" / "python", "-c", code], text=True, cwd=tmp_path)
+    assert told.split()[0] in {"baseline", "avx2", "avx512"}
+    assert told.split()[1] == "None"

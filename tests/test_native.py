@@ -1,0 +1,66 @@
+"""The native modules: what they need, what else they bring into a process, and how a processor is matched."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastssl
+from fastssl.ops import _native
+
+MODULES = [p for p in Path(fastssl.__file__).parent.glob("_c*") if p.suffix in {".so", ".pyd"}]
+
+
+@pytest.mark.skipif(shutil.which("readelf") is None, reason="needs readelf")
+@pytest.mark.parametrize("module", MODULES, ids=lambda p: p.name.split(".")[0])
+def test_needs_no_torch_and_no_cuda_library(module: Path) -> None:
+    needed = re.findall(r"NEEDED.*\[(.+)\]", subprocess.check_output(["readelf", "-d", module], text=True))
+    assert needed
+    assert not [name for name in needed if re.search("torch|c10|cudart|cublas", name)], needed
+
+
+def test_the_cpu_module_was_built() -> None:
+    assert _native.cpu is not None, _native.CPU_MISSING
+
+
+@pytest.mark.skipif(importlib.util.find_spec("fastssl._cuda") is None, reason="fastssl._cuda was not built")
+def test_the_cuda_module_imports_without_a_gpu() -> None:
+    assert _native.cuda is not None, _native.CUDA_MISSING
+    assert "90" in _native.cuda.architectures
+
+
+RUNTIMES = """
+import re, torch
+from fastssl.ops import nt_xent
+z = torch.nn.functional.normalize(torch.randn(300, 16), dim=1)
+torch.mm(z, z.T), nt_xent(z, z, temperature=0.5, backend="cpu")
+mapped = open("/proc/self/maps").read()
+print(*sorted(set(re.findall(r"\\S*/(lib(?:gomp|iomp|omp)[^/\\s]*)", mapped))))
+print(*sorted(set(re.findall(r"\\S*/lib(?:gomp|iomp|omp)[^/\\s]*", mapped))))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_one_openmp_runtime_serves_torch_and_us() -> None:
+    done = subprocess.run([sys.executable, "-c", RUNTIMES], capture_output=True, text=True, check=True)
+    names, paths = done.stdout.splitlines()
+    assert len(paths.split()) == 1, paths
+    assert names
+
+
+def test_an_instruction_set_the_processor_lacks_is_refused() -> None:
+    best = _native.cpu.supported_isa()
+    _native.cpu.set_isa("baseline")
+    assert _native.cpu.isa() == "baseline"
+    _native.cpu.set_isa(best)
+    with pytest.raises(ValueError, match="unknown instruction set 'mmx': choose baseline, avx2 or avx512"):
+        _native.cpu.set_isa("mmx")
+    if best != "avx512":
+        with pytest.raises(ValueError, match=f"cannot run avx512; its best is {best}"):
+            _native.cpu.set_isa("avx512")
