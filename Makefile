@@ -7,7 +7,7 @@ SOURCES := pyproject.toml constraints.txt setup.py CMakeLists.txt $(shell find c
 .PHONY: demo test lint clean
 
 demo: .venv/demo-ready
-	$(BIN)/fastssl pretrain simclr $(DEMO) --out runs/demo --overwrite
+	$(BIN)/fastssl pretrain simclr --config benchmarks/demo.yaml --out runs/demo --overwrite
 
 test: lint
 	$(BIN)/python -m pytest
