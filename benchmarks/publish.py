@@ -1,4 +1,4 @@
-"""``python -m benchmarks.publish``: docs/performance.md and docs/results.md from the JSON files, every figure of them."""
+"""``python -m benchmarks.publish``: docs/performance.md and docs/results.md, every figure of them, from the JSON files."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from fastssl.files import atomic_write
 
 READ_PERFORMANCE = """\
 Each op against its rivals, in turns in one process. *fastssl against it*: how many times faster fastssl is than the
-provider of that row; below 1 it is slower. Rates count what the algorithm itself must do; peak extra MB is what one call
-adds to the process's high-water mark; error is the largest relative error against float64. *torch eager again* is the
+provider of that row; below 1 it is slower. Rates count what the algorithm itself must do; peak extra MB is what one
+call adds to the process's high-water mark; error is the largest relative error against float64. *torch eager again* is the
 same code timed twice: what differs no more than these two is no difference.
 
 Measured on a CPU. The CUDA and Triton kernels are **not yet run on a GPU**.
 """
 READ_DEMO = """\
 `{command}` runs the settings of `make demo` with three seeds. Gain by kNN over the same encoder at random
-initialisation, in points: {gains}. Seconds are training, evaluation and report together. The test set is small: a difference of two
-points between single runs is noise.
+initialisation, in points: {gains}. Seconds are training, evaluation and report together. The test set is small: a
+difference of two points between single runs is noise.
 """
 
 HERE = Path(__file__).parent
@@ -47,10 +47,17 @@ def performance_table(rows: list[dict[str, Any]]) -> str:
         rate = row.get("gflops") or row.get("gigabytes_per_second") or ""
         error = row["error_against_float64"]
         case = f"{row['shape']}, {row['dtype']}" if is_ours else ""
-        lines.append(
-            f"| {case} | {row['provider']}{best} | {row['median']:.2f} | {row['p20']:.2f} to {row['p80']:.2f} | {ratio} | {rate} | {row.get('peak_extra_megabytes', '')} "
-            f"| {'' if error is None else f'{error:.0e}'} |"
-        )
+        cells = [
+            case,
+            row["provider"] + best,
+            f"{row['median']:.2f}",
+            f"{row['p20']:.2f} to {row['p80']:.2f}",
+            ratio,
+            rate,
+            row.get("peak_extra_megabytes", ""),
+            "" if error is None else f"{error:.0e}",
+        ]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 
