@@ -1,4 +1,4 @@
-"""``python -m benchmarks.publish``: docs/performance.md and docs/results.md, every figure of them, from the JSON files."""
+"""``python -m benchmarks.publish``: docs/performance.md and docs/results.md, every figure from the JSON files."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from fastssl.files import atomic_write
 READ_PERFORMANCE = """\
 Each op against its rivals, in turns in one process. *fastssl against it*: how many times faster fastssl is than the
 provider of that row; below 1 it is slower. Rates count what the algorithm itself must do; peak extra MB is what one
-call adds to the process's high-water mark; error is the largest relative error against float64. *torch eager again* is the
-same code timed twice: what differs no more than these two is no difference.
+call adds to the process's high-water mark; error is the largest relative error against float64. *torch eager again* is
+the same code timed twice: what differs no more than these two is no difference.
 
 Measured on a CPU. The CUDA and Triton kernels are **not yet run on a GPU**.
 """
