@@ -94,12 +94,13 @@ def simclr(size: int) -> ViewPlan:
     )
 
 
-def moco_v2(size: int) -> ViewPlan:
-    """MoCo v2's two views (arXiv:2003.04297): SimCLR's with half the colour strength, crops from a fifth.
+def drawings(size: int) -> ViewPlan:
+    """SimCLR's two views, kinder to drawings and icons on a plain ground, where colour is part of what is drawn.
 
-    Kinder than SimCLR's to images whose content is not everywhere, such as drawings on white. Blur as in `simclr`.
+    Crops of a fifth of the area at least, for a smaller one is often nothing but ground; colour changed in three views
+    of ten, and seldom taken away.
     """
-    return replace(simclr(size), crop_scale=(0.2, 1.0), brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
+    return replace(simclr(size), crop_scale=(0.2, 1.0), jitter=0.3, grayscale=0.05)
 
 
 def evaluation(size: int) -> ViewPlan:
@@ -107,7 +108,7 @@ def evaluation(size: int) -> ViewPlan:
     return ViewPlan(size=size)
 
 
-_PLANS: dict[str, Callable[[int], ViewPlan]] = {plan.__name__: plan for plan in (evaluation, moco_v2, simclr)}
+_PLANS: dict[str, Callable[[int], ViewPlan]] = {plan.__name__: plan for plan in (drawings, evaluation, simclr)}
 
 
 def names() -> list[str]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from fastssl.data import plans
@@ -7,7 +9,7 @@ from fastssl.errors import UserError
 
 
 def test_every_name_leads_to_a_plan_of_the_size_asked_for() -> None:
-    assert plans.names() == ["evaluation", "moco_v2", "simclr"]
+    assert plans.names() == ["drawings", "evaluation", "simclr"]
     for name in plans.names():
         assert plans.get(name)(48).size == 48
 
@@ -30,12 +32,10 @@ def test_simclr_takes_the_cifar_recipe_below_96_pixels() -> None:
     assert (plan.brightness, plan.hue, plan.blur) == (0.4, 0.1, 0.0)
 
 
-def test_moco_v2_takes_its_own_recipe() -> None:
-    plan = plans.moco_v2(224)
-    assert (plan.views, plan.crop_scale, plan.flip, plan.jitter, plan.grayscale) == (2, (0.2, 1.0), 0.5, 0.8, 0.2)
-    assert (plan.brightness, plan.contrast, plan.saturation, plan.hue) == (0.4, 0.4, 0.4, 0.1)
-    assert plan.blur == 0.5
-    assert plans.moco_v2(64).blur == 0.0
+def test_drawings_changes_simclr_only_where_it_says() -> None:
+    plan = plans.drawings(64)
+    assert (plan.crop_scale, plan.jitter, plan.grayscale) == ((0.2, 1.0), 0.3, 0.05)
+    assert replace(plan, crop_scale=(0.08, 1.0), jitter=0.8, grayscale=0.2) == plans.simclr(64)
 
 
 @pytest.mark.parametrize(
