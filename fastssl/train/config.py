@@ -74,6 +74,8 @@ class RunConfig:
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise UserError(f"{name} must be {least} or more; got {getattr(self, name)}")
+        if self.seed > _LARGEST_SEED:
+            raise UserError(f"seed must be at most {_LARGEST_SEED}; got {self.seed}")
         for name, choices in (("stem", ("imagenet", "cifar")), ("precision", ("float32", "bfloat16"))):
             if getattr(self, name) not in choices:
                 raise unknown(name, getattr(self, name), choices)
@@ -95,6 +97,7 @@ class RunConfig:
         return plan
 
 
+_LARGEST_SEED = 2**32 - 1  # what the report's t-SNE takes
 _LEAST = {"image_size": 8, "width": 1, "epochs": 1, "batch_size": 2, "seed": 0, "threads": 0, "eval_every": 0}
 
 

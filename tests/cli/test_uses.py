@@ -72,6 +72,14 @@ def test_report_is_drawn_again(copy: Path, run: Run) -> None:
     assert (copy / "report.html").read_text() == before
 
 
+def test_damaged_files_of_a_run_are_named(copy: Path, run: Run) -> None:
+    (copy / "scores.json").write_text("{")
+    assert "scores.json is damaged" in run("report", copy).error()
+    (copy / "scores.json").unlink()
+    (copy / "metrics.jsonl").write_text("{\n")
+    assert "metrics.jsonl is damaged" in run("report", copy).error()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
