@@ -28,7 +28,7 @@ FREE_ON_RESUME = frozenset({"device", "threads", "eval_every"})
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What is trained, on what, and for how long. The same settings on the same machine give the same bits.
+    """What is trained, on what, and for how long. On a CPU the same settings, versions and threads give the same bits.
 
     Attributes:
         method: name of the pretext task.
