@@ -18,7 +18,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    """The rows as a person reads them: ours last in each case, with its ratio to the best rival."""
+    """The rows as a person reads them: ours first in each case, with its ratio to the best rival."""
     drawn = Table("case", "provider", "median ms", "p20-p80", "fastssl is faster by", "peak MB", "error", box=None)
     for row in rows:
         ratio = row["times_faster_than"]

@@ -9,8 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -133,18 +132,7 @@ def circumstances() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name and how many of its cores this process sees."""
+    """The processor's name and the threads in use."""
     info = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
     return f"{found[1] if found else platform.processor()}, {torch.get_num_threads()} threads"
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """torch's threads for the duration."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

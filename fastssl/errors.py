@@ -10,9 +10,9 @@ class UserError(ValueError):
     """Something the user gave cannot be used. The message is one line and says what to do about it."""
 
 
-def unknown(kind: str, given: str, known: Iterable[str]) -> UserError:
+def unknown(kind: str, given: object, known: Iterable[str]) -> UserError:
     """The error for a name that is not in a registry; offers the nearest one, else lists all."""
     names = sorted(known)
-    near = difflib.get_close_matches(given, names, n=1)
+    near = difflib.get_close_matches(str(given), names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(names)}"
-    return UserError(f"unknown {kind} {given!r}: {hint}")
+    return UserError(f"unknown {kind} {str(given)!r}: {hint}")

@@ -20,6 +20,7 @@ OPTIONAL = {
     "triton": "Triton kernels for NVIDIA GPUs",
     "matplotlib": "figures of the report (pip install 'fastssl[report]')",
     "sklearn": "t-SNE in the report (pip install 'fastssl[report]')",
+    "jinja2": "the report's page (pip install 'fastssl[report]')",
 }
 
 
@@ -50,7 +51,10 @@ def _gpu() -> str:
 def _optional(module: str, purpose: str) -> str:
     if find_spec(module) is None:
         return f"not installed: {purpose}"
-    return metadata.version("scikit-learn" if module == "sklearn" else module)
+    try:
+        return metadata.version("scikit-learn" if module == "sklearn" else module)
+    except metadata.PackageNotFoundError:  # a package of another name brought it, as torch's own builds bring triton
+        return "installed"
 
 
 def facts() -> dict[str, str]:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, 
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from fastssl.data.images import Splits
+from fastssl.data.images import ImageSet, Splits
 from fastssl.eval import Scores
 from fastssl.eval.protocol import RANDOM, TRAINED
 from fastssl.train.loop import Progress
@@ -47,12 +47,18 @@ def describe_data(splits: Splits) -> None:
     train, test = splits.train, splits.test
     labelled = f", {len(test)} for testing, {len(train.classes)} classes" if test is not None else ", no labels"
     _err.print(f"{train.source}: {len(train)} images for training{labelled}", markup=False)
-    if train.skipped:
-        _err.print(f"skipped {len(train.skipped)} that cannot be read:", markup=False)
-    for file in train.skipped[:SHOWN_SKIPPED]:
+    describe_skipped(train, "all named in the report")
+
+
+def describe_skipped(images: ImageSet, where_all_are: str | None = None) -> None:
+    """How many files were skipped, and why: the first few, or all if nothing else names them."""
+    shown = images.skipped if where_all_are is None else images.skipped[:SHOWN_SKIPPED]
+    if shown:
+        _err.print(f"skipped {len(images.skipped)} that cannot be read:", markup=False)
+    for file in shown:
         _err.print(f"  {file.name}: {file.reason}", markup=False)
-    if len(train.skipped) > SHOWN_SKIPPED:
-        _err.print(f"  and {len(train.skipped) - SHOWN_SKIPPED} more, all named in the report", markup=False)
+    if len(images.skipped) > len(shown):
+        _err.print(f"  and {len(images.skipped) - len(shown)} more, {where_all_are}", markup=False)
 
 
 class TrainingDisplay:

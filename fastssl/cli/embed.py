@@ -38,6 +38,7 @@ def run(words: list[str]) -> int:
     config = trained.config
     with console.reading(given.data) as progress:
         found = images.load_all(given.data, size=config.image_size, progress=progress)
+    console.describe_skipped(found)
     with reproducible(config.seed, config.threads), console.busy("computing features"):
         device = resolve_device(config.device)
         features = extract(trained.encoder.to(device), found.images, size=config.image_size)

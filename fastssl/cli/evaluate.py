@@ -35,5 +35,5 @@ def run(words: list[str]) -> int:
         splits = images.load(source, size=trained.config.image_size, seed=trained.config.seed, progress=progress)
     console.describe_data(splits)
     own = given.data is None
-    score(trained, splits, trained.folder.scores if own else trained.folder.path / f"scores-{Path(source).stem}.json")
+    score(trained, splits, trained.folder.scores if own else trained.folder.scores_on(Path(source).stem))
     return 0

@@ -105,7 +105,7 @@ def _base(method: str | None, words: list[str]) -> RunConfig:
 
 
 def _usual_folder(method: str, data: str) -> Path:
-    return Path("runs") / f"{method}-{Path(data).stem}"
+    return Path("runs") / f"{method}-{Path(data).absolute().stem}"
 
 
 def _parser(base: RunConfig) -> Parser:

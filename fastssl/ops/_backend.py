@@ -100,7 +100,10 @@ class _Explained(Exception):  # noqa: N818
 
 
 def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
-    """Which backend a call takes and, for each one preferred to it, why it does not; computes and changes nothing.
+    """Which backend a call takes and, for each one preferred to it, why it does not; computes and changes no tensor.
+
+    What the function draws before it calls its op (the noise of ``random_masking``, unless it is given) is drawn. For
+    one thread at a time: an op that another thread calls meanwhile would answer too.
 
     ``explain(nt_xent, z0, z1, temperature=0.1)`` answers for ``nt_xent(z0, z1, temperature=0.1)``, for example
     ``"nt_xent: cpu (not triton: it takes cuda tensors, got one on cpu)"``.
@@ -168,10 +171,14 @@ def native_cuda(*tensors: Tensor) -> str | None:
 
 
 def triton(op: str, function: str) -> Callable[..., Any]:
-    """The function of fastssl/ops/triton/<op>.py, imported at its first call: Triton is optional and slow."""
+    """The function of fastssl/ops/triton/<op>.py, imported at its first call: Triton is optional and slow to import.
+
+    The first argument is a tensor; Triton launches on the current GPU, so that tensor's is made the current one.
+    """
 
     def run(*args: Any) -> Any:
-        return getattr(import_module(f"fastssl.ops.triton.{op}"), function)(*args)
+        with torch.cuda.device_of(args[0]):  # type: ignore[no-untyped-call]
+            return getattr(import_module(f"fastssl.ops.triton.{op}"), function)(*args)
 
     return run
 
@@ -187,6 +194,8 @@ def _placed(device: str, *tensors: Tensor) -> str | None:
     for tensor in tensors:
         if tensor.device.type != device:
             return f"it takes {device} tensors, got one on {tensor.device}"
+        if tensor.device != tensors[0].device:
+            return f"it takes tensors on one GPU, got {tensors[0].device} and {tensor.device}"
         if tensor.dtype.is_floating_point and tensor.dtype not in _native.DTYPES:
             return f"it takes float32, float64, bfloat16 and float16, got {tensor.dtype}"
     return None

@@ -11,6 +11,7 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def shape(tensor: Tensor) -> str:
+    """``tensor``'s shape as the messages write it: ``(2, 3)``, and ``(2)`` for one dimension."""
     return f"({', '.join(map(str, tensor.shape))})"
 
 
@@ -32,6 +33,15 @@ def alike(op: str, first: tuple[str, Tensor], second: tuple[str, Tensor]) -> Non
         raise TypeError(f"{op}: {name0} and {name1} must have one dtype; got {x0.dtype} and {x1.dtype}")
     if x0.device != x1.device:
         raise ValueError(f"{op}: {name0} and {name1} must be on one device; got {x0.device} and {x1.device}")
+
+
+def as_autocast_casts(x: Tensor) -> Tensor:
+    """``x`` in float32 where autocast is on for its device, but for float64, which autocast leaves: as torch's losses.
+
+    Done here and not by ``torch.library.register_autocast``, which torch 2.6 lacks and which runs after the checks.
+    """
+    on = torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
+    return x.float() if on and x.dtype != torch.float64 else x
 
 
 def positive(op: str, name: str, value: object) -> float:

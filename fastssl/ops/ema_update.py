@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -39,7 +41,8 @@ def ema_update_(
     Raises:
         TypeError: for dtypes that cannot be paired.
         ValueError: naming the position and the shapes, for lists, shapes or devices that disagree, a tensor whose
-            elements overlap in memory (an expanded one), or a momentum outside [0, 1].
+            elements overlap in memory (an expanded one), tensors that share memory (tied weights given twice), or a
+            momentum outside [0, 1].
         RuntimeError: if ``backend`` cannot serve the call.
     """
     if not isinstance(momentum, (int, float)) or not 0.0 <= momentum <= 1.0:
@@ -136,7 +139,43 @@ def _split(
 _COLUMNS = 7
 
 
+def _check_memory(targets: Sequence[Tensor], sources: Sequence[Tensor], copies: Sequence[Tensor]) -> None:
+    """Refuses memory that is written twice, or written for one pair and read for another: kernels take all at once.
+
+    Tensors with gaps in memory, which are updated one after the other, are not looked at. A source may be its target.
+    """
+    spans = [_span(tensor) for tensor in (*targets, *copies)]
+    order = sorted((i for i, (start, end) in enumerate(spans) if start < end), key=spans.__getitem__)
+    for i, j in pairwise(order):
+        if spans[j][0] < spans[i][1]:
+            raise ValueError(f"{_OP}: {_name(i, targets)} and {_name(j, targets)} share memory: give each tensor once")
+    starts = [spans[i][0] for i in order]
+    for i, source in enumerate(sources):
+        start, end = _span(source)
+        at = order[bisect_left(starts, end) - 1] if starts and starts[0] < end else i
+        itself = at == i and spans[i] == (start, end) and source.dtype == targets[i].dtype
+        if max(start, spans[at][0]) < min(end, spans[at][1]) and not itself:
+            raise ValueError(f"{_OP}: source {i} and {_name(at, targets)} share memory: clone the source first")
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """First address of a tensor without gaps, and the one after its last; of others, nothing."""
+    dense = tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
+    start = tensor.data_ptr()
+    return start, start + (tensor.nbytes if dense else 0)
+
+
+def _name(i: int, targets: Sequence[Tensor]) -> str:
+    return f"target {i}" if i < len(targets) else f"copy {i - len(targets)}"
+
+
+def _reference(targets: Sequence[Tensor], sources: Sequence[Tensor], momentum: float, copies: Sequence[Tensor]) -> None:
+    _check_memory(targets, sources, copies)
+    reference(targets, sources, momentum, copies)
+
+
 def _cpu(targets: Sequence[Tensor], sources: Sequence[Tensor], momentum: float, copies: Sequence[Tensor]) -> None:
+    _check_memory(targets, sources, copies)
     table = _split(targets, sources, copies, momentum)
     address, length = table.buffer_info()
     _native.cpu.ema_update(address, length // _COLUMNS, momentum, _native.threads())
@@ -144,14 +183,22 @@ def _cpu(targets: Sequence[Tensor], sources: Sequence[Tensor], momentum: float, 
 
 
 def _cuda(targets: Sequence[Tensor], sources: Sequence[Tensor], momentum: float, copies: Sequence[Tensor]) -> None:
+    _check_memory(targets, sources, copies)
     table = _split(targets, sources, copies, momentum)
     if not table:
         return
     device = targets[0].device
     plan = _plan(bytes(table), device)
+    if torch.cuda.is_current_stream_capturing():
+        _captured[plan.data_ptr()] = plan
+    else:
+        plan.record_stream(torch.cuda.current_stream(device))
     with torch.cuda.device(device):
         _native.cuda.ema_update(plan.data_ptr(), len(plan), momentum, _native.stream(targets[0]))
     _touch(targets, copies)
+
+
+_captured: dict[int, Tensor] = {}  # plans that a CUDA graph reads at every replay: never given back
 
 
 @lru_cache(maxsize=16)
@@ -186,7 +233,7 @@ _ema_update = Op(
     {
         "cuda": Implementation(_cuda, lambda t, s, m, c: native_cuda(*_tensors(t, s, c))),
         "cpu": Implementation(_cpu, lambda t, s, m, c: native_cpu(*_tensors(t, s, c))),
-        "reference": Implementation(reference, anything),
+        "reference": Implementation(_reference, anything),
     },
     lambda *_: None,
     lambda device: ([torch.zeros(3, device=device)], [torch.ones(3, device=device)], 0.9, []),

@@ -21,7 +21,7 @@ def nt_xent(z0: Tensor, z1: Tensor, *, temperature: float, backend: str | None =
     The mean over all 2N rows i of ``-log(exp(s_ip) / sum_{j != i} exp(s_ij))``, where ``s = <z_i, z_j> / temperature``
     and p is the other view of i. Rows are taken as they are: normalise them first (``fastssl.losses.NTXent`` does).
     Memory beyond the inputs and their gradients grows with N D, not with N^2. Deterministic, and the same bits
-    for any number of threads. Under autocast the inputs are cast to float32, as torch does for losses.
+    for any number of threads. Under autocast the inputs, unless float64, are cast to float32, as torch does for losses.
 
     Args:
         z0: (N, D) features of the first view; float32, bfloat16, float16 or float64. Sums are in float32, or float64.
@@ -44,8 +44,8 @@ def nt_xent(z0: Tensor, z1: Tensor, *, temperature: float, backend: str | None =
         )
     if z0.numel() == 0:
         raise ValueError(f"nt_xent: needs at least one sample and one feature; got {_check.shape(z0)}")
-    if not torch.is_autocast_enabled(z0.device.type):
-        _check.alike("nt_xent", ("z0", z0), ("z1", z1))
+    z0, z1 = _check.as_autocast_casts(z0), _check.as_autocast_casts(z1)
+    _check.alike("nt_xent", ("z0", z0), ("z1", z1))
     loss: Tensor = _forward.call(z0, z1, temperature, backend)[0]
     return loss
 
@@ -61,18 +61,20 @@ def reference(z0: Tensor, z1: Tensor, temperature: float) -> Tensor:
 
 def _reference_forward(z0: Tensor, z1: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     z0, z1 = (z.to(_native.accumulator(z.dtype)) for z in (z0, z1))
-    rows = torch.cat([z0, z1])
-    lse = (rows @ rows.T / temperature).fill_diagonal_(float("-inf")).logsumexp(1)
-    return reference(z0, z1, temperature), lse
+    with torch.autocast(z0.device.type, enabled=False):
+        rows = torch.cat([z0, z1])
+        lse = (rows @ rows.T / temperature).fill_diagonal_(float("-inf")).logsumexp(1)
+        return reference(z0, z1, temperature), lse
 
 
 def _reference_backward(grad: Tensor, z0: Tensor, z1: Tensor, lse: Tensor, temperature: float) -> Tensor:
     rows = torch.cat([z0, z1]).to(grad.dtype)
-    p = (rows @ rows.T / temperature - lse[:, None]).exp().fill_diagonal_(0)
-    weights = p + p.T
-    i = torch.arange(len(rows), device=rows.device)
-    weights[i, i.roll(len(z0))] -= 2
-    return (weights @ rows * (grad / (temperature * len(rows)))).to(z0.dtype)
+    with torch.autocast(z0.device.type, enabled=False):
+        p = (rows @ rows.T / temperature - lse[:, None]).exp().fill_diagonal_(0)
+        weights = p + p.T
+        i = torch.arange(len(rows), device=rows.device)
+        weights[i, i.roll(len(z0))] -= 2
+        return (weights @ rows * (grad / (temperature * len(rows)))).to(z0.dtype)
 
 
 def _fake_forward(z0: Tensor, z1: Tensor, temperature: float, backend: str | None) -> tuple[Tensor, Tensor]:
@@ -184,5 +186,3 @@ def _refuse_second_derivative(ctx: Any, *_: Any) -> None:
 
 torch.library.register_autograd("fastssl::nt_xent", _differentiate, setup_context=_setup_context)
 torch.library.register_autograd("fastssl::nt_xent_backward", _refuse_second_derivative)
-for _device in ("cpu", "cuda"):
-    torch.library.register_autocast("fastssl::nt_xent", _device, torch.float32)

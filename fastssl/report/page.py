@@ -20,6 +20,7 @@ from torch import Tensor
 import fastssl
 from fastssl import methods
 from fastssl.data.images import ImageSet, Splits
+from fastssl.errors import UserError
 from fastssl.eval import extract
 from fastssl.report import figures, pictures
 from fastssl.report.figures import Level
@@ -106,7 +107,10 @@ def _summary(trained: Trained, splits: Splits) -> dict[str, Any]:
 def _scores(trained: Trained) -> dict[str, Any] | None:
     """What ``scores.json`` says, if the run has been scored."""
     path = trained.folder.scores
-    return json.loads(path.read_text("utf-8")) if path.exists() else None
+    try:
+        return json.loads(path.read_text("utf-8")) if path.exists() else None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): write it again by `fastssl evaluate {path.parent}`") from error
 
 
 def _curves(trained: Trained, scores: dict[str, Any] | None) -> list[Curve]:

@@ -6,9 +6,9 @@ import json
 import shlex
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -28,7 +28,7 @@ FREE_ON_RESUME = frozenset({"device", "threads", "eval_every"})
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What is trained, on what, and for how long. The same settings on the same machine give the same bits.
+    """What is trained, on what, and for how long. On a CPU the same settings, versions and threads give the same bits.
 
     Attributes:
         method: name of the pretext task.
@@ -74,6 +74,8 @@ class RunConfig:
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise UserError(f"{name} must be {least} or more; got {getattr(self, name)}")
+        if self.seed > _LARGEST_SEED:
+            raise UserError(f"seed must be at most {_LARGEST_SEED}; got {self.seed}")
         for name, choices in (("stem", ("imagenet", "cifar")), ("precision", ("float32", "bfloat16"))):
             if getattr(self, name) not in choices:
                 raise unknown(name, getattr(self, name), choices)
@@ -95,6 +97,7 @@ class RunConfig:
         return plan
 
 
+_LARGEST_SEED = 2**32 - 1  # what the report's t-SNE takes
 _LEAST = {"image_size": 8, "width": 1, "epochs": 1, "batch_size": 2, "seed": 0, "threads": 0, "eval_every": 0}
 
 
@@ -175,26 +178,27 @@ def command(config: RunConfig) -> str:
 def _build(kind: type[T], values: Mapping[str, Any]) -> T:
     if not isinstance(values, Mapping):
         raise UserError(f"{kind.__name__} needs settings of the form name: value; got {values!r}")
-    defaults = {item.name: item.default for item in fields(kind)}  # type: ignore[arg-type]
+    kinds = get_type_hints(kind)
     for name in values:
-        if name not in defaults:
-            raise unknown("setting", name, defaults)
+        if name not in kinds:
+            raise unknown("setting", name, kinds)
     try:
-        return kind(**{name: _typed(name, value, defaults[name]) for name, value in values.items()})
+        return kind(**{name: _typed(name, value, kinds[name]) for name, value in values.items()})
     except ValueError as error:
         raise UserError(str(error)) from error
 
 
-def _typed(name: str, value: Any, default: Any) -> Any:
-    """``value`` as the type of ``default``; YAML reads ``1e-3`` as a word, and knows no tuples."""
-    kind = type(default)
-    if isinstance(value, list):
+def _typed(name: str, value: Any, kind: Any) -> Any:
+    """``value`` as the annotated ``kind``; YAML reads ``1e-3`` as a word, and knows no tuples."""
+    if isinstance(value, list) and get_origin(kind) is tuple:
         return tuple(value)
-    if kind is float and isinstance(value, int | str):
+    plain = tuple(item for item in (get_args(kind) or (kind,)) if item in (int, float, str, type(None)))
+    if float in plain and isinstance(value, int | str) and not isinstance(value, bool):
         with suppress(ValueError):
             return float(value)
-    if kind in (int, float, str) and type(value) is not kind:
-        raise UserError(f"{name} must be of type {kind.__name__}; got {value!r}")
+    if plain and type(value) not in plain:
+        wanted = " or ".join("null" if item is type(None) else item.__name__ for item in plain)
+        raise UserError(f"{name} must be of type {wanted}; got {value!r}")
     return value
 
 

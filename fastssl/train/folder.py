@@ -34,12 +34,16 @@ class RunFolder:
     def scores(self) -> Path:
         return self.path / "scores.json"
 
+    def scores_on(self, name: str) -> Path:
+        """The scores on images other than the run's own."""
+        return self.path / f"scores-{name}.json"
+
     @property
     def report(self) -> Path:
         return self.path / "report.html"
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
-        """Refuses a folder that cannot be written, or whose run would be lost, before any work is done.
+        """Refuses a path that is no folder, and one whose run would be lost or is missing, before any work is done.
 
         Raises:
             UserError: saying what to give instead.
@@ -57,5 +61,6 @@ class RunFolder:
 
     def clear(self) -> None:
         """Removes an earlier run's files, except the checkpoint, which the new run's first one replaces."""
-        for file in (self.config, self.metrics, self.table, self.scores, self.report):
+        own = (self.config, self.metrics, self.table, self.scores, self.report)
+        for file in (*own, *self.path.glob(self.scores_on("*").name)):
             file.unlink(missing_ok=True)

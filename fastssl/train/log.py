@@ -48,11 +48,18 @@ class Row:
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a ``metrics.jsonl``; a last line that a killed process left unfinished is not a row."""
+    """The rows of a ``metrics.jsonl``; a last line that a killed process left unfinished is not a row.
+
+    Raises:
+        UserError: if another line is not a row.
+    """
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [_row(json.loads(line)) for line in lines if line.endswith("\n")]
+    try:
+        return [_row(json.loads(line)) for line in lines if line.endswith("\n")]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}): remove it; the run's checkpoint does not need it") from error
 
 
 class MetricsLog:

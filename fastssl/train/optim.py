@@ -38,7 +38,7 @@ class OptimConfig:
     final_lr: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.name not in _BUILDERS:
+        if self.name not in list(_BUILDERS):  # a list: what YAML gives may have no hash
             raise unknown("optimiser", self.name, _BUILDERS)
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise UserError(f"lr must be a finite number above 0; got {self.lr}")

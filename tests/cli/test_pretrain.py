@@ -86,6 +86,8 @@ def test_corrupt_files_are_counted_and_named(run: Run, tmp_path: Path) -> None:
         (["--optim.name", "sdg"], "unknown --optim.name 'sdg': did you mean 'sgd'?"),
         (["--epoch", "3"], "unknown option '--epoch': did you mean '--epochs'?"),
         (["--seed", "many"], "--seed must be of type int; got many"),
+        (["--seed", "4294967296"], "seed must be at most 4294967295"),
+        (["--data", "few", "--device", "meta"], "device 'meta' cannot be used (neither cpu nor cuda)"),
         (["--seed", "-1"], "seed must be 0 or more; got -1"),
         (["--epochs"], "--epochs: expected one argument"),
         (["--data"], "--data: expected one argument"),

@@ -49,6 +49,15 @@ def test_embed_writes_a_row_for_every_image(done: Path, photos: Path, run: Run) 
     assert len(Path("f.csv").read_text().splitlines()) == 31
 
 
+def test_embed_names_what_it_skips(done: Path, run: Run, tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "some", {"": 5})
+    (folder / "broken.png").write_bytes(b"not a picture")
+    outcome = run("embed", done, "some", "--out", "f.npz")
+    assert "5 images x 64 features" in outcome.out
+    assert "skipped 1 that cannot be read" in outcome.err
+    assert "broken.png: " in outcome.err
+
+
 def test_export_writes_torchvisions_names(done: Path, run: Run) -> None:
     assert run("export", done, "--out", "e.safetensors").code == 0
     names = load_file("e.safetensors").keys()
@@ -61,6 +70,14 @@ def test_report_is_drawn_again(copy: Path, run: Run) -> None:
     (copy / "report.html").unlink()
     assert run("report", copy).code == 0
     assert (copy / "report.html").read_text() == before
+
+
+def test_damaged_files_of_a_run_are_named(copy: Path, run: Run) -> None:
+    (copy / "scores.json").write_text("{")
+    assert "scores.json is damaged" in run("report", copy).error()
+    (copy / "scores.json").unlink()
+    (copy / "metrics.jsonl").write_text("{\n")
+    assert "metrics.jsonl is damaged" in run("report", copy).error()
 
 
 @pytest.mark.parametrize(

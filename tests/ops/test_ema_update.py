@@ -178,6 +178,32 @@ def test_bad_input_is_named(arguments: tuple[object, ...], error: type[Exception
         ema_update_(*arguments)  # type: ignore[arg-type]
 
 
+def test_shared_memory_is_refused_and_nothing_is_changed(engine) -> None:
+    """Threads and blocks would race on it; tied weights in a state dict are the usual case."""
+    memory = torch.zeros(100, device=engine.device)
+    one = torch.ones(50, device=engine.device)
+    for targets, sources, copies, message in (
+        ([memory[:50], memory[:50]], [one, one], None, "target 0 and target 1 share memory: give each tensor once"),
+        ([memory[10:60], memory[:50]], [one, one], None, "target 1 and target 0 share memory"),
+        ([memory[:50]], [one], [memory[49:99]], "target 0 and copy 0 share memory"),
+        ([memory[1:51]], [memory[:50]], None, "source 0 and target 0 share memory: clone the source first"),
+        ([memory[:50], memory[50:]], [memory[50:], one], None, "source 0 and target 1 share memory"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ema_update_(targets, sources, 0.5, copies=copies)
+    assert memory.eq(0).all()
+
+
+def test_memory_that_is_only_read_or_lies_side_by_side_may_be_shared(engine) -> None:
+    memory, one = torch.zeros(4, 6, device=engine.device), torch.ones(12, device=engine.device)
+    flat = memory.view(24)
+    ema_update_([flat[:12], flat[12:]], [one, one], 0.5)
+    ema_update_([flat[:12]], [flat[:12]], 0.5)
+    left, right = memory[:, ::2], memory[:, 1::2]
+    ema_update_([left, right, flat[:0]], [one.view(4, 3), one.view(4, 3), flat[:0]], 0.5)
+    assert memory.eq(0.75).all()
+
+
 def test_bad_copies_are_named_and_nothing_is_changed() -> None:
     target = T(2)
     with pytest.raises(ValueError, match="copies must be as many as targets, or None; got 2 and 1"):

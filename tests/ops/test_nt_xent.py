@@ -174,6 +174,35 @@ def test_autocast_computes_in_float32(engine) -> None:
     assert torch.equal(got, nt_xent(z0.float(), z1.float(), temperature=0.5))
 
 
+def test_autocast_leaves_float64_and_so_refuses_a_mixture(engine) -> None:
+    z0, z1 = views(20, 8, device=engine.device)
+    with torch.autocast(engine.device.type, torch.bfloat16):
+        for pair in ((z0.double(), z1), (z0, z1.double())):
+            with pytest.raises(TypeError, match="one dtype"):
+                nt_xent(*pair, temperature=0.5)
+        if engine.backend != "triton":
+            assert nt_xent(z0.double(), z1.double(), temperature=0.5).dtype == torch.float64
+
+
+def test_under_compile_and_autocast(engine) -> None:
+    z0, z1 = views(20, 8, dtype=torch.bfloat16, device=engine.device)
+
+    def step(a: Tensor, b: Tensor, temperature: float) -> Tensor:
+        with torch.autocast(engine.device.type, torch.bfloat16):
+            return nt_xent(a, b.float(), temperature=temperature)
+
+    compiled = torch.compile(step, fullgraph=True)
+    for got, want in zip(with_gradients(compiled, z0, z1, 0.5), with_gradients(step, z0, z1, 0.5), strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_shapes_alone_on_the_meta_device() -> None:
+    z = torch.empty(4, 8, device="meta", requires_grad=True)
+    loss = nt_xent(z, z, temperature=0.5)
+    loss.backward()
+    assert (loss.shape, loss.dtype, z.grad.shape) == ((), torch.float32, (4, 8))
+
+
 def test_second_derivative_is_refused(engine) -> None:
     z0, z1 = (z.requires_grad_() for z in views(10, 4, device=engine.device))
     (grad,) = torch.autograd.grad(nt_xent(z0, z1, temperature=0.5), z0, create_graph=True)

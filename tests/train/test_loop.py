@@ -164,6 +164,7 @@ def test_overwriting_replaces_the_run_and_leaves_foreign_files(
 ) -> None:
     whole.scores.write_text("old")
     whole.report.write_text("old")
+    whole.scores_on("others").write_text("old")
     notes = whole.path / "notes.txt"
     notes.write_text("mine")
     pretrain(replace(config, epochs=1), splits, whole, overwrite=True)
@@ -171,6 +172,7 @@ def test_overwriting_replaces_the_run_and_leaves_foreign_files(
     assert len(log.read(whole.metrics)) == 3
     assert not whole.scores.exists()
     assert not whole.report.exists()
+    assert not whole.scores_on("others").exists()
     assert notes.read_text() == "mine"
 
 

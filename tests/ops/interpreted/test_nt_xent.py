@@ -35,12 +35,30 @@ def test_equals_the_formula(n: int, d: int, dtype: torch.dtype, bound: float, te
         assert (got.double() - want).abs().max() <= bound / temperature * max(want.abs().max().item(), size)
 
 
+def guarded(values: torch.Tensor, guard: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """(all memory, the part that holds ``values``): before and after them stands ``guard``, 128 times each."""
+    memory = torch.full((values.numel() + 256,), guard)
+    inside = memory[128:-128].view_as(values)
+    return memory, inside.copy_(values)
+
+
 def test_neither_reads_nor_writes_beyond_the_ends() -> None:
-    """The inputs lie between NaNs, the gradients between canaries."""
-    n, d = 37, 20
-    memory = torch.full((2, n * d + 256), float("nan"))
-    z0, z1 = (row[128 : 128 + n * d].view(n, d).copy_(normalize(torch.randn(n, d), dim=1)) for row in memory)
-    for got, want in zip(run(z0, z1, 0.5), exact(z0, z1, 0.5), strict=True):
+    """The kernels' inputs lie between NaNs, their outputs between canaries."""
+    rows, d = 74, 20
+    z0, z1 = normalize(torch.randn(2, rows // 2, d), dim=2)
+    fixed = kernels.constants(torch.float32, d)
+    launch = (-(-rows // fixed["ROWS"]),)
+    _, z = guarded(torch.cat([z0, z1]), float("nan"))
+    loss_memory, row_loss = guarded(torch.zeros(rows), -7.0)
+    lse_memory, lse = guarded(torch.zeros(rows), -7.0)
+    kernels._forward_kernel[launch](z, row_loss, lse, rows, d, 2.0, **fixed)
+    _, lse_read = guarded(lse, float("nan"))
+    grads_memory, grads = guarded(torch.zeros(rows, d), -7.0)
+    kernels._backward_kernel[launch](z, lse_read, torch.tensor(2.0), grads, rows, d, 2.0, **fixed)
+    for memory in (loss_memory, lse_memory, grads_memory):
+        assert memory[:128].eq(-7).all()
+        assert memory[-128:].eq(-7).all()
+    for got, want in zip((row_loss.mean(), *grads.chunk(2)), exact(z0, z1, 0.5), strict=True):
         torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-6)
 
 

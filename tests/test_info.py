@@ -1,0 +1,24 @@
+"""What ``fastssl info`` tells."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+import pytest
+
+from fastssl import info
+from fastssl.ops._backend import ops
+
+
+def test_every_op_and_every_optional_package_is_told() -> None:
+    assert {name for name, device, _ in info.served() if device == "cpu"} == set(ops())
+    assert {"fastssl", "torch", "C++ kernels", "CUDA kernels", "GPU", *info.OPTIONAL} <= set(info.facts())
+
+
+def test_a_module_whose_package_has_another_name_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(info.metadata, "version", unknown)
+    assert info._optional("sys", "always here") == "installed"
+    assert info._optional("no_such_module", "its purpose") == "not installed: its purpose"
