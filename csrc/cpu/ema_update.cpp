@@ -13,15 +13,25 @@ namespace {
 
 constexpr std::int64_t kChunk = 1024;  // elements whose widened source stays in the nearest cache
 
-template <class T, class S>
-void update(T* target, const S* source, std::int64_t count, double rate) {
+// As torch.lerp: from the end that is nearer, so that m = 1 keeps the target and m = 0 copies the source, exactly.
+template <bool NearTarget, class T, class S>
+void blend(T* target, const S* source, std::int64_t count, decltype(widen(T{})) momentum, decltype(widen(T{})) rate) {
     using A = decltype(widen(T{}));  // computed in
-    const A weight = static_cast<A>(rate);
 #pragma GCC ivdep
     for (std::int64_t i = 0; i < count; ++i) {
-        const A old = widen(target[i]);
-        narrow(old + weight * (static_cast<A>(widen(source[i])) - old), target[i]);
+        const A old = widen(target[i]), fresh = static_cast<A>(widen(source[i]));
+        narrow(NearTarget ? old + rate * (fresh - old) : fresh - momentum * (fresh - old), target[i]);
     }
+}
+
+template <class T, class S>
+void update(T* target, const S* source, std::int64_t count, double momentum) {
+    using A = decltype(widen(T{}));
+    const A m = static_cast<A>(momentum), rate = static_cast<A>(1.0 - momentum);
+    if (momentum > 0.5)
+        blend<true>(target, source, count, m, rate);
+    else
+        blend<false>(target, source, count, m, rate);
 }
 
 template <class C, class T>
@@ -31,7 +41,7 @@ void copy(C* out, const T* in, std::int64_t count) {
 }
 
 // Elements [begin, end) of one tensor.
-void update_range(const EmaTensor& tensor, std::int64_t begin, std::int64_t end, double rate) {
+void update_range(const EmaTensor& tensor, std::int64_t begin, std::int64_t end, double momentum) {
     if (tensor.target_dtype == DType::bytes) {
         std::memcpy(static_cast<char*>(tensor.target) + begin, static_cast<const char*>(tensor.source) + begin,
                     static_cast<std::size_t>(end - begin));
@@ -43,7 +53,7 @@ void update_range(const EmaTensor& tensor, std::int64_t begin, std::int64_t end,
         for (std::int64_t i = begin; i < end; i += kChunk) {
             const std::int64_t count = end - i < kChunk ? end - i : kChunk;
             with_type(tensor.source_dtype, [&](auto source_type) {
-                update(target + i, static_cast<const decltype(source_type)*>(tensor.source) + i, count, rate);
+                update(target + i, static_cast<const decltype(source_type)*>(tensor.source) + i, count, momentum);
             });
             with_type(tensor.copy_dtype, [&](auto copy_type) {
                 copy(static_cast<decltype(copy_type)*>(tensor.copy) + i, target + i, count);
@@ -68,7 +78,7 @@ void ema_update(const EmaTensor* tensors, std::int64_t count, double momentum, i
         for (std::int64_t t = 0; t < count && start < last; start += tensors[t].count, ++t) {
             const std::int64_t begin = first > start ? first - start : 0;
             const std::int64_t end = last - start < tensors[t].count ? last - start : tensors[t].count;
-            if (begin < end) update_range(tensors[t], begin, end, 1.0 - momentum);
+            if (begin < end) update_range(tensors[t], begin, end, momentum);
         }
     }
 }

@@ -210,7 +210,8 @@ void forward(const void* z0, const void* z1, std::int64_t n, std::int64_t d, DTy
     double sum_of_losses = 0;
     for (std::int64_t i = 0; i < rows.count; ++i) {
         const T log_total = static_cast<T>(::log(static_cast<double>(total.get()[i])));
-        lse[i] = maximum.get()[i] + log_total;
+        lse[i] = maximum.get()[i];
+        lse[rows.count + i] = log_total;
         const std::int64_t other = i < n ? i + n : i - n;
         const T* z = rows.by_row.get();
         const T positive = dot(z + i * rows.columns, z + other * rows.columns, rows.columns) * scale;
@@ -220,44 +221,64 @@ void forward(const void* z0, const void* z1, std::int64_t n, std::int64_t d, DTy
     *loss = static_cast<T>(sum_of_losses / static_cast<double>(rows.count));
 }
 
-// Replaces scaled similarities by G. P_ji = P_ij exp(lse_i - lse_j): one exponential an element serves both, unless
-// the log-sum-exps of the tile lie too far apart for the product to be exact.
+// The two parts of each row's log-sum-exp, as forward returns them.
 template <class T>
-void weights(T* tile, const T* row_lse, const T* column_lse) {
-    T low = row_lse[0], high = low;
+struct RowLse {
+    const T* maximum;
+    const T* log_total;
+};
+
+// The lowest and the highest log-sum-exp of kTile rows.
+template <class T>
+void range(RowLse<T> lse, T* low, T* high) {
     for (int i = 0; i < kTile; ++i) {
-        const T least = row_lse[i] < column_lse[i] ? row_lse[i] : column_lse[i];
-        const T most = row_lse[i] < column_lse[i] ? column_lse[i] : row_lse[i];
-        low = least < low ? least : low;
-        high = most > high ? most : high;
+        const T value = lse.maximum[i] + lse.log_total[i];
+        if (value < *low) *low = value;
+        if (value > *high) *high = value;
     }
+}
+
+// Replaces scaled similarities by G. P_ji = P_ij exp(lse_i - lse_j): one exponential an element serves both, unless
+// the log-sum-exps of the tile lie too far apart for the product to be exact. Maxima are subtracted first, where the
+// difference is exact.
+template <class T>
+void weights(T* tile, RowLse<T> row, RowLse<T> column) {
+    T low = row.maximum[0] + row.log_total[0], high = low;
+    range(row, &low, &high);
+    range(column, &low, &high);
     if (high - low <= kSafeSpread / 2) {
         alignas(64) T falling[kTile], rising[kTile];
+        const T shift = row.maximum[0], log_shift = row.log_total[0];
         for (int i = 0; i < kTile; i += kWidth<T>) {
-            store<T>(falling + i, exp<T>(low - load<T>(column_lse + i)));
-            store<T>(rising + i, exp<T>(load<T>(row_lse + i) - low));
+            store<T>(falling + i, exp<T>((shift - load<T>(column.maximum + i)) + (log_shift - load<T>(column.log_total + i))));
+            store<T>(rising + i, exp<T>((load<T>(row.maximum + i) - shift) + (load<T>(row.log_total + i) - log_shift)));
         }
         for (int i = 0; i < kTile; ++i)
             for (int j = 0; j < kTile; j += kWidth<T>) {
                 T* p = tile + i * kTile + j;
-                store<T>(p, exp<T>(load<T>(p) - row_lse[i]) * (rising[i] * load<T>(falling + j) + T(1)));
+                store<T>(p, exp<T>((load<T>(p) - row.maximum[i]) - row.log_total[i]) *
+                                (rising[i] * load<T>(falling + j) + T(1)));
             }
     } else {
         for (int i = 0; i < kTile; ++i)
             for (int j = 0; j < kTile; j += kWidth<T>) {
                 T* p = tile + i * kTile + j;
-                store<T>(p, exp<T>(load<T>(p) - row_lse[i]) + exp<T>(load<T>(p) - load<T>(column_lse + j)));
+                store<T>(p, exp<T>((load<T>(p) - row.maximum[i]) - row.log_total[i]) +
+                                exp<T>((load<T>(p) - load<T>(column.maximum + j)) - load<T>(column.log_total + j)));
             }
     }
 }
 
 template <class T>
-void add_gradient(const Rows<T>& rows, std::int64_t first, std::int64_t second, T scale, const T* lse, T* grad) {
+void add_gradient(const Rows<T>& rows, std::int64_t first, std::int64_t second, T scale, RowLse<T> lse, T* grad) {
     alignas(64) T tile[kTile * kTile];
     inner_products<T>(rows.depth_block(first), rows.depth_block(second), rows.d, tile);
     const bool diagonal = first == second;
     scale_and_mask<T>(tile, scale, T(-__builtin_inf()), rows.size(first), rows.size(second), diagonal);
-    weights(tile, lse + first * kTile, lse + second * kTile);
+    const auto rows_of = [&](std::int64_t block) {
+        return RowLse<T>{lse.maximum + block * kTile, lse.log_total + block * kTile};
+    };
+    weights(tile, rows_of(first), rows_of(second));
     // row i of the first view meets its other view in column i + n of the upper triangle
     const std::int64_t offset = first * kTile + rows.n - second * kTile;
     for (std::int64_t i = 0; i < kTile; ++i) {
@@ -279,14 +300,18 @@ void backward(const T* grad_loss, const void* z0, const void* z1, const T* lse, 
     Rows<T> rows(n, d);
     pack_all(rows, z0, z1, dtype, threads);
     const std::int64_t padded = rows.blocks * kTile, elements = padded * rows.columns;
-    Buffer<T> grad(elements), padded_lse(padded);
+    Buffer<T> grad(elements), maximum(padded), log_total(padded);
     // padding is masked in every tile; a real log-sum-exp there keeps its exponentials finite
-    for (std::int64_t i = 0; i < padded; ++i) padded_lse.get()[i] = lse[i < rows.count ? i : rows.count - 1];
+    for (std::int64_t i = 0; i < padded; ++i) {
+        const std::int64_t row = i < rows.count ? i : rows.count - 1;
+        maximum.get()[i] = lse[row];
+        log_total.get()[i] = lse[rows.count + row];
+    }
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (std::int64_t i = 0; i < elements; ++i) grad.get()[i] = T(0);
     const T scale = static_cast<T>(1.0 / temperature);
     for_each_tile(rows.blocks, threads, [&](std::int64_t first, std::int64_t second) {
-        add_gradient(rows, first, second, scale, padded_lse.get(), grad.get());
+        add_gradient(rows, first, second, scale, RowLse<T>{maximum.get(), log_total.get()}, grad.get());
     });
     const T factor = *grad_loss * static_cast<T>(1.0 / (temperature * static_cast<double>(rows.count)));
     with_type(dtype, [&](auto type) {

@@ -15,18 +15,20 @@ namespace {
 
 constexpr int kThreads = 256;
 
+// As torch.lerp: from the end that is nearer, so that m = 1 keeps the target and m = 0 copies the source, exactly.
 template <class T, class S>
-__device__ T blend(T target, S source, double rate) {
+__device__ T blend(T target, S source, double momentum) {
     using A = decltype(widen(T{}));
-    const A old = widen(target);
-    return narrow<T>(old + static_cast<A>(rate) * (static_cast<A>(widen(source)) - old));
+    const A old = widen(target), fresh = static_cast<A>(widen(source));
+    return narrow<T>(momentum > 0.5 ? old + static_cast<A>(1.0 - momentum) * (fresh - old)
+                                    : fresh - static_cast<A>(momentum) * (fresh - old));
 }
 
 __device__ bool aligned(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; }
 
 // C is char where there is no copy.
 template <class T, class S, class C, bool Copy>
-__device__ void update(T* target, const S* source, C* copy, std::int64_t count, double rate) {
+__device__ void update(T* target, const S* source, C* copy, std::int64_t count, double momentum) {
     std::int64_t done = 0;
     if (aligned(target) && aligned(source) && (!Copy || aligned(copy))) {
         done = count / kPack * kPack;
@@ -36,7 +38,7 @@ __device__ void update(T* target, const S* source, C* copy, std::int64_t count, 
             Pack<C> c;
 #pragma unroll
             for (int k = 0; k < kPack; ++k) {
-                t.values[k] = blend(t.values[k], s.values[k], rate);
+                t.values[k] = blend(t.values[k], s.values[k], momentum);
                 if constexpr (Copy) c.values[k] = narrow<C>(widen(t.values[k]));
             }
             *reinterpret_cast<Pack<T>*>(target + i) = t;
@@ -44,7 +46,7 @@ __device__ void update(T* target, const S* source, C* copy, std::int64_t count, 
         }
     }
     for (std::int64_t i = done + threadIdx.x; i < count; i += kThreads) {
-        target[i] = blend(target[i], source[i], rate);
+        target[i] = blend(target[i], source[i], momentum);
         if constexpr (Copy) copy[i] = narrow<C>(widen(target[i]));
     }
 }
@@ -59,7 +61,7 @@ __device__ void copy_bytes(char* target, const char* source, std::int64_t count)
     for (std::int64_t i = done + threadIdx.x; i < count; i += kThreads) target[i] = source[i];
 }
 
-__global__ void __launch_bounds__(kThreads) ema_update_kernel(const EmaChunk* chunks, double rate) {
+__global__ void __launch_bounds__(kThreads) ema_update_kernel(const EmaChunk* chunks, double momentum) {
     const EmaChunk chunk = chunks[blockIdx.x];
     if (static_cast<DType>(chunk.target_dtype) == DType::bytes) {
         copy_bytes(static_cast<char*>(chunk.target) + chunk.first, static_cast<const char*>(chunk.source) + chunk.first,
@@ -73,10 +75,10 @@ __global__ void __launch_bounds__(kThreads) ema_update_kernel(const EmaChunk* ch
             using S = decltype(source_type);
             const S* source = static_cast<const S*>(chunk.source) + chunk.first;
             if (static_cast<DType>(chunk.copy_dtype) == DType::none)
-                update<T, S, char, false>(target, source, nullptr, chunk.elements, rate);
+                update<T, S, char, false>(target, source, nullptr, chunk.elements, momentum);
             with_type(static_cast<DType>(chunk.copy_dtype), [&](auto copy_type) {
                 using C = decltype(copy_type);
-                update<T, S, C, true>(target, source, static_cast<C*>(chunk.copy) + chunk.first, chunk.elements, rate);
+                update<T, S, C, true>(target, source, static_cast<C*>(chunk.copy) + chunk.first, chunk.elements, momentum);
             });
         });
     });
@@ -86,7 +88,7 @@ __global__ void __launch_bounds__(kThreads) ema_update_kernel(const EmaChunk* ch
 
 cudaError_t ema_update(const EmaChunk* chunks, std::int64_t count, double momentum, cudaStream_t stream) {
     if (count == 0) return cudaSuccess;
-    ema_update_kernel<<<static_cast<unsigned>(count), kThreads, 0, stream>>>(chunks, 1.0 - momentum);
+    ema_update_kernel<<<static_cast<unsigned>(count), kThreads, 0, stream>>>(chunks, momentum);
     return cudaGetLastError();
 }
 

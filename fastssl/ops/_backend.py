@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ class Op:
 
     def _run(self, *args: Any) -> Any:
         *call, backend = args
-        if _explaining:
+        if getattr(_state, "explaining", False):
             raise _Explained(self.explain(call, backend))
         return self.implementations[self.choose(call, backend)].run(*call)
 
@@ -92,7 +93,7 @@ class Op:
 
 
 _ops: dict[str, Op] = {}
-_explaining = False
+_state = threading.local()  # an op that another thread calls meanwhile is computed
 
 
 class _Explained(Exception):  # noqa: N818
@@ -102,8 +103,7 @@ class _Explained(Exception):  # noqa: N818
 def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
     """Which backend a call takes and, for each one preferred to it, why it does not; computes and changes no tensor.
 
-    What the function draws before it calls its op (the noise of ``random_masking``, unless it is given) is drawn. For
-    one thread at a time: an op that another thread calls meanwhile would answer too.
+    What the function draws before it calls its op (the noise of ``random_masking``, unless it is given) is drawn.
 
     ``explain(nt_xent, z0, z1, temperature=0.1)`` answers for ``nt_xent(z0, z1, temperature=0.1)``, for example
     ``"nt_xent: cpu (not triton: it takes cuda tensors, got one on cpu)"``.
@@ -111,14 +111,13 @@ def explain(function: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
     Raises:
         Whatever the call itself raises for these arguments.
     """
-    global _explaining
-    _explaining = True
+    _state.explaining = True
     try:
         function(*args, **kwargs)
     except _Explained as answer:
         return str(answer)
     finally:
-        _explaining = False
+        _state.explaining = False
     raise TypeError(f"explain: {function!r} called no op of fastssl")
 
 

@@ -60,6 +60,8 @@ def _check_lists(targets: list[Tensor], sources: list[Tensor], copies: list[Tens
     if copies and len(copies) != len(targets):
         raise ValueError(f"{_OP}: copies must be as many as targets, or None; got {len(copies)} and {len(targets)}")
     for i, (target, source) in enumerate(zip(targets, sources, strict=True)):
+        if _plainly_alike(target, source):
+            continue
         _check_pair(f"target {i}", target, f"source {i}", source)
         if target.dtype.is_floating_point != source.dtype.is_floating_point or (
             target.dtype != source.dtype and not target.dtype.is_floating_point
@@ -69,6 +71,19 @@ def _check_lists(targets: list[Tensor], sources: list[Tensor], copies: list[Tens
         _check_pair(f"target {i}", target, f"copy {i}", copy)
         if target.dtype != copy.dtype and not (target.dtype.is_floating_point and copy.dtype.is_floating_point):
             raise TypeError(f"{_OP}: target {i} is {target.dtype} and copy {i} is {copy.dtype}")
+
+
+def _plainly_alike(target: Tensor, source: Tensor) -> bool:
+    """The usual pair, found without wording a message: lists are long, and checked at every step."""
+    return (
+        isinstance(target, Tensor)
+        and isinstance(source, Tensor)
+        and target.dtype == source.dtype
+        and target.shape == source.shape
+        and target.device == source.device
+        and target.is_contiguous()
+        and not target.is_complex()
+    )
 
 
 def _overlaps_itself(tensor: Tensor) -> bool:

@@ -1,7 +1,8 @@
 """NT-Xent, the SimCLR loss of two views; the 2N x 2N similarities are never stored.
 
 With z the 2N rows of both views, s = z z^T / t without its diagonal, P the softmax of its rows and Pos the pairing
-of the views, dloss/dz = (P + P^T - 2 Pos) z / (2N t): the backward needs only the log-sum-exps of the forward.
+of the views, dloss/dz = (P + P^T - 2 Pos) z / (2N t): the backward needs only the log-sum-exps of the forward, each as
+its row's maximum and the log of what is left, (2, 2N), for their sum would be rounded.
 """
 
 from __future__ import annotations
@@ -63,14 +64,16 @@ def _reference_forward(z0: Tensor, z1: Tensor, temperature: float) -> tuple[Tens
     z0, z1 = (z.to(_native.accumulator(z.dtype)) for z in (z0, z1))
     with torch.autocast(z0.device.type, enabled=False):
         rows = torch.cat([z0, z1])
-        lse = (rows @ rows.T / temperature).fill_diagonal_(float("-inf")).logsumexp(1)
-        return reference(z0, z1, temperature), lse
+        logits = (rows @ rows.T / temperature).fill_diagonal_(float("-inf"))
+        maximum = logits.amax(1)
+        log_total = (logits - maximum[:, None]).exp().sum(1).log()
+        return reference(z0, z1, temperature), torch.stack([maximum, log_total])
 
 
 def _reference_backward(grad: Tensor, z0: Tensor, z1: Tensor, lse: Tensor, temperature: float) -> Tensor:
     rows = torch.cat([z0, z1]).to(grad.dtype)
     with torch.autocast(z0.device.type, enabled=False):
-        p = (rows @ rows.T / temperature - lse[:, None]).exp().fill_diagonal_(0)
+        p = (rows @ rows.T / temperature - lse[0][:, None] - lse[1][:, None]).exp().fill_diagonal_(0)
         weights = p + p.T
         i = torch.arange(len(rows), device=rows.device)
         weights[i, i.roll(len(z0))] -= 2
@@ -79,7 +82,7 @@ def _reference_backward(grad: Tensor, z0: Tensor, z1: Tensor, lse: Tensor, tempe
 
 def _fake_forward(z0: Tensor, z1: Tensor, temperature: float, backend: str | None) -> tuple[Tensor, Tensor]:
     dtype = _native.accumulator(z0.dtype)
-    return z0.new_empty((), dtype=dtype), z0.new_empty((2 * z0.shape[0],), dtype=dtype)
+    return z0.new_empty((), dtype=dtype), z0.new_empty((2, 2 * z0.shape[0]), dtype=dtype)
 
 
 def _fake_backward(
@@ -161,7 +164,7 @@ _backward = Op(
     lambda device: (
         torch.ones((), device=device),
         *_example_views(device),
-        torch.full((16,), 2.7, device=device),
+        torch.full((2, 16), 1.35, device=device),
         0.5,
     ),
 )

@@ -62,6 +62,21 @@ def test_every_16_bit_value_is_read_and_rounded_as_torch_does(engine, dtype: tor
     assert torch.equal(copy, wide.to(dtype))
 
 
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_momentum_0_copies_and_1_keeps_exactly(engine, dtype: torch.dtype) -> None:
+    """Also where the difference of the two rounds to one of them."""
+    large, small = (
+        torch.tensor([1e4, -3e4, 7.0], device=engine.device),
+        torch.tensor([1.0, 0.1, -5e-5], device=engine.device),
+    )
+    for start, fresh in ((large, small), (small, large)):
+        target, source = start.to(dtype), fresh.to(dtype)
+        ema_update_([target], [source], 1.0)
+        assert torch.equal(target, start.to(dtype))
+        ema_update_([target], [source], 0.0)
+        assert torch.equal(target, source)
+
+
 def test_integers_and_bools_are_copied(engine) -> None:
     targets = [torch.tensor([5]), torch.tensor([True, False, True]), torch.zeros((), dtype=torch.int64), torch.ones(4)]
     sources = [torch.tensor([2**40]), torch.tensor([False, True, True]), torch.tensor(7), torch.zeros(4)]

@@ -70,7 +70,8 @@ def _forward_kernel(
         total = total * tl.exp(maximum - new_maximum) + tl.sum(tl.exp(s - new_maximum[:, None]), 1)
         maximum = new_maximum
     log_total = tl.log(total)
-    tl.store(lse + i, maximum + log_total, mask=i < rows)
+    tl.store(lse + i, maximum, mask=i < rows)
+    tl.store(lse + rows + i, log_total, mask=i < rows)
     tl.store(row_loss + i, (maximum - positive) + log_total, mask=i < rows)
 
 
@@ -82,16 +83,20 @@ def _backward_kernel(
 ):  # fmt: skip
     first = tl.program_id(0) * ROWS
     i = first + tl.arange(0, ROWS)
-    row_lse = tl.load(lse + i, mask=i < rows, other=float("inf"))
+    # the log-sum-exp in its two parts: rounding their sum would lose what tells rows apart
+    row_maximum = tl.load(lse + i, mask=i < rows, other=float("inf"))
+    row_log = tl.load(lse + rows + i, mask=i < rows, other=0.0)
     other_view = tl.where(i < rows // 2, i + rows // 2, i - rows // 2)
     sums = tl.zeros((ROWS, D), tl.float32)
     for block in range(tl.cdiv(rows, COLUMNS)):
         j = block * COLUMNS + tl.arange(0, COLUMNS)
-        column_lse = tl.load(lse + j, mask=j < rows, other=float("inf"))
+        column_maximum = tl.load(lse + j, mask=j < rows, other=float("inf"))
+        column_log = tl.load(lse + rows + j, mask=j < rows, other=0.0)
         s = _similarities(z, first, block * COLUMNS, rows, d, scale, D, CHUNK, WHOLE, ROWS, COLUMNS, PRECISION)
-        weights = tl.exp(s - row_lse[:, None]) + tl.exp(s - column_lse[None, :])
+        weights = tl.exp(s - row_maximum[:, None] - row_log[:, None])
+        weights += tl.exp(s - column_maximum[None, :] - column_log[None, :])
         weights = tl.where(j[None, :] == other_view[:, None], weights - 2.0, weights)
-        # rows past the end weigh nothing by their infinite lse; their columns are zeros, and 0 * exp(s) must be 0
+        # rows past the end weigh nothing by their infinite maximum; their columns are zeros, and 0 * exp(s) must be 0
         weights = tl.where((j[None, :] == i[:, None]) | (j >= rows)[None, :], 0.0, weights)
         columns = _load(z, block * COLUMNS, 0, rows, d, COLUMNS, D, WHOLE)
         sums = tl.dot(weights.to(columns.dtype), columns, sums, input_precision=PRECISION)
@@ -115,17 +120,17 @@ def constants(dtype: torch.dtype, d: int) -> dict[str, Any]:
 
 
 def forward(z0: Tensor, z1: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """z0, z1 (N, D). Returns the loss () and the rows' log-sum-exp (2N,), both float32."""
+    """z0, z1 (N, D). Returns the loss () and the rows' log-sum-exp in two parts (2, 2N), float32."""
     z = torch.cat([z0, z1])
     rows, d = z.shape
-    row_loss, lse = (torch.empty(rows, dtype=torch.float32, device=z.device) for _ in range(2))
+    row_loss, lse = (torch.empty(shape, dtype=torch.float32, device=z.device) for shape in (rows, (2, rows)))
     fixed = constants(z.dtype, d)
     _forward_kernel[(triton.cdiv(rows, fixed["ROWS"]),)](z, row_loss, lse, rows, d, 1.0 / temperature, **fixed)
     return row_loss.mean(), lse
 
 
 def backward(grad: Tensor, z0: Tensor, z1: Tensor, lse: Tensor, temperature: float) -> Tensor:
-    """grad () float32, lse (2N,) of the forward. Returns z0's gradient above z1's, (2N, D), in their dtype."""
+    """grad () float32, lse (2, 2N) of the forward. Returns z0's gradient above z1's, (2N, D), in their dtype."""
     z = torch.cat([z0, z1])
     rows, d = z.shape
     grads = torch.empty_like(z)
