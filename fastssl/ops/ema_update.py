@@ -67,7 +67,7 @@ def _check_lists(targets: list[Tensor], sources: list[Tensor], copies: list[Tens
             target.dtype != source.dtype and not target.dtype.is_floating_point
         ):
             raise TypeError(f"{_OP}: target {i} is {target.dtype} and source {i} is {source.dtype}")
-    for i, (target, copy) in enumerate(zip(targets, copies, strict=False)):
+    for i, (target, copy) in enumerate(zip(targets, copies, strict=True) if copies else ()):
         _check_pair(f"target {i}", target, f"copy {i}", copy)
         if target.dtype != copy.dtype and not (target.dtype.is_floating_point and copy.dtype.is_floating_point):
             raise TypeError(f"{_OP}: target {i} is {target.dtype} and copy {i} is {copy.dtype}")
