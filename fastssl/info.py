@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import fastssl
@@ -84,7 +85,7 @@ def main() -> None:
     console = Console()
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in facts().items():
-        table.add_row(f"[bold]{name}[/]", value)
+        table.add_row(f"[bold]{name}[/]", escape(value))
     console.print(table)
     console.print()
     table = Table("op", "tensors on", "served by", box=None, pad_edge=False, header_style="bold")

@@ -112,8 +112,8 @@ def constants(dtype: torch.dtype, d: int) -> dict[str, Any]:
     features = max(16, triton.next_power_of_2(d))
     shared = {"D": features, "WHOLE": features == d, "COLUMNS": 32}
     if dtype != torch.float32:
-        rows, warps = (64, 8) if features <= 128 else (32, 4)
-        return {**shared, "CHUNK": features, "ROWS": rows, "PRECISION": "tf32", "num_warps": warps, "num_stages": 2}
+        rows = 64 if features <= 128 else 32
+        return {**shared, "CHUNK": features, "ROWS": rows, "PRECISION": "tf32", "num_warps": 8, "num_stages": 2}
     # three tf32 products hold float32's accuracy on the tensor cores; one, where torch's own products may use it
     precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
     return {**shared, "CHUNK": 16, "ROWS": 32, "PRECISION": precision, "num_warps": 8, "num_stages": 1}

@@ -50,7 +50,7 @@ def test_neither_reads_nor_writes_beyond_the_ends() -> None:
     launch = (-(-rows // fixed["ROWS"]),)
     _, z = guarded(torch.cat([z0, z1]), float("nan"))
     loss_memory, row_loss = guarded(torch.zeros(rows), -7.0)
-    lse_memory, lse = guarded(torch.zeros(rows), -7.0)
+    lse_memory, lse = guarded(torch.zeros(2, rows), -7.0)
     kernels._forward_kernel[launch](z, row_loss, lse, rows, d, 2.0, **fixed)
     _, lse_read = guarded(lse, float("nan"))
     grads_memory, grads = guarded(torch.zeros(rows, d), -7.0)
