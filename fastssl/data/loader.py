@@ -43,7 +43,7 @@ class Loader:
             raise UserError(f"the batch size must be at least 1; got {batch_size}")
         if batch_size > len(data):
             raise UserError(
-                f"a batch of {batch_size} is larger than the data set of {len(data)} images: "
+                f"a batch of {batch_size} is larger than the data set of {len(data)} images to train on: "
                 f"give a batch size of at most {len(data)}, or more images"
             )
         if seed < 0:

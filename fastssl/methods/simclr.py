@@ -40,6 +40,10 @@ class SimCLRConfig:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise UserError(f"the temperature of SimCLR must be a finite number above 0; got {self.temperature}")
+        for name, least in (("hidden_dim", 1), ("out_dim", 1), ("head_layers", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"the {name} of SimCLR must be {least} or more; got {value}")
 
 
 class SimCLR(Method):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -46,8 +47,9 @@ def as_autocast_casts(x: Tensor) -> Tensor:
 
 def positive(op: str, name: str, value: object) -> float:
     """``value`` must be a finite number above 0."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
+    if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{op}: {name} must be a number; got {type(value).__name__}")
-    if not (math.isfinite(value) and value > 0):
+    number = float(value)
+    if not (math.isfinite(number) and number > 0):
         raise ValueError(f"{op}: {name} must be finite and above 0; got {value}")
-    return float(value)
+    return number

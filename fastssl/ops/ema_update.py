@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ def ema_update_(
             momentum outside [0, 1].
         RuntimeError: if ``backend`` cannot serve the call.
     """
-    if not isinstance(momentum, (int, float)) or not 0.0 <= momentum <= 1.0:
+    if not isinstance(momentum, Real) or not 0.0 <= float(momentum) <= 1.0:
         raise ValueError(f"{_OP}: momentum must be a number in [0, 1]; got {momentum}")
     targets, sources, copies = list(targets), list(sources), list(copies or ())
     _check_lists(targets, sources, copies)

@@ -26,7 +26,15 @@ from fastssl.train.folder import RunFolder
 from fastssl.train.interrupt import StopRequest, stop_on_signal
 from fastssl.train.log import MetricsLog, Row
 from fastssl.train.optim import build_optimizer
-from fastssl.train.reproduce import environment, fingerprint, reproducible, resolve_device, rng_state, set_rng_state
+from fastssl.train.reproduce import (
+    check_threads,
+    environment,
+    fingerprint,
+    reproducible,
+    resolve_device,
+    rng_state,
+    set_rng_state,
+)
 from fastssl.train.schedule import cosine_with_warmup
 
 
@@ -86,6 +94,7 @@ def pretrain(
     """
     folder.check(resume=resume, overwrite=overwrite)
     device = resolve_device(config.device)
+    check_threads(config.threads)
     method = build_method(config)
     with reproducible(config.seed, config.threads), stop_on_signal() as stop:
         trainer = _Trainer(config, method, splits, device)

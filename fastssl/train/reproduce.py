@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,21 @@ from torch import Tensor
 
 import fastssl
 from fastssl.errors import UserError
+
+THREADS_A_PROCESSOR = 4  # beyond, threads only wait for each other, and thousands of them seem to hang
+
+
+def check_threads(threads: int) -> None:
+    """Refuses more CPU threads than the processors here can serve.
+
+    Raises:
+        UserError: naming both numbers.
+    """
+    processors = os.cpu_count() or 1
+    if threads > THREADS_A_PROCESSOR * processors:
+        raise UserError(
+            f"threads {threads} are too many for the {processors} processors here: try --threads {processors}"
+        )
 
 
 @contextmanager

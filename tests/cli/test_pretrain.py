@@ -104,6 +104,7 @@ def test_corrupt_files_are_counted_and_named(run: Run, tmp_path: Path) -> None:
         (["--data", "unreadable"], "no readable image in 'unreadable'"),
         (["--data", "single"], "1 training image: training needs at least 2"),
         (["--data", "few"], "a batch of 8 is larger than the data set of"),
+        (["--data", "few", "--batch_size", "4", "--threads", "100000"], "threads 100000 are too many for the"),
         (["--data", "few", "--device", "toaster"], "device 'toaster' cannot be used"),
         (["--data", "few", "--out", "few/cat/0.png"], "few/cat/0.png is a file: give a folder"),
     ],

@@ -87,3 +87,9 @@ def test_refuses_a_head_out_of_bounds(settings):
 def test_refuses_an_encoder_of_unknown_width():
     with pytest.raises(TypeError, match="Linear has None"):
         SimCLR(nn.Linear(2, 2), SimCLRConfig())
+
+
+@pytest.mark.parametrize(("name", "value"), [("hidden_dim", 0), ("out_dim", 0), ("head_layers", -1)])
+def test_a_head_that_cannot_be_is_refused_before_anything_is_built(name: str, value: int):
+    with pytest.raises(UserError, match=f"the {name} of SimCLR must be .* or more; got {value}"):
+        SimCLRConfig(**{name: value})
