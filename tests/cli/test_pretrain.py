@@ -104,7 +104,6 @@ def test_corrupt_files_are_counted_and_named(run: Run, tmp_path: Path) -> None:
         (["--data", "unreadable"], "no readable image in 'unreadable'"),
         (["--data", "single"], "1 training image: training needs at least 2"),
         (["--data", "few"], "a batch of 8 is larger than the data set of"),
-        (["--data", "few", "--batch_size", "4", "--threads", "100000"], "threads 100000 are too many for the"),
         (["--data", "few", "--device", "toaster"], "device 'toaster' cannot be used"),
         (["--data", "few", "--out", "few/cat/0.png"], "few/cat/0.png is a file: give a folder"),
     ],
@@ -119,6 +118,12 @@ def test_bad_input_is_one_line_and_writes_nothing(words: list[str], message: str
     outcome = run("pretrain", *words, *(QUICK if words[-1] not in ("--epochs", "--data") else []))
     assert message in outcome.error()
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_more_threads_than_the_processors_can_serve_are_refused(photos: Path, run: Run, tmp_path: Path) -> None:
+    outcome = run("pretrain", "--data", photos, *QUICK, "--threads", "100000")
+    assert "threads 100000 are too many for the" in outcome.error()
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_run_in_the_folder_is_kept_unless_asked(done: Path, photos: Path, run: Run) -> None:
