@@ -12,7 +12,7 @@ import torch
 
 from fastssl.data.images import ImageSet, Splits
 from fastssl.errors import UserError
-from fastssl.methods.simclr import SimCLR, SimCLRConfig
+from fastssl.methods.simclr import SimCLR
 from fastssl.train import checkpoint as checkpoints
 from fastssl.train import config as configs
 from fastssl.train import log
@@ -297,8 +297,3 @@ def test_build_method_depends_on_the_seed_alone(config: RunConfig) -> None:
     one, same, other = (build_method(c).encoder.state_dict() for c in (config, config, replace(config, seed=1)))
     assert_same(one, same)
     assert not torch.equal(one["conv1.weight"], other["conv1.weight"])
-
-
-def test_a_head_that_cannot_be_built_is_the_users_error(config: RunConfig) -> None:
-    with pytest.raises(UserError, match="simclr: "):
-        build_method(replace(config, method_config=SimCLRConfig(head_layers=-1)))
