@@ -19,7 +19,7 @@ import torch
 
 OURS = "fastssl"
 SAMPLES, WARM_UP = 25, 3
-OPS = ("ema_update", "nt_xent", "random_masking")
+OPS = tuple(sorted(path.stem for path in (Path(__file__).parent / "ops").glob("[a-z]*.py")))
 Work = Callable[[], Any]
 
 
