@@ -31,8 +31,7 @@ def all_pairs(student: Tensor, teacher: Tensor, center: Tensor) -> Tensor:
     p = torch.softmax((teacher.float() - center) / TEACHER_TEMP, dim=-1)
     log_q = torch.log_softmax(student.float() / STUDENT_TEMP, dim=-1)
     losses = -torch.einsum("sbk,tbk->st", log_q, p)
-    losses = torch.diagonal_scatter(losses, losses.new_zeros(TEACHERS))
-    return losses.sum() / (student.shape[1] * (STUDENTS * TEACHERS - TEACHERS))
+    return (losses.sum() - losses.diagonal().sum()) / (student.shape[1] * (STUDENTS * TEACHERS - TEACHERS))
 
 
 def inputs(batch: int, prototypes: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
