@@ -1,4 +1,5 @@
 // fastssl._cpu: the C++ kernels, on raw addresses; fastssl.ops checks what it passes.
+#include "../cpu/distillation_loss.h"
 #include "../cpu/ema_update.h"
 #include "../cpu/isa.h"
 #include "../cpu/nt_xent.h"
@@ -17,6 +18,8 @@ PYBIND11_MODULE(_cpu, m) {
         throw std::invalid_argument("unknown instruction set '" + name + "': choose baseline, avx2 or avx512");
     });
 
+    bind(m, "distillation_loss_backward", +[] { return FASTSSL_SELECT(distillation_loss_backward); });
+    bind(m, "distillation_loss_forward", +[] { return FASTSSL_SELECT(distillation_loss_forward); });
     bind(m, "ema_update", +[] { return FASTSSL_SELECT(ema_update); });
     bind(m, "nt_xent_backward", +[] { return FASTSSL_SELECT(nt_xent_backward); });
     bind(m, "nt_xent_forward", +[] { return FASTSSL_SELECT(nt_xent_forward); });
