@@ -11,6 +11,8 @@ from typing import Any
 from benchmarks import demo, plots, summary
 from benchmarks.summary import Measured, Report, Row
 from fastssl.files import atomic_write
+from fastssl.ops import _crossover
+from fastssl.ops._crossover import Crossover
 
 READ_SUMMARY = """\
 Each op at each measured shape against the **best** of its rivals, all in turns in one process. *Times faster* is the
@@ -30,6 +32,11 @@ The floor of a case is the larger of two times: its bytes at the machine's best 
 its operations at the rate of multiply-adds plus its exponentials at the rate of the faster exp, ours or torch's; all of
 them are measured by `benchmarks/floors.cpp` in the same run.
 """
+READ_CHOICE = """\
+A call is served by the C++ kernel unless plain torch was faster at the nearest measured size;
+`fastssl.ops.explain` says which, and why. `python -m benchmarks.crossover` measures, and writes the table that the
+choice reads. Ops without an entry below always take the kernel. A forced backend is always honoured.
+"""
 READ_DEMO = """\
 `{command}` runs the settings of `make demo` with three seeds. Gain by kNN over the same encoder at random
 initialisation, in points: {gains}. Seconds are training, evaluation and report together. The test set is small: a
@@ -40,7 +47,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 MADE = "<!-- made by `python -m benchmarks.publish` from benchmarks/results; do not edit -->\n"
 
 
-def table(head: Sequence[str], numbers_from: int, rows: Sequence[Sequence[object]]) -> str:
+def table_of(head: Sequence[str], numbers_from: int, rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table; the columns from ``numbers_from`` on stand to the right."""
     rule = ["---" if i < numbers_from else "---:" for i in range(len(head))]
     return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in (head, rule, *rows))
@@ -97,13 +104,13 @@ def first_table(reports: Sequence[Report]) -> str:
         "of the floor",
         "MB ours / torch",
     ]
-    return table(head, 2, [summary_cells(case) for report in reports for case in report.cases])
+    return table_of(head, 2, [summary_cells(case) for report in reports for case in report.cases])
 
 
 def details(report: Report) -> str:
     head = ["case", "provider", "median ms", "p20 to p80", "samples", "fastssl against it", "GFLOP/s or GB/s"]
     head += ["of the floor", "peak extra MB", "error"]
-    return table(head, 2, [detail_cells(case, row) for case in report.cases for row in case.rows])
+    return table_of(head, 2, [detail_cells(case, row) for case in report.cases for row in case.rows])
 
 
 def detail_cells(case: Measured, row: Row) -> list[object]:
@@ -139,12 +146,25 @@ def pictures(report: Report, docs: Path) -> list[str]:
     return lines
 
 
+def choices(table: dict[str, Crossover]) -> str:
+    """Where the automatic choice takes plain torch, and how much was measured to say so."""
+    parts = ["# Which backend is chosen\n", READ_CHOICE]
+    for op, measured in table.items():
+        won = [point for point in measured.points if point.reference_wins]
+        told = "plain torch is faster at these" if won else "the C++ kernel is faster at all of them"
+        parts.append(f"`{op}`: {len(measured.points)} sizes {measured.where}; {told}.\n")
+        if won:
+            rows = [[*point.sizes.values(), f"{point.kernel:.2f}", f"{point.reference:.2f}"] for point in won]
+            parts.append(table_of([*won[0].sizes, "C++ kernel, ms", "plain torch, ms"], 0, rows) + "\n")
+    return "\n".join(parts)
+
+
 def performance(reports: Sequence[Report], docs: Path) -> str:
     """The text of performance.md; its pictures are drawn into ``docs``."""
     cases = [case for report in reports for case in report.cases]
     parts = [MADE, "# Performance\n", READ_SUMMARY, first_table(reports), "", lost(cases)]
     parts += [line for report in reports for line in pictures(report, docs)]
-    parts += ["# Details\n", READ_DETAILS]
+    parts += [choices(_crossover.table()), "# Details\n", READ_DETAILS]
     for report in reports:
         parts += [f"## {report.op}\n", details(report), "", circumstances(report.run), ""]
     return "\n".join(parts)
@@ -164,7 +184,7 @@ def results() -> str:
         "# Results\n",
         "## The demo: SimCLR on the embedded drawings\n",
         READ_DEMO.format(command=report["command"], gains=gains),
-        table(["seed", "features", "kNN", "linear probe", "seconds"], 2, rows),
+        table_of(["seed", "features", "kNN", "linear probe", "seconds"], 2, rows),
         "",
         circumstances(report["run"]),
         "",

@@ -36,15 +36,15 @@ def chunked(z0: Tensor, z1: Tensor, temperature: float) -> Tensor:
     return torch.stack(losses).sum() / n
 
 
-def inputs(n: int, dtype: torch.dtype) -> list[Tensor]:
+def inputs(n: int, dtype: torch.dtype, d: int = 128) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
-    first = torch.randn(n, 128, generator=generator)
-    second = first + torch.randn(n, 128, generator=generator)
+    first = torch.randn(n, d, generator=generator)
+    second = first + torch.randn(n, d, generator=generator)
     return [normalize(z, dim=1).to(dtype) for z in (first, second)]
 
 
-def forward_backward(function: Callable[..., Tensor], n: int, dtype: torch.dtype) -> Work:
-    z0, z1 = (z.requires_grad_() for z in inputs(n, dtype))
+def forward_backward(function: Callable[..., Tensor], n: int, dtype: torch.dtype, d: int = 128) -> Work:
+    z0, z1 = (z.requires_grad_() for z in inputs(n, dtype, d))
 
     def work() -> tuple[Tensor, ...]:
         z0.grad = z1.grad = None
@@ -105,3 +105,16 @@ def cases() -> list[Case]:
             (16384, torch.float32),
         )
     ]
+
+
+# where the kernel is timed against the reference for the choice between them: no more rows than features
+CROSSOVER = [
+    {"rows": rows, "d": d}
+    for rows in (2, 16, 64, 256, 1024, 4096)
+    for d in (8, 128, 512, 1024, 2048, 8192)
+    if rows <= d
+]
+
+
+def backend(name: str, rows: int, d: int) -> Work:
+    return forward_backward(functools.partial(ops.nt_xent, backend=name), rows // 2, torch.float32, d)

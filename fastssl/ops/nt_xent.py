@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastssl.ops import _check, _native
 from fastssl.ops._backend import Implementation, Op, anything, native_cpu, triton, triton_cuda
+from fastssl.ops._crossover import crossover
 
 
 def nt_xent(z0: Tensor, z1: Tensor, *, temperature: float, backend: str | None = None) -> Tensor:
@@ -21,8 +22,9 @@ def nt_xent(z0: Tensor, z1: Tensor, *, temperature: float, backend: str | None =
 
     The mean over all 2N rows i of ``-log(exp(s_ip) / sum_{j != i} exp(s_ij))``, where ``s = <z_i, z_j> / temperature``
     and p is the other view of i. Rows are taken as they are: normalise them first (``fastssl.losses.NTXent`` does).
-    Memory beyond the inputs and their gradients grows with N D, not with N^2. Deterministic, and the same bits
-    for any number of threads. Under autocast the inputs, unless float64, are cast to float32, as torch does for losses.
+    Memory beyond the inputs and their gradients grows with N D, not with N^2. Deterministic, and by our kernels the
+    same bits for any number of threads; where 2N <= D plain torch may be faster, and then serves the call.
+    Under autocast the inputs, unless float64, are cast to float32, as torch does for losses.
 
     Args:
         z0: (N, D) features of the first view; float32, bfloat16, float16 or float64. Sums are in float32, or float64.
@@ -129,6 +131,12 @@ def _example_views(device: torch.device) -> list[Tensor]:
     return [torch.nn.functional.normalize(torch.randn(8, 4, device=device), dim=1) for _ in range(2)]
 
 
+def _sizes(z0: Tensor) -> dict[str, int] | None:
+    """What the choice of the reference looks at: it may store (rows, rows) where that is no more than the features."""
+    rows, d = 2 * z0.shape[0], z0.shape[1]
+    return {"rows": rows, "d": d} if rows <= d else None
+
+
 _TRITON_MAX_FEATURES = 256  # the gradient of a block of rows stays in registers
 
 
@@ -144,7 +152,9 @@ def _triton_unsupported(z0: Tensor, z1: Tensor) -> str | None:
 _forward = Op(
     "nt_xent(Tensor z0, Tensor z1, float temperature, str? backend) -> (Tensor, Tensor)",
     {
-        "cpu": Implementation(_cpu_forward, lambda z0, z1, t: native_cpu(z0, z1)),
+        "cpu": Implementation(
+            _cpu_forward, lambda z0, z1, t: native_cpu(z0, z1), crossover("nt_xent", lambda z0, z1, t: _sizes(z0))
+        ),
         "triton": Implementation(triton("nt_xent", "forward"), lambda z0, z1, t: _triton_unsupported(z0, z1)),
         "reference": Implementation(_reference_forward, anything),
     },
@@ -154,7 +164,11 @@ _forward = Op(
 _backward = Op(
     "nt_xent_backward(Tensor grad, Tensor z0, Tensor z1, Tensor lse, float temperature, str? backend) -> Tensor",
     {
-        "cpu": Implementation(_cpu_backward, lambda grad, z0, z1, lse, t: native_cpu(z0, z1)),
+        "cpu": Implementation(
+            _cpu_backward,
+            lambda grad, z0, z1, lse, t: native_cpu(z0, z1),
+            crossover("nt_xent", lambda grad, z0, z1, lse, t: _sizes(z0)),
+        ),
         "triton": Implementation(
             triton("nt_xent", "backward"), lambda grad, z0, z1, lse, t: _triton_unsupported(z0, z1)
         ),
