@@ -1,6 +1,7 @@
 // fastssl._cpu: the C++ kernels, on raw addresses; fastssl.ops checks what it passes.
 #include "../cpu/ema_update.h"
 #include "../cpu/isa.h"
+#include "../cpu/knn_classify.h"
 #include "../cpu/nt_xent.h"
 #include "../cpu/random_masking.h"
 #include "bind.h"
@@ -18,6 +19,7 @@ PYBIND11_MODULE(_cpu, m) {
     });
 
     bind(m, "ema_update", +[] { return FASTSSL_SELECT(ema_update); });
+    bind(m, "knn_classify", +[] { return FASTSSL_SELECT(knn_classify); });
     bind(m, "nt_xent_backward", +[] { return FASTSSL_SELECT(nt_xent_backward); });
     bind(m, "nt_xent_forward", +[] { return FASTSSL_SELECT(nt_xent_forward); });
     bind(m, "random_masking", +[] { return &random_masking; });
