@@ -2,6 +2,7 @@
 #include "../cpu/distillation_loss.h"
 #include "../cpu/ema_update.h"
 #include "../cpu/isa.h"
+#include "../cpu/knn_classify.h"
 #include "../cpu/nt_xent.h"
 #include "../cpu/random_masking.h"
 #include "bind.h"
@@ -21,6 +22,7 @@ PYBIND11_MODULE(_cpu, m) {
     bind(m, "distillation_loss_backward", +[] { return FASTSSL_SELECT(distillation_loss_backward); });
     bind(m, "distillation_loss_forward", +[] { return FASTSSL_SELECT(distillation_loss_forward); });
     bind(m, "ema_update", +[] { return FASTSSL_SELECT(ema_update); });
+    bind(m, "knn_classify", +[] { return FASTSSL_SELECT(knn_classify); });
     bind(m, "nt_xent_backward", +[] { return FASTSSL_SELECT(nt_xent_backward); });
     bind(m, "nt_xent_forward", +[] { return FASTSSL_SELECT(nt_xent_forward); });
     bind(m, "random_masking", +[] { return &random_masking; });

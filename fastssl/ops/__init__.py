@@ -3,7 +3,16 @@
 from fastssl.ops._backend import backend, explain
 from fastssl.ops.distillation_loss import distillation_loss
 from fastssl.ops.ema_update import ema_update_
+from fastssl.ops.knn_classify import knn_classify
 from fastssl.ops.nt_xent import nt_xent
 from fastssl.ops.random_masking import random_masking
 
-__all__ = ["backend", "distillation_loss", "ema_update_", "explain", "nt_xent", "random_masking"]
+__all__ = [
+    "backend",
+    "distillation_loss",
+    "ema_update_",
+    "explain",
+    "knn_classify",
+    "nt_xent",
+    "random_masking",
+]
