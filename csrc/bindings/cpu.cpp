@@ -1,7 +1,9 @@
 // fastssl._cpu: the C++ kernels, on raw addresses; fastssl.ops checks what it passes.
 #include "../cpu/ema_update.h"
+#include "../cpu/info_nce.h"
 #include "../cpu/isa.h"
 #include "../cpu/nt_xent.h"
+#include "../cpu/queue_info_nce.h"
 #include "../cpu/random_masking.h"
 #include "bind.h"
 
@@ -18,7 +20,11 @@ PYBIND11_MODULE(_cpu, m) {
     });
 
     bind(m, "ema_update", +[] { return FASTSSL_SELECT(ema_update); });
+    bind(m, "info_nce_backward", +[] { return FASTSSL_SELECT(info_nce_backward); });
+    bind(m, "info_nce_forward", +[] { return FASTSSL_SELECT(info_nce_forward); });
     bind(m, "nt_xent_backward", +[] { return FASTSSL_SELECT(nt_xent_backward); });
     bind(m, "nt_xent_forward", +[] { return FASTSSL_SELECT(nt_xent_forward); });
+    bind(m, "queue_info_nce_backward", +[] { return FASTSSL_SELECT(queue_info_nce_backward); });
+    bind(m, "queue_info_nce_forward", +[] { return FASTSSL_SELECT(queue_info_nce_forward); });
     bind(m, "random_masking", +[] { return &random_masking; });
 }

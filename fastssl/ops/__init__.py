@@ -2,7 +2,17 @@
 
 from fastssl.ops._backend import backend, explain
 from fastssl.ops.ema_update import ema_update_
+from fastssl.ops.info_nce import info_nce
 from fastssl.ops.nt_xent import nt_xent
+from fastssl.ops.queue_info_nce import queue_info_nce
 from fastssl.ops.random_masking import random_masking
 
-__all__ = ["backend", "ema_update_", "explain", "nt_xent", "random_masking"]
+__all__ = [
+    "backend",
+    "ema_update_",
+    "explain",
+    "info_nce",
+    "nt_xent",
+    "queue_info_nce",
+    "random_masking",
+]
