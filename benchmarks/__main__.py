@@ -21,22 +21,20 @@ def table(rows: list[dict[str, Any]]) -> Table:
     """The rows as a person reads them: ours first in each case, with its ratio to the best rival."""
     drawn = Table("case", "provider", "median ms", "p20-p80", "fastssl is faster by", "peak MB", "error", box=None)
     for row in rows:
-        ratio = row["times_faster_than"]
-        ours = next(
-            r
-            for r in rows
-            if r["provider"] == harness.OURS and r["shape"] == row["shape"] and r["dtype"] == row["dtype"]
-        )
         is_ours = row["provider"] == harness.OURS
-        faster = (
-            f"{ratio[row['best_rival']]:.2f}x the best rival" if is_ours else f"{row['median'] / ours['median']:.2f}x"
-        )
+        if is_ours:
+            ours = row
+        case = f"{row['op']} {row['shape']} {row['dtype']}" if is_ours else ""
+        if "failed" in row:
+            drawn.add_row(case, row["provider"], "[red]failed[/]", "", row["failed"])
+            continue
+        best = ours["times_faster_than"].get(ours["best_rival"], 1.0)
         drawn.add_row(
-            f"{row['op']} {row['shape']} {row['dtype']}" if is_ours else "",
+            case,
             row["provider"],
             f"{row['median']:.2f}",
             f"{row['p20']:.2f}-{row['p80']:.2f}",
-            faster,
+            f"{best:.2f}x the best rival" if is_ours else f"{row['median'] / ours['median']:.2f}x",
             f"{row['peak_extra_megabytes']:.1f}" if "peak_extra_megabytes" in row else "",
             f"{row['error_against_float64']:.0e}" if row["error_against_float64"] is not None else "",
         )

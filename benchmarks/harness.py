@@ -17,8 +17,12 @@ from typing import Any
 
 import torch
 
+from benchmarks.rivals import versions
+
 OURS = "fastssl"
 SAMPLES, WARM_UP = 25, 3
+# A slow provider leaves the turns when it has used BUDGET seconds and has FEWEST samples; one warm-up must then do.
+BUDGET, FEWEST = 10.0, 5
 OPS = tuple(sorted(path.stem for path in (Path(__file__).parent / "ops").glob("[a-z]*.py")))
 Work = Callable[[], Any]
 
@@ -52,16 +56,21 @@ def cases(only: str | None = None) -> list[Case]:
 
 
 def interleaved(works: dict[str, Work]) -> dict[str, list[float]]:
-    """Seconds of each work, SAMPLES times in turns, so that a noisy moment falls on all alike."""
+    """Seconds of each work in turns, so that a noisy moment falls on all alike; slow ones have fewer samples."""
     for work in works.values():
+        start = time.perf_counter()
         for _ in range(WARM_UP):
             work()
+            if time.perf_counter() - start > BUDGET / SAMPLES:
+                break
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(SAMPLES):
-        for name, work in works.items():
+        for name, taken in seconds.items():
+            if len(taken) >= FEWEST and sum(taken) > BUDGET:
+                continue
             start = time.perf_counter()
-            work()
-            seconds[name].append(time.perf_counter() - start)
+            works[name]()
+            taken.append(time.perf_counter() - start)
     return seconds
 
 
@@ -86,33 +95,56 @@ def peak_megabytes(case: Case, provider: str) -> float:
 
 
 def error(case: Case, work: Work) -> float | None:
-    """The largest relative error (in the norm) of a provider's results against float64."""
+    """The largest relative error (in the norm) of a provider's results against float64.
+
+    A provider that returns only the first results (a loss whose gradient is another one) is judged by those.
+    """
     if case.exact is None:
         return None
-    pairs = zip(work(), case.exact(), strict=True)
+    pairs = zip(work(), case.exact(), strict=False)
     return max(((got.double() - want).norm() / want.norm()).item() for got, want in pairs)
 
 
+def made(case: Case) -> tuple[dict[str, Work], dict[str, str]]:
+    """The works of the case's providers, each called once, and why others cannot: rivals that are missing or fail."""
+    works, failed = {}, {}
+    for name, make in case.providers.items():
+        try:
+            work = make()
+            work()
+            works[name] = work
+        except Exception as reason:  # whatever a rival raises belongs in its row
+            if name == OURS:
+                raise
+            failed[name] = f"{type(reason).__name__}: {str(reason).strip().partition(chr(10))[0]}"
+    return works, failed
+
+
 def measure(case: Case) -> list[dict[str, Any]]:
-    """A row for each provider of the case, the best rival's ratio in ours."""
-    works = {name: make() for name, make in case.providers.items()}
-    timed = {name: quantiles(seconds) for name, seconds in interleaved(works).items()}
-    rivals = {name: times["median"] for name, times in timed.items() if name != OURS}
-    best = min(rivals, key=rivals.__getitem__)
+    """A row for each provider of the case, the best rival's ratio in ours; one that failed has the reason instead."""
+    works, failed = made(case)
+    timed = interleaved(works)
+    medians = {name: 1e3 * statistics.median(seconds) for name, seconds in timed.items()}
+    rivals = {name: median for name, median in medians.items() if name != OURS}
+    best = min(rivals, key=rivals.__getitem__, default=None)
     rows = []
-    for name, times in timed.items():
-        row: dict[str, Any] = {"op": case.op, "shape": case.shape, "dtype": case.dtype, "provider": name, "unit": "ms"}
-        row |= {key: round(value, 4) for key, value in times.items()}
-        row["times_faster_than"] = {rival: round(median / times["median"], 3) for rival, median in rivals.items()}
+    for name in case.providers:
+        row: dict[str, Any] = {"op": case.op, "shape": case.shape, "dtype": case.dtype, "provider": name}
+        rows.append(row)
+        if name in failed:
+            row["failed"] = failed[name]
+            continue
+        row |= {"unit": "ms", **{key: round(value, 4) for key, value in quantiles(timed[name]).items()}}
+        row["samples"] = len(timed[name])
+        row["times_faster_than"] = {rival: round(median / medians[name], 3) for rival, median in rivals.items()}
         row["best_rival"] = best
         if case.operations:
-            row["gflops"] = round(case.operations / times["median"] / 1e6, 1)
+            row["gflops"] = round(case.operations / medians[name] / 1e6, 1)
         if case.bytes_moved:
-            row["gigabytes_per_second"] = round(case.bytes_moved / times["median"] / 1e6, 2)
+            row["gigabytes_per_second"] = round(case.bytes_moved / medians[name] / 1e6, 2)
         row["error_against_float64"] = error(case, works[name])
         if case.peak:
             row["peak_extra_megabytes"] = round(peak_megabytes(case, name), 1)
-        rows.append(row)
     return rows
 
 
@@ -125,7 +157,8 @@ def circumstances() -> dict[str, Any]:
         **{key: value for key, value in facts().items() if key in {"fastssl", "torch", "python", "C++ kernels", "GPU"}},
         "processor": processor(),
         "threads": torch.get_num_threads(),
-        "samples": SAMPLES,
+        "samples": f"{SAMPLES}, fewer of works over {1e3 * BUDGET / SAMPLES:.0f} ms, at least {FEWEST}",
+        "rivals": versions(),
         "commit": commit.stdout.strip(),
         "date": datetime.date.today().isoformat(),
     }

@@ -30,6 +30,8 @@ MADE = "<!-- made by `python -m benchmarks.publish` from benchmarks/results; do 
 
 def circumstances(run: dict[str, Any]) -> str:
     shown = {name: value for name, value in run.items() if value not in ("", None)}
+    if "rivals" in shown:
+        shown["rivals"] = ", ".join(f"{package} {version}" for package, version in shown["rivals"].items())
     return "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in shown.items())
 
 
@@ -42,6 +44,9 @@ def performance_table(rows: list[dict[str, Any]]) -> str:
         same = [r for r in rows if (r["shape"], r["dtype"]) == (row["shape"], row["dtype"])]
         ours = next(r for r in same if r["provider"] == harness.OURS)
         is_ours = row is ours
+        if "failed" in row:
+            lines.append(f"|  | {row['provider']} | failed: {row['failed']} |  |  |  |  |  |")
+            continue
         ratio = "" if is_ours else f"{ours['times_faster_than'][row['provider']]:.2f}x"
         best = " (best rival)" if row["provider"] == ours["best_rival"] else ""
         rate = row.get("gflops") or row.get("gigabytes_per_second") or ""

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.harness import SAMPLES, WARM_UP, Case, cases
+from benchmarks.rivals import NotInstalledError
 
 
 @pytest.mark.parametrize(
@@ -15,4 +16,8 @@ from benchmarks.harness import SAMPLES, WARM_UP, Case, cases
 )
 def test_op(benchmark: Any, case: Case, provider: str) -> None:
     benchmark.group = case.name
-    benchmark.pedantic(case.providers[provider](), rounds=SAMPLES, warmup_rounds=WARM_UP, iterations=1)
+    try:
+        work = case.providers[provider]()
+    except NotInstalledError as missing:
+        pytest.skip(str(missing))
+    benchmark.pedantic(work, rounds=SAMPLES, warmup_rounds=WARM_UP, iterations=1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
+from benchmarks import rivals
 from benchmarks.harness import OURS, Case, Work
 from fastssl import ops
 from fastssl.ops.clip_loss import reference  # type: ignore[attr-defined]
@@ -51,16 +52,17 @@ def exact(n: int, d: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
 
 
 def providers(n: int, d: int, dtype: torch.dtype) -> dict[str, Callable[[], Work]]:
-    rivals: dict[str, Callable[[], Callable[..., Tensor]]] = {
+    functions: dict[str, Callable[[], Callable[..., Tensor]]] = {
         OURS: lambda: ops.clip_loss,
         "torch eager": lambda: reference,
         "torch eager again": lambda: reference,  # the same thing twice: the spread of this run
         "torch.compile": lambda: torch.compile(reference),
         "torch.compile, chunked": lambda: torch.compile(chunked),
+        "open_clip ClipLoss": lambda: rivals.load("open_clip.loss").ClipLoss(),
     }
     return {
         name: functools.partial(lambda function: forward_backward(function(), n, d, dtype), function)
-        for name, function in rivals.items()
+        for name, function in functions.items()
     }
 
 

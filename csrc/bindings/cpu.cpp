@@ -1,5 +1,6 @@
 // fastssl._cpu: the C++ kernels, on raw addresses; fastssl.ops checks what it passes.
 #include "../cpu/clip_loss.h"
+#include "../cpu/distillation_loss.h"
 #include "../cpu/ema_update.h"
 #include "../cpu/info_nce.h"
 #include "../cpu/isa.h"
@@ -23,6 +24,8 @@ PYBIND11_MODULE(_cpu, m) {
 
     bind(m, "clip_loss_backward", +[] { return FASTSSL_SELECT(clip_loss_backward); });
     bind(m, "clip_loss_forward", +[] { return FASTSSL_SELECT(clip_loss_forward); });
+    bind(m, "distillation_loss_backward", +[] { return FASTSSL_SELECT(distillation_loss_backward); });
+    bind(m, "distillation_loss_forward", +[] { return FASTSSL_SELECT(distillation_loss_forward); });
     bind(m, "ema_update", +[] { return FASTSSL_SELECT(ema_update); });
     bind(m, "info_nce_backward", +[] { return FASTSSL_SELECT(info_nce_backward); });
     bind(m, "info_nce_forward", +[] { return FASTSSL_SELECT(info_nce_forward); });

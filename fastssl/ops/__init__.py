@@ -2,6 +2,7 @@
 
 from fastssl.ops._backend import backend, explain
 from fastssl.ops.clip_loss import clip_loss
+from fastssl.ops.distillation_loss import distillation_loss
 from fastssl.ops.ema_update import ema_update_
 from fastssl.ops.info_nce import info_nce
 from fastssl.ops.nt_xent import nt_xent
@@ -12,6 +13,7 @@ from fastssl.ops.siglip_loss import siglip_loss
 __all__ = [
     "backend",
     "clip_loss",
+    "distillation_loss",
     "ema_update_",
     "explain",
     "info_nce",

@@ -34,8 +34,7 @@ def alike(op: str, first: tuple[str, Tensor], second: tuple[str, Tensor]) -> Non
     (name0, x0), (name1, x1) = first, second
     if x0.dtype != x1.dtype:
         raise TypeError(f"{op}: {name0} and {name1} must have one dtype; got {x0.dtype} and {x1.dtype}")
-    if x0.device != x1.device:
-        raise ValueError(f"{op}: {name0} and {name1} must be on one device; got {x0.device} and {x1.device}")
+    one_device(op, first, second)
 
 
 def as_autocast_casts(x: Tensor) -> Tensor:
@@ -55,6 +54,13 @@ def positive(op: str, name: str, value: object) -> float:
     if not (math.isfinite(number) and number > 0):
         raise ValueError(f"{op}: {name} must be finite and above 0; got {value}")
     return number
+
+
+def one_device(op: str, first: tuple[str, Tensor], second: tuple[str, Tensor]) -> None:
+    """Two tensors must share their device."""
+    (name0, x0), (name1, x1) = first, second
+    if x0.device != x1.device:
+        raise ValueError(f"{op}: {name0} and {name1} must be on one device; got {x0.device} and {x1.device}")
 
 
 def scale(op: str, name: str, value: object, *, above_zero: bool = False) -> float | Tensor:

@@ -87,8 +87,7 @@ def _check_rows(queries: Tensor, keys: Tensor, negatives: Tensor | None) -> None
                 f"{_OP}: queries (N, D) and {name} ({', '.join(dims)}) must agree on D;"
                 f" got {_check.shape(queries)} and {_check.shape(rows)}"
             )
-        if rows.device != queries.device:
-            raise ValueError(f"{_OP}: queries and {name} must be on one device; got {queries.device} and {rows.device}")
+        _check.one_device(_OP, ("queries", queries), (name, rows))
     if queries.numel() == 0 or keys.numel() == 0:
         raise ValueError(
             f"{_OP}: needs at least one query, key and feature; got {_check.shape(queries)} and {_check.shape(keys)}"

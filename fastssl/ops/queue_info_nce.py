@@ -58,8 +58,7 @@ def queue_info_nce(
         raise ValueError(f"{_OP}: needs at least one query and one feature; got {_check.shape(query)}")
     query, key = _check.as_autocast_casts(query), _check.as_autocast_casts(key)
     _check.alike(_OP, ("query", query), ("key", key))
-    if query.device != queue.device:
-        raise ValueError(f"{_OP}: query and queue must be on one device; got {query.device} and {queue.device}")
+    _check.one_device(_OP, ("query", query), ("queue", queue))
     for_query = query.requires_grad and torch.is_grad_enabled()
     loss: Tensor = _forward.call(query, key, queue, temperature, for_query, backend)[0]
     return loss
