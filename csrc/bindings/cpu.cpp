@@ -4,6 +4,7 @@
 #include "../cpu/isa.h"
 #include "../cpu/nt_xent.h"
 #include "../cpu/random_masking.h"
+#include "../cpu/sinkhorn_knopp.h"
 #include "bind.h"
 
 namespace py = pybind11;
@@ -24,4 +25,5 @@ PYBIND11_MODULE(_cpu, m) {
     bind(m, "nt_xent_backward", +[] { return FASTSSL_SELECT(nt_xent_backward); });
     bind(m, "nt_xent_forward", +[] { return FASTSSL_SELECT(nt_xent_forward); });
     bind(m, "random_masking", +[] { return &random_masking; });
+    bind(m, "sinkhorn_knopp", +[] { return FASTSSL_SELECT(sinkhorn_knopp); });
 }
