@@ -72,6 +72,7 @@ WITHOUT_GPU_KERNEL = {
     "knn_classify",
     "queue_info_nce",
     "siglip_loss",
+    "sinkhorn_knopp",
 }  # the reference serves them on a GPU; an op leaves this list with its kernel
 
 

@@ -9,6 +9,7 @@
 #include "../cpu/queue_info_nce.h"
 #include "../cpu/random_masking.h"
 #include "../cpu/siglip_loss.h"
+#include "../cpu/sinkhorn_knopp.h"
 #include "bind.h"
 
 namespace py = pybind11;
@@ -38,4 +39,5 @@ PYBIND11_MODULE(_cpu, m) {
     bind(m, "random_masking", +[] { return &random_masking; });
     bind(m, "siglip_loss_backward", +[] { return FASTSSL_SELECT(siglip_loss_backward); });
     bind(m, "siglip_loss_forward", +[] { return FASTSSL_SELECT(siglip_loss_forward); });
+    bind(m, "sinkhorn_knopp", +[] { return FASTSSL_SELECT(sinkhorn_knopp); });
 }

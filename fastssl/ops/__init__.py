@@ -10,6 +10,7 @@ from fastssl.ops.nt_xent import nt_xent
 from fastssl.ops.queue_info_nce import queue_info_nce
 from fastssl.ops.random_masking import random_masking
 from fastssl.ops.siglip_loss import siglip_loss
+from fastssl.ops.sinkhorn_knopp import sinkhorn_knopp
 
 __all__ = [
     "backend",
@@ -23,4 +24,5 @@ __all__ = [
     "queue_info_nce",
     "random_masking",
     "siglip_loss",
+    "sinkhorn_knopp",
 ]
