@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from benchmarks import rivals
 from benchmarks.harness import OURS, Case, Work
 from fastssl import ops
 from fastssl.ops.nt_xent import reference  # type: ignore[attr-defined]
 
 TEMPERATURE = 0.1
 CHUNK = 512
+LARGE = 4096
 
 
 def chunked(z0: Tensor, z1: Tensor, temperature: float) -> Tensor:
@@ -57,18 +59,28 @@ def exact(n: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
     return forward_backward(lambda z0, z1, temperature: reference(z0.double(), z1.double(), temperature), n, dtype)()
 
 
+def lightly(n: int, dtype: torch.dtype) -> Work:
+    """lightly's own class. It normalises inside, so that its gradient is another one: judged by the loss alone."""
+    criterion = rivals.load("lightly.loss").NTXentLoss(temperature=TEMPERATURE)
+    work = forward_backward(lambda z0, z1, temperature: criterion(z0, z1), n, dtype)
+    return lambda: work()[:1]
+
+
 def providers(n: int, dtype: torch.dtype) -> dict[str, Callable[[], Work]]:
-    rivals: dict[str, Callable[[], Callable[..., Tensor]]] = {
+    functions: dict[str, Callable[[], Callable[..., Tensor]]] = {
         OURS: lambda: ops.nt_xent,
         "torch eager": lambda: reference,
         "torch eager again": lambda: reference,  # the same thing twice: the spread of this run
         "torch.compile": lambda: torch.compile(reference),
         "torch.compile, chunked": lambda: torch.compile(chunked),
     }
-    return {
+    if n > LARGE:
+        del functions["torch eager again"]  # seconds a call
+    ours_and_torch = {
         name: functools.partial(lambda function: forward_backward(function(), n, dtype), function)
-        for name, function in rivals.items()
+        for name, function in functions.items()
     }
+    return {**ours_and_torch, "lightly NTXentLoss": functools.partial(lightly, n, dtype)}
 
 
 def cases() -> list[Case]:
@@ -79,8 +91,17 @@ def cases() -> list[Case]:
             dtype=str(dtype).removeprefix("torch."),
             providers=providers(rows // 2, dtype),
             exact=functools.partial(exact, rows // 2, dtype),
-            operations=4 * rows**2 * 128,
+            # logits and softmax are symmetric: half of each, then one product with the rows
+            operations=3 * rows**2 * 128,
+            exponentials=rows**2 / 2,
+            recompute=rows**2 * 128,
             peak=True,
         )
-        for rows, dtype in ((1024, torch.float32), (4096, torch.float32), (4096, torch.bfloat16))
+        for rows, dtype in (
+            (256, torch.float32),
+            (1024, torch.float32),
+            (4096, torch.float32),
+            (4096, torch.bfloat16),
+            (16384, torch.float32),
+        )
     ]
