@@ -19,6 +19,7 @@
 #include <math.h>
 
 #include "buffer.h"
+#include "pages.h"
 #include "simd.h"
 
 namespace fastssl::FASTSSL_ISA {
@@ -316,6 +317,10 @@ template <class T>
 void backward(const Problem<T>& problem, T grad_loss, const T* stats, void* grad, int threads) {
     const std::int64_t blocks = problem.blocks(), tasks = problem.batch * blocks;
     const std::int64_t shares = tasks < threads ? tasks : threads;
+    with_type(problem.student_dtype, [&](auto type) {
+        const std::int64_t elements = problem.students * problem.batch * problem.prototypes;
+        prefer_huge_pages(grad, elements * static_cast<std::int64_t>(sizeof type));
+    });
     const double factor =
         static_cast<double>(grad_loss) / (problem.student_temp * problem.pairs() * static_cast<double>(problem.batch));
     Buffer<T> work(shares * (problem.teachers + 2) * kBlock);

@@ -17,7 +17,7 @@ from fastssl.ops._backend import Implementation, Op, anything, native_cpu, trito
 from fastssl.ops._crossover import crossover
 
 
-def nt_xent(z0: Tensor, z1: Tensor, *, temperature: float, backend: str | None = None) -> Tensor:
+def nt_xent(z0: Tensor, z1: Tensor, *, temperature: float | Tensor, backend: str | None = None) -> Tensor:
     """Normalised temperature-scaled cross-entropy of two views (SimCLR, arXiv:2002.05709, eq. 1).
 
     The mean over all 2N rows i of ``-log(exp(s_ip) / sum_{j != i} exp(s_ij))``, where ``s = <z_i, z_j> / temperature``
@@ -29,7 +29,8 @@ def nt_xent(z0: Tensor, z1: Tensor, *, temperature: float, backend: str | None =
     Args:
         z0: (N, D) features of the first view; float32, bfloat16, float16 or float64. Sums are in float32, or float64.
         z1: (N, D) features of the second view, in the same order; dtype and device of ``z0``.
-        temperature: finite, > 0.
+        temperature: finite, > 0; or a floating-point tensor without dimensions, which receives a gradient and whose
+            value is not checked: that would wait for its device. The rows are then scaled by it in float32 copies.
         backend: the backend that must serve the call; by default the fastest that can (see ``fastssl.ops.explain``).
     Returns:
         The scalar loss in nats, in float32 (float64 for float64 inputs).
@@ -40,7 +41,7 @@ def nt_xent(z0: Tensor, z1: Tensor, *, temperature: float, backend: str | None =
     """
     _check.float_tensor("nt_xent", "z0", z0, "ND")
     _check.float_tensor("nt_xent", "z1", z1, "ND")
-    temperature = _check.positive("nt_xent", "temperature", temperature)
+    scale = _check.scale("nt_xent", "temperature", temperature, above_zero=True)
     if z0.shape != z1.shape:
         raise ValueError(
             f"nt_xent: z0 and z1 must have the same shape (N, D); got {_check.shape(z0)} and {_check.shape(z1)}"
@@ -49,11 +50,15 @@ def nt_xent(z0: Tensor, z1: Tensor, *, temperature: float, backend: str | None =
         raise ValueError(f"nt_xent: needs at least one sample and one feature; got {_check.shape(z0)}")
     z0, z1 = _check.as_autocast_casts(z0), _check.as_autocast_casts(z1)
     _check.alike("nt_xent", ("z0", z0), ("z1", z1))
-    loss: Tensor = _forward.call(z0, z1, temperature, backend)[0]
+    if isinstance(scale, Tensor):  # <z_i, z_j> / t is the product of two rows, each divided by the root of t
+        _check.one_device("nt_xent", ("z0", z0), ("temperature", scale))
+        root = scale.rsqrt()
+        (z0, _), (z1, scale) = _check.scaled(z0, root), _check.scaled(z1, root)
+    loss: Tensor = _forward.call(z0, z1, scale, backend)[0]
     return loss
 
 
-def reference(z0: Tensor, z1: Tensor, temperature: float) -> Tensor:
+def reference(z0: Tensor, z1: Tensor, temperature: float | Tensor) -> Tensor:
     """The formula in plain torch: cross-entropy of each row against its other view, its own column left out."""
     rows = torch.cat([z0, z1])
     own = torch.eye(len(rows), dtype=torch.bool, device=rows.device)

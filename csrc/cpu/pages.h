@@ -1,0 +1,27 @@
+// How the system backs large results with memory.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include "isa.h"
+
+namespace fastssl::FASTSSL_ISA {
+
+// Asks for huge pages in [data, data + bytes) before it is first written, as NumPy does for its arrays: allocators take
+// large blocks from the system anew each time, and the fault at every 4 KB of them may cost more than the writing.
+// Only whole huge pages inside are concerned, and small results not at all; a system that declines changes nothing.
+inline void prefer_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] std::int64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    constexpr std::uintptr_t page = std::uintptr_t{2} << 20;
+    const auto start = reinterpret_cast<std::uintptr_t>(data);
+    const std::uintptr_t first = (start + page - 1) / page * page;
+    const std::uintptr_t last = (start + static_cast<std::uintptr_t>(bytes)) / page * page;
+    if (first + 2 * page <= last) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+}
+
+}  // namespace fastssl::FASTSSL_ISA
