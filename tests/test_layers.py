@@ -68,11 +68,13 @@ OPS = sorted(name for name in ops.__all__ if name not in {"backend", "explain"})
 WITHOUT_GPU_KERNEL = {
     "clip_loss",
     "distillation_loss",
+    "enqueue_",
     "info_nce",
     "knn_classify",
     "queue_info_nce",
     "siglip_loss",
     "sinkhorn_knopp",
+    "update_center_",
 }  # the reference serves them on a GPU; an op leaves this list with its kernel
 
 

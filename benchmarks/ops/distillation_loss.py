@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from benchmarks import rivals
 from benchmarks.harness import OURS, Case, Work
 from fastssl import ops
 from fastssl.ops.distillation_loss import reference  # type: ignore[attr-defined]
@@ -60,18 +61,31 @@ def exact(batch: int, prototypes: int, dtype: torch.dtype) -> tuple[Tensor, ...]
     return forward_backward(widened, batch, prototypes, dtype)()
 
 
+def lightly(batch: int, prototypes: int, dtype: torch.dtype) -> Work:
+    """lightly's own class, with a center that stays; it takes lists of crops."""
+    criterion = rivals.load("lightly.loss").DINOLoss(prototypes, student_temp=STUDENT_TEMP, center_momentum=1.0)
+
+    def function(student: Tensor, teacher: Tensor, center: Tensor) -> Tensor:
+        criterion.center.copy_(center)
+        loss: Tensor = criterion(list(teacher), list(student), teacher_temp=TEACHER_TEMP)
+        return loss
+
+    return forward_backward(function, batch, prototypes, dtype)
+
+
 def providers(batch: int, prototypes: int, dtype: torch.dtype) -> dict[str, Callable[[], Work]]:
-    rivals: dict[str, Callable[[], Loss]] = {
+    functions: dict[str, Callable[[], Loss]] = {
         OURS: lambda: ours,
         "torch eager, pairs (DINO)": lambda: pair_by_pair,
         "torch eager, einsum (DINOv3)": lambda: all_pairs,
         "torch.compile, pairs": lambda: torch.compile(pair_by_pair),
         "torch.compile, einsum": lambda: torch.compile(all_pairs),
     }
-    return {
+    ours_and_torch = {
         name: functools.partial(lambda function: forward_backward(function(), batch, prototypes, dtype), function)
-        for name, function in rivals.items()
+        for name, function in functions.items()
     }
+    return {**ours_and_torch, "lightly DINOLoss": functools.partial(lightly, batch, prototypes, dtype)}
 
 
 def cases() -> list[Case]:
@@ -84,6 +98,8 @@ def cases() -> list[Case]:
             exact=functools.partial(exact, batch, prototypes, dtype),
             # both directions read all rows, the backward writes the student's gradient
             bytes_moved=(3 * STUDENTS + 2 * TEACHERS) * batch * prototypes * dtype.itemsize,
+            # of each row once, which the gradient could take over from the loss
+            exponentials=(STUDENTS + TEACHERS) * batch * prototypes,
             peak=True,
         )
         for batch, prototypes, dtype in (

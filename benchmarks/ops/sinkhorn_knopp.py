@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from benchmarks import rivals
 from benchmarks.harness import OURS, Case, Work
 from fastssl import ops
 from fastssl.ops.sinkhorn_knopp import reference  # type: ignore[attr-defined]
@@ -42,13 +43,19 @@ def on(function: Callable[[Tensor], Tensor], samples: int, prototypes: int, dtyp
     return lambda: (function(scores),)
 
 
+def lightly() -> Callable[[Tensor], Tensor]:
+    sinkhorn = rivals.load("lightly.loss.swav_loss").sinkhorn
+    return lambda scores: sinkhorn(scores, iterations=ITERATIONS, epsilon=TEMP)
+
+
 def cases() -> list[Case]:
-    rivals: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
+    functions: dict[str, Callable[[], Callable[[Tensor], Tensor]]] = {
         OURS: lambda: ours,
         "torch eager": lambda: plain,
         "torch eager, in place (DINOv2)": lambda: in_place,
         "torch.compile": lambda: torch.compile(plain),
         "torch.compile, in place": lambda: torch.compile(in_place),
+        "lightly sinkhorn": lightly,
     }
 
     def make(get: Callable[[], Callable[[Tensor], Tensor]], *shape_and_dtype: int | torch.dtype) -> Work:
@@ -59,12 +66,15 @@ def cases() -> list[Case]:
             op="sinkhorn_knopp",
             shape=f"samples={samples} prototypes={prototypes} iterations={ITERATIONS}",
             dtype=str(dtype).removeprefix("torch."),
-            providers={name: functools.partial(make, get, samples, prototypes, dtype) for name, get in rivals.items()},
+            providers={
+                name: functools.partial(make, get, samples, prototypes, dtype) for name, get in functions.items()
+            },
             exact=lambda samples=samples, prototypes=prototypes, dtype=dtype: on(
                 lambda scores: plain(scores.double()), samples, prototypes, dtype
             )(),
             # scores read once, the result written once
             bytes_moved=samples * prototypes * (dtype.itemsize + 4),
+            exponentials=samples * prototypes,
             peak=prototypes == 65536 and dtype == torch.float32,
         )
         for samples, prototypes, dtype in (

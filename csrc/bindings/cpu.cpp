@@ -2,6 +2,7 @@
 #include "../cpu/clip_loss.h"
 #include "../cpu/distillation_loss.h"
 #include "../cpu/ema_update.h"
+#include "../cpu/enqueue.h"
 #include "../cpu/info_nce.h"
 #include "../cpu/isa.h"
 #include "../cpu/knn_classify.h"
@@ -10,6 +11,7 @@
 #include "../cpu/random_masking.h"
 #include "../cpu/siglip_loss.h"
 #include "../cpu/sinkhorn_knopp.h"
+#include "../cpu/update_center.h"
 #include "bind.h"
 
 namespace py = pybind11;
@@ -29,6 +31,7 @@ PYBIND11_MODULE(_cpu, m) {
     bind(m, "distillation_loss_backward", +[] { return FASTSSL_SELECT(distillation_loss_backward); });
     bind(m, "distillation_loss_forward", +[] { return FASTSSL_SELECT(distillation_loss_forward); });
     bind(m, "ema_update", +[] { return FASTSSL_SELECT(ema_update); });
+    bind(m, "enqueue", +[] { return FASTSSL_SELECT(enqueue); });
     bind(m, "info_nce_backward", +[] { return FASTSSL_SELECT(info_nce_backward); });
     bind(m, "info_nce_forward", +[] { return FASTSSL_SELECT(info_nce_forward); });
     bind(m, "knn_classify", +[] { return FASTSSL_SELECT(knn_classify); });
@@ -40,4 +43,5 @@ PYBIND11_MODULE(_cpu, m) {
     bind(m, "siglip_loss_backward", +[] { return FASTSSL_SELECT(siglip_loss_backward); });
     bind(m, "siglip_loss_forward", +[] { return FASTSSL_SELECT(siglip_loss_forward); });
     bind(m, "sinkhorn_knopp", +[] { return FASTSSL_SELECT(sinkhorn_knopp); });
+    bind(m, "update_center", +[] { return FASTSSL_SELECT(update_center); });
 }

@@ -120,3 +120,10 @@ def scaled(rows: Tensor, factor: float | Tensor) -> tuple[Tensor, float]:
     if not isinstance(factor, Tensor):
         return rows, factor
     return rows.to(_native.accumulator(rows.dtype)) * factor, 1.0
+
+
+def momentum(op: str, value: object) -> float:
+    """``value`` must be a number in [0, 1]."""
+    if not isinstance(value, Real) or not 0.0 <= float(value) <= 1.0:
+        raise ValueError(f"{op}: momentum must be a number in [0, 1]; got {value}")
+    return float(value)
