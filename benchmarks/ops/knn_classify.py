@@ -120,7 +120,7 @@ def cases() -> list[Case]:
             providers={name: functools.partial(make, queries, size, d, k) for name, make in makers.items()},
             exact=functools.partial(exact, queries, size, d, k),
             operations=2.0 * queries * size * d,
-            peak=True,
+            peak=k == 20,
         )
-        for queries, size, d, k in ((256, 2000, 128, 20), (2000, 50_000, 512, 20), (2000, 50_000, 512, 200))
+        for queries, size, d, k in ((256, 2000, 128, 20), (1000, 50_000, 512, 20), (1000, 50_000, 512, 200))
     ]

@@ -8,6 +8,7 @@ from torch.nn.functional import normalize
 
 from fastssl.ops import _check, _native
 from fastssl.ops._backend import Implementation, Op, anything, native_cpu
+from fastssl.ops._top_k import largest
 
 _OP = "knn_classify"
 _CHUNK = 1 << 24  # similarities that the reference holds at a time: 64 MiB of float32
@@ -95,23 +96,6 @@ def _check_range(labels: Tensor, num_classes: int) -> None:
         raise ValueError(f"{_OP}: labels must lie in [0, {num_classes}); got {low} to {high}")
 
 
-def _nearest(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row and their columns; among equal ones at the border the lowest columns are taken.
-
-    similarity: (Q, M), k <= M. Returns two (Q, k) tensors. ``topk`` alone leaves open which of the equal ones it takes.
-    """
-    values, columns = similarity.topk(k, dim=1)
-    border = values[:, -1:]
-    tied = ((similarity >= border).sum(dim=1) > k).nonzero().squeeze(1)
-    if len(tied):
-        rows = similarity[tied]
-        above, equal = rows > border[tied], rows == border[tied]
-        wanted = above | (equal & (equal.cumsum(dim=1) <= k - above.sum(dim=1, keepdim=True)))
-        columns[tied] = wanted.nonzero()[:, 1].view(-1, k)
-        values[tied] = rows.gather(1, columns[tied])
-    return values, columns
-
-
 def reference(features: Tensor, bank: Tensor, labels: Tensor, k: int, temperature: float, num_classes: int) -> Tensor:
     """The formula in plain torch, a chunk of queries at a time."""
     _check_range(labels, num_classes)
@@ -119,7 +103,7 @@ def reference(features: Tensor, bank: Tensor, labels: Tensor, k: int, temperatur
     scores = []
     with torch.autocast(features.device.type, enabled=False):
         for chunk in torch.split(features, max(1, _CHUNK // len(bank))):
-            similarity, columns = _nearest(chunk @ bank.T, k)
+            similarity, columns = largest(chunk @ bank.T, k)
             weights = ((similarity - similarity.amax(dim=1, keepdim=True)) / temperature).exp()
             votes = weights.new_zeros(len(chunk), num_classes).scatter_add_(1, labels[columns], weights)
             scores.append(votes / votes.sum(dim=1, keepdim=True))

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fastssl.ops import knn_classify
-from fastssl.ops.knn_classify import _nearest, reference  # type: ignore[attr-defined]
+from fastssl.ops._top_k import largest
+from fastssl.ops.knn_classify import reference  # type: ignore[attr-defined]
 
 BACKENDS = ("reference", "cpu")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -204,13 +205,13 @@ def test_shapes_alone_on_the_meta_device() -> None:
     assert (got.shape, got.dtype) == ((4, 7), torch.float32)
 
 
-@pytest.mark.parametrize("k", [1, 3, 5])
-def test_nearest_of_the_reference_takes_the_lowest_columns(k: int) -> None:
-    similarity = torch.tensor([[0.5, 1, 0.5, 0.5, 1, 0.2], [0, 0, 0, 0, 0, 0]])
-    values, columns = _nearest(similarity, k)
-    want = similarity.sort(dim=1, descending=True, stable=True)
-    assert [set(row) for row in columns.tolist()] == [set(row) for row in want.indices[:, :k].tolist()]
-    assert torch.equal(values.sort(dim=1, descending=True).values, want.values[:, :k])
+@pytest.mark.parametrize("k", [1, 3, 5, 6])
+def test_largest_of_the_references_is_a_stable_sort(k: int) -> None:
+    x = torch.tensor([[0.5, 1, 0.5, 0.5, 1, 0.2], [0, 0, 0, 0, 0, 0], [3, 2, 1, 4, 6, 5]])
+    want = x.sort(dim=1, descending=True, stable=True)
+    values, columns = largest(x, k)
+    assert torch.equal(columns, want.indices[:, :k])
+    assert torch.equal(values, want.values[:, :k])
 
 
 MEASURE = """
