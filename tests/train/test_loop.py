@@ -268,9 +268,10 @@ def test_without_labels_nothing_is_evaluated(config: RunConfig, unlabelled: Spli
 
 
 def test_training_learns(config: RunConfig, splits: Splits, folder: RunFolder) -> None:
-    pretrain(replace(config, epochs=15), splits, folder)
-    rows = log.read(folder.metrics)
-    assert sum(row.loss for row in rows[-3:]) < sum(row.loss for row in rows[:3])
+    # batches of 8 are noisy: a small rate, and the means of 15 steps, which fall by 0.2 nats with every seed tried
+    pretrain(replace(config, epochs=30, optim=replace(config.optim, lr=0.003)), splits, folder)
+    losses = [row.loss for row in log.read(folder.metrics)]
+    assert sum(losses[-15:]) / 15 < sum(losses[:15]) / 15 - 0.1
 
 
 def test_bfloat16_trains_float32_weights(config: RunConfig, splits: Splits, folder: RunFolder) -> None:
