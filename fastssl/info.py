@@ -72,23 +72,43 @@ def facts() -> dict[str, str]:
     }
 
 
+def _devices() -> list[torch.device]:
+    return [torch.device("cpu")] + ([torch.device("cuda")] if torch.cuda.is_available() else [])
+
+
 def served() -> list[tuple[str, str, str]]:
     """For each op and each device here: (op, device, the backend that serves a small float32 call)."""
-    devices = [torch.device("cpu")] + ([torch.device("cuda")] if torch.cuda.is_available() else [])
     return [
-        (name, device.type, op.choose(op.example(device))) for name, op in sorted(ops().items()) for device in devices
+        (name, device.type, op.choose(op.example(device)))
+        for name, op in sorted(ops().items())
+        for device in _devices()
     ]
 
 
-def main() -> None:
-    """Prints both."""
+def backends() -> list[tuple[str, str, str, str]]:
+    """For each op and each device here: (op, device, its backends in the order of preference, which one and why)."""
+    rows = []
+    for name, op in sorted(ops().items()):
+        for device in _devices():
+            why = op.explain(op.example(device)).removeprefix(f"{name}: ")
+            rows.append((name, device.type, " ".join(op.implementations), why))
+    return rows
+
+
+def main(every_op: bool = False) -> None:
+    """Prints the facts and who serves each op; with ``every_op`` also each op's backends, and why not those before."""
     console = Console()
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in facts().items():
         table.add_row(f"[bold]{name}[/]", escape(value))
     console.print(table)
     console.print()
-    table = Table("op", "tensors on", "served by", box=None, pad_edge=False, header_style="bold")
-    for row in served():
-        table.add_row(*row)
+    if every_op:
+        table = Table("op", "tensors on", "backends", "serves a small call", box=None, header_style="bold")
+        rows: list[tuple[str, ...]] = [*backends()]
+    else:
+        table = Table("op", "tensors on", "served by", box=None, pad_edge=False, header_style="bold")
+        rows = [*served()]
+    for row in rows:
+        table.add_row(*map(escape, row))
     console.print(table)

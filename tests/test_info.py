@@ -7,6 +7,7 @@ from importlib import metadata
 import pytest
 
 from fastssl import info
+from fastssl.cli import main
 from fastssl.ops._backend import ops
 
 
@@ -22,3 +23,15 @@ def test_a_module_whose_package_has_another_name_is_installed(monkeypatch: pytes
     monkeypatch.setattr(info.metadata, "version", unknown)
     assert info._optional("sys", "always here") == "installed"
     assert info._optional("no_such_module", "its purpose") == "not installed: its purpose"
+
+
+def test_each_ops_backends_are_told_on_demand(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = {name: (there, why) for name, device, there, why in info.backends() if device == "cpu"}
+    assert set(rows) == set(ops())
+    there, why = rows["nt_xent"]
+    assert there == "triton cpu reference"
+    assert why.startswith("cpu (not triton: ")
+    assert main(["info", "--ops"]) == 0
+    assert "triton cpu reference" in capsys.readouterr().out
+    assert main(["info"]) == 0
+    assert "triton cpu reference" not in capsys.readouterr().out

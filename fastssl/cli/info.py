@@ -7,8 +7,16 @@ from fastssl.cli.parser import Parser
 
 def run(words: list[str]) -> int:
     """The command."""
-    Parser("info", "Versions, hardware, and how each operation would be served on it.", "  fastssl info\n").parse(words)
+    parser = Parser(
+        "info [--ops]",
+        "Versions, hardware, and how each operation would be served on it.",
+        "  fastssl info\n  fastssl info --ops\n",
+    )
+    parser.add_argument(
+        "--ops", action="store_true", help="each operation's backends, and why one serves and not another"
+    )
+    every_op = parser.parse(words).ops
     from fastssl import info  # heavy, and not for --help
 
-    info.main()
+    info.main(every_op)
     return 0
