@@ -3,6 +3,8 @@
 #include "../cpu/isa.h"
 #include "../cpu/nt_xent.h"
 #include "../cpu/random_masking.h"
+#include "../cpu/restore_patches.h"
+#include "../cpu/take_patches.h"
 #include "bind.h"
 
 namespace py = pybind11;
@@ -20,5 +22,9 @@ PYBIND11_MODULE(_cpu, m) {
     bind(m, "ema_update", +[] { return FASTSSL_SELECT(ema_update); });
     bind(m, "nt_xent_backward", +[] { return FASTSSL_SELECT(nt_xent_backward); });
     bind(m, "nt_xent_forward", +[] { return FASTSSL_SELECT(nt_xent_forward); });
-    bind(m, "random_masking", +[] { return &random_masking; });
+    bind(m, "random_masking", +[] { return FASTSSL_SELECT(random_masking); });
+    bind(m, "restore_patches_backward", +[] { return FASTSSL_SELECT(restore_patches_backward); });
+    bind(m, "restore_patches_forward", +[] { return FASTSSL_SELECT(restore_patches_forward); });
+    bind(m, "take_patches_backward", +[] { return FASTSSL_SELECT(take_patches_backward); });
+    bind(m, "take_patches_forward", +[] { return FASTSSL_SELECT(take_patches_forward); });
 }
