@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -17,8 +17,15 @@ from typing import Any
 
 import torch
 
+from benchmarks.floors import Floors
+from benchmarks.rivals import versions
+from fastssl.ops import explain
+
 OURS = "fastssl"
-SAMPLES, WARM_UP = 25, 3
+AGAIN = " again"  # ends the name of a provider that is timed twice, to show the spread of a run
+SAMPLES, WARM_UP = 20, 3
+# A slow work leaves the turns when it has used BUDGET seconds and has FEWEST samples; one warm-up must do for it.
+BUDGET, FEWEST = 8.0, 5
 OPS = tuple(sorted(path.stem for path in (Path(__file__).parent / "ops").glob("[a-z]*.py")))
 Work = Callable[[], Any]
 
@@ -28,8 +35,9 @@ class Case:
     """One shape of one op.
 
     ``providers`` maps a name to a function that makes the inputs and returns the work to time; the work returns the
-    tensors by which its error is judged, and ``exact`` gives the same in float64. ``operations`` and ``bytes_moved``
-    are the algorithm's own counts: those that no implementation can do without.
+    tensors by which its error is judged, and ``exact`` gives the same in float64. ``operations``, ``bytes_moved`` and
+    ``exponentials`` are the algorithm's own counts, those that no implementation can do without: the floor is their
+    time. ``recompute`` are the operations that ours does besides, to store less.
     """
 
     op: str
@@ -39,6 +47,8 @@ class Case:
     exact: Callable[[], tuple[torch.Tensor, ...]] | None = field(default=None, repr=False)
     operations: float = 0.0
     bytes_moved: float = 0.0
+    exponentials: float = 0.0
+    recompute: float = 0.0
     peak: bool = False  # measure the memory too
 
     @property
@@ -51,69 +61,128 @@ def cases(only: str | None = None) -> list[Case]:
     return [case for op in OPS if only in (None, op) for case in import_module(f"benchmarks.ops.{op}").cases()]
 
 
+def timed(work: Work) -> float:
+    """Seconds of one call, to the end of what it started on a GPU."""
+    start = time.perf_counter()
+    work()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def made(case: Case, only: Iterable[str] | None = None) -> tuple[dict[str, Work], dict[str, str]]:
+    """The works of the case's providers, warmed up, and why others cannot: rivals that are missing or fail."""
+    torch._dynamo.reset()  # so that a rival is compiled for this case's shapes and not for any
+    works, failed = {}, {}
+    for name in case.providers if only is None else only:
+        try:
+            work = case.providers[name]()
+            for _ in range(WARM_UP):
+                if timed(work) > BUDGET / SAMPLES:
+                    break
+            works[name] = work
+        except Exception as reason:  # whatever a rival raises belongs in its row
+            if name == OURS:
+                raise
+            failed[name] = f"{type(reason).__name__}: {str(reason).strip().partition(chr(10))[0]}"
+    return works, failed
+
+
 def interleaved(works: dict[str, Work]) -> dict[str, list[float]]:
-    """Seconds of each work, SAMPLES times in turns, so that a noisy moment falls on all alike."""
-    for work in works.values():
-        for _ in range(WARM_UP):
-            work()
+    """Seconds of each work in turns, so that a noisy moment falls on all alike; slow ones have fewer samples."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(SAMPLES):
-        for name, work in works.items():
-            start = time.perf_counter()
-            work()
-            seconds[name].append(time.perf_counter() - start)
+        for name, taken in seconds.items():
+            if len(taken) < FEWEST or sum(taken) < BUDGET:
+                taken.append(timed(works[name]))
     return seconds
 
 
 def quantiles(seconds: list[float]) -> dict[str, float]:
     """Median, 20th and 80th percentile in milliseconds."""
     p20, *_, p80 = statistics.quantiles(seconds, n=5)
-    return {name: 1e3 * x for name, x in (("median", statistics.median(seconds)), ("p20", p20), ("p80", p80))}
-
-
-def product_rate() -> float:
-    """GFLOP/s of torch's own float32 matrix product here and now: what the timings below can be held against."""
-    a = torch.randn(2048, 2048)
-    seconds = interleaved({"mm": lambda: a @ a})["mm"]
-    return 2 * 2048**3 / statistics.median(seconds) / 1e9
+    return {name: round(1e3 * x, 4) for name, x in (("median", statistics.median(seconds)), ("p20", p20), ("p80", p80))}
 
 
 def peak_megabytes(case: Case, provider: str) -> float:
     """What one call adds to the high-water mark of a process of its own, after a first call has set everything up."""
     command = [sys.executable, "-m", "benchmarks.memory", case.op, case.name, provider, str(torch.get_num_threads())]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
+    return round(float(done.stdout.split()[-1]), 1)
 
 
-def error(case: Case, work: Work) -> float | None:
-    """The largest relative error (in the norm) of a provider's results against float64."""
+def errors(case: Case, works: dict[str, Work]) -> dict[str, float | None]:
+    """The largest relative error (in the norm) of each provider's results against float64.
+
+    A provider that returns only the first results (a loss whose gradient is another one) is judged by those.
+    """
     if case.exact is None:
-        return None
-    pairs = zip(work(), case.exact(), strict=True)
-    return max(((got.double() - want).norm() / want.norm()).item() for got, want in pairs)
+        return dict.fromkeys(works)
+    exact = case.exact()
+    return {
+        name: max(((got.double() - want).norm() / want.norm()).item() for got, want in zip(work(), exact, strict=False))
+        for name, work in works.items()
+    }
 
 
-def measure(case: Case) -> list[dict[str, Any]]:
-    """A row for each provider of the case, the best rival's ratio in ours."""
-    works = {name: make() for name, make in case.providers.items()}
-    timed = {name: quantiles(seconds) for name, seconds in interleaved(works).items()}
-    rivals = {name: times["median"] for name, times in timed.items() if name != OURS}
-    best = min(rivals, key=rivals.__getitem__)
-    rows = []
-    for name, times in timed.items():
-        row: dict[str, Any] = {"op": case.op, "shape": case.shape, "dtype": case.dtype, "provider": name, "unit": "ms"}
-        row |= {key: round(value, 4) for key, value in times.items()}
-        row["times_faster_than"] = {rival: round(median / times["median"], 3) for rival, median in rivals.items()}
-        row["best_rival"] = best
-        if case.operations:
-            row["gflops"] = round(case.operations / times["median"] / 1e6, 1)
-        if case.bytes_moved:
-            row["gigabytes_per_second"] = round(case.bytes_moved / times["median"] / 1e6, 2)
-        row["error_against_float64"] = error(case, works[name])
-        if case.peak:
-            row["peak_extra_megabytes"] = round(peak_megabytes(case, name), 1)
-        rows.append(row)
-    return rows
+def backend(work: Work) -> str:
+    """The backend that serves the first op of ours in ``work``, without computing it."""
+    return explain(work).partition(": ")[2].partition(" ")[0]
+
+
+def rates(case: Case, provider: str, median: float, floors: Floors | None) -> dict[str, Any]:
+    """What a median in milliseconds means for the counts of the case."""
+    found: dict[str, Any] = {}
+    if case.operations:
+        found["gflops"] = round(case.operations / median / 1e6, 1)
+    if case.bytes_moved:
+        found["gigabytes_per_second"] = round(case.bytes_moved / median / 1e6, 2)
+    if floors is not None and (case.operations or case.bytes_moved or case.exponentials):
+        floor = 1e3 * floors.seconds(case.operations, case.bytes_moved, case.exponentials)
+        found |= {"floor": round(floor, 4), "percent_of_floor": round(100 * floor / median, 1)}
+    if case.recompute and provider == OURS:
+        found["gflops_with_recompute"] = round((case.operations + case.recompute) / median / 1e6, 1)
+    return found
+
+
+def row(case: Case, provider: str, work: Work, seconds: list[float], floors: Floors | None) -> dict[str, Any]:
+    """What one provider's times say by themselves."""
+    found: dict[str, Any] = {
+        "op": case.op,
+        "shape": case.shape,
+        "dtype": case.dtype,
+        "provider": provider,
+        "device": "cpu",
+    }
+    found |= {"backend": backend(work) if provider == OURS else None, "unit": "ms", **quantiles(seconds)}
+    found["samples"] = len(seconds)
+    return found | rates(case, provider, found["median"], floors)
+
+
+def measure(
+    case: Case, floors: Floors | None, progress: Callable[[str], None] = lambda _: None
+) -> list[dict[str, Any]]:
+    """A row for each provider of the case; one that failed has the reason instead of a time."""
+    progress("making and compiling")
+    works, failed = made(case)
+    progress("timing")
+    times = interleaved(works)
+    progress("float64")
+    error = errors(case, works)
+    rows = {name: row(case, name, work, times[name], floors) for name, work in works.items()}
+    medians = {name: found["median"] for name, found in rows.items()}
+    rivals = {name: median for name, median in medians.items() if name != OURS}
+    distinct = [name for name in rivals if not name.endswith(AGAIN)]
+    for name, found in rows.items():
+        found["times_faster_than"] = {rival: round(median / medians[name], 3) for rival, median in rivals.items()}
+        found["best_rival"] = min(distinct, key=rivals.__getitem__, default=None)
+        found["error_against_float64"] = error[name]
+        if case.peak and not name.endswith(AGAIN):
+            progress(f"memory of {name}")
+            found["peak_extra_megabytes"] = peak_megabytes(case, name)
+    for name, reason in failed.items():
+        rows[name] = {"op": case.op, "shape": case.shape, "dtype": case.dtype, "provider": name, "failed": reason}
+    return [rows[name] for name in case.providers]
 
 
 def circumstances() -> dict[str, Any]:
@@ -125,7 +194,8 @@ def circumstances() -> dict[str, Any]:
         **{key: value for key, value in facts().items() if key in {"fastssl", "torch", "python", "C++ kernels", "GPU"}},
         "processor": processor(),
         "threads": torch.get_num_threads(),
-        "samples": SAMPLES,
+        "samples": f"{SAMPLES}, fewer of works over {1e3 * BUDGET / SAMPLES:.0f} ms, at least {FEWEST}",
+        "rivals": versions(),
         "commit": commit.stdout.strip(),
         "date": datetime.date.today().isoformat(),
     }

@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import demo, harness
+from benchmarks import demo, plots, summary
+from benchmarks.summary import Measured, Report, Row
 from fastssl.files import atomic_write
+from fastssl.ops import _crossover
+from fastssl.ops._crossover import Crossover
 
-READ_PERFORMANCE = """\
-Each op against its rivals, in turns in one process. *fastssl against it*: how many times faster fastssl is than the
-provider of that row; below 1 it is slower. Rates count what the algorithm itself must do; peak extra MB is what one
-call adds to the process's high-water mark; error is the largest relative error against float64. *torch eager again* is
-the same code timed twice: what differs no more than these two is no difference.
+READ_SUMMARY = """\
+Each op at each measured shape against the **best** of its rivals, all in turns in one process. *Times faster* is the
+best rival's median over ours: bold where we are **slower**, and *alike* where each lies in the spread of the other.
+*Of the floor* is the least time in which this machine can do the operations, exponentials and memory traffic that no
+implementation can do without, in percent of ours. Memory is what one call adds to the process's high-water mark, ours
+and then plain torch's.
 
 Measured on a CPU. The CUDA and Triton kernels are **not yet run on a GPU**.
+"""
+READ_DETAILS = """\
+*fastssl against it*: how many times faster fastssl is than that provider. Rates count what the algorithm itself must
+do (*with recompute*: also what ours computes twice to store less). The error is the largest relative error against
+float64. A provider *again* is the same code timed twice: what differs no more than these two is no difference.
+
+The floor of a case is the larger of two times: its bytes at the machine's best bandwidth over that much memory, and
+its operations at the rate of multiply-adds plus its exponentials at the rate of the faster exp, ours or torch's; all of
+them are measured by `benchmarks/floors.cpp` in the same run.
+"""
+READ_CHOICE = """\
+A call is served by the C++ kernel unless plain torch was faster at the nearest measured size;
+`fastssl.ops.explain` says which, and why. `python -m benchmarks.crossover` measures, and writes the table that the
+choice reads. Ops without an entry below always take the kernel. A forced backend is always honoured.
 """
 READ_DEMO = """\
 `{command}` runs the settings of `make demo` with three seeds. Gain by kNN over the same encoder at random
@@ -23,88 +43,158 @@ initialisation, in points: {gains}. Seconds are training, evaluation and report 
 difference of two points between single runs is noise.
 """
 
-HERE = Path(__file__).parent
-DOCS = HERE.parent / "docs"
+DOCS = Path(__file__).parent.parent / "docs"
 MADE = "<!-- made by `python -m benchmarks.publish` from benchmarks/results; do not edit -->\n"
+
+
+def table_of(head: Sequence[str], numbers_from: int, rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table; the columns from ``numbers_from`` on stand to the right."""
+    rule = ["---" if i < numbers_from else "---:" for i in range(len(head))]
+    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in (head, rule, *rows))
 
 
 def circumstances(run: dict[str, Any]) -> str:
     shown = {name: value for name, value in run.items() if value not in ("", None)}
+    if "rivals" in shown:
+        shown["rivals"] = ", ".join(f"{package} {version}" for package, version in shown["rivals"].items())
+    if isinstance(floors := shown.get("floors"), dict):
+        ways = {size: max(way.values()) for size, way in floors["bandwidths"].items()}
+        shown["floors"] = (
+            f"{floors['fma_gflops']:.0f} GFLOP/s of multiply-adds ({floors['gemm_gflops']:.0f} in torch's products); "
+            f"{floors['exp_billions_per_second']:.1f} billion exp/s ({floors['torch_exp_billions_per_second']:.1f} by "
+            f"torch); GB/s over {', '.join(f'{size} MB: {rate:.0f}' for size, rate in ways.items())}"
+        )
     return "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in shown.items())
 
 
-def performance_table(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        "| case | provider | median ms | p20 to p80 | fastssl against it | GFLOP/s or GB/s | peak extra MB | error |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for row in rows:
-        same = [r for r in rows if (r["shape"], r["dtype"]) == (row["shape"], row["dtype"])]
-        ours = next(r for r in same if r["provider"] == harness.OURS)
-        is_ours = row is ours
-        ratio = "" if is_ours else f"{ours['times_faster_than'][row['provider']]:.2f}x"
-        best = " (best rival)" if row["provider"] == ours["best_rival"] else ""
-        rate = row.get("gflops") or row.get("gigabytes_per_second") or ""
-        error = row["error_against_float64"]
-        case = f"{row['shape']}, {row['dtype']}" if is_ours else ""
-        cells = [
-            case,
-            row["provider"] + best,
-            f"{row['median']:.2f}",
-            f"{row['p20']:.2f} to {row['p80']:.2f}",
-            ratio,
-            rate,
-            row.get("peak_extra_megabytes", ""),
-            "" if error is None else f"{error:.0e}",
-        ]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
+def megabytes(row: Row | None) -> str:
+    peak = None if row is None else row.get("peak_extra_megabytes")
+    return "-" if peak is None else f"{peak:,.0f}" if peak >= 10 else f"{peak:.1f}"
 
 
-def performance() -> str:
-    parts = [
-        MADE,
-        "# Performance\n",
-        READ_PERFORMANCE,
+def summary_cells(case: Measured) -> list[str]:
+    ours, best = case.ours, case.best
+    ratio = f"{case.ratio:.2f}"
+    shown = {"faster": ratio, "slower": f"**{ratio}**", "alike": f"{ratio} (alike)", "alone": "-"}[case.verdict]
+    memory = f"{megabytes(ours)} / {megabytes(case.eager)}" if "peak_extra_megabytes" in ours else ""
+    floor = f"{ours['percent_of_floor']:.0f} %" if "percent_of_floor" in ours else ""
+    rival = ["-", "-"] if best is None else [best["provider"], f"{best['median']:.2f}"]
+    where = f"`{ours['op']}`, {ours['shape']}, {ours['dtype']}"
+    if ours.get("backend", "cpu") != "cpu":
+        where += f" ({ours['backend']})"
+    return [where, rival[0], f"{ours['median']:.2f}", rival[1], shown, floor, memory]
+
+
+def lost(cases: Sequence[Measured]) -> str:
+    """The cases where a rival is faster, or just as fast, by name: what a table's bold alone might hide."""
+    told = []
+    for verdict, said in (("slower", "Slower than the best rival"), ("alike", "No different from the best rival")):
+        named = [f"{case.title} ({case.best['provider']})" for case in cases if case.verdict == verdict and case.best]
+        told.append(f"{said}: {'; '.join(named) if named else 'none of these'}.")
+    return "\n".join(told) + "\n"
+
+
+def first_table(reports: Sequence[Report]) -> str:
+    head = [
+        "op and shape",
+        "best rival",
+        "ours, ms",
+        "best rival, ms",
+        "times faster",
+        "of the floor",
+        "MB ours / torch",
     ]
-    for op in harness.OPS:
-        path = HERE / "results" / f"{op}.json"
-        if path.exists():
-            report = json.loads(path.read_text())
-            parts += [f"## {op}\n", performance_table(report["rows"]), "", circumstances(report["run"]), ""]
+    return table_of(head, 2, [summary_cells(case) for report in reports for case in report.cases])
+
+
+def details(report: Report) -> str:
+    head = ["case", "provider", "median ms", "p20 to p80", "samples", "fastssl against it", "GFLOP/s or GB/s"]
+    head += ["of the floor", "peak extra MB", "error"]
+    return table_of(head, 2, [detail_cells(case, row) for case in report.cases for row in case.rows])
+
+
+def detail_cells(case: Measured, row: Row) -> list[object]:
+    is_ours = row is case.ours
+    if "failed" in row:
+        return ["", f"{row['provider']}: failed, {row['failed']}", *[""] * 8]
+    rate = str(row.get("gflops") or row.get("gigabytes_per_second") or "")
+    if "gflops_with_recompute" in row:
+        rate += f" ({row['gflops_with_recompute']} with recompute)"
+    error = row["error_against_float64"]
+    return [
+        f"{row['shape']}, {row['dtype']}" if is_ours else "",
+        row["provider"] + (" (best rival)" if row is case.best else ""),
+        f"{row['median']:.2f}",
+        f"{row['p20']:.2f} to {row['p80']:.2f}",
+        row.get("samples", ""),
+        "" if is_ours else f"{case.ours['times_faster_than'][row['provider']]:.2f}x",
+        rate,
+        f"{row['percent_of_floor']:.0f} %" if "percent_of_floor" in row else "",
+        row.get("peak_extra_megabytes", ""),
+        "" if error is None else f"{error:.0e}",
+    ]
+
+
+def pictures(report: Report, docs: Path) -> list[str]:
+    """Draws the op's series into ``docs`` and returns the lines that show them."""
+    lines = []
+    for series in summary.series(report):
+        name = f"performance-{series.op}-{'-'.join(re.findall(r'[a-z0-9]+', series.fixed))}.svg"
+        with atomic_write(docs / name) as path:
+            plots.draw(series, path)
+        lines.append(f"![Time and memory of {series.op} over {series.variable}]({name})\n")
+    return lines
+
+
+def choices(table: dict[str, Crossover]) -> str:
+    """Where the automatic choice takes plain torch, and how much was measured to say so."""
+    parts = ["# Which backend is chosen\n", READ_CHOICE]
+    for op, measured in table.items():
+        won = [point for point in measured.points if point.reference_wins]
+        told = "plain torch is faster at these" if won else "the C++ kernel is faster at all of them"
+        parts.append(f"`{op}`: {len(measured.points)} sizes {measured.where}; {told}.\n")
+        if won:
+            rows = [[*point.sizes.values(), f"{point.kernel:.2f}", f"{point.reference:.2f}"] for point in won]
+            parts.append(table_of([*won[0].sizes, "C++ kernel, ms", "plain torch, ms"], 0, rows) + "\n")
+    return "\n".join(parts)
+
+
+def performance(reports: Sequence[Report], docs: Path) -> str:
+    """The text of performance.md; its pictures are drawn into ``docs``."""
+    cases = [case for report in reports for case in report.cases]
+    parts = [MADE, "# Performance\n", READ_SUMMARY, first_table(reports), "", lost(cases)]
+    parts += [line for report in reports for line in pictures(report, docs)]
+    parts += [choices(_crossover.table()), "# Details\n", READ_DETAILS]
+    for report in reports:
+        parts += [f"## {report.op}\n", details(report), "", circumstances(report.run), ""]
     return "\n".join(parts)
 
 
 def results() -> str:
     report = json.loads(demo.RESULT.read_text())
-    lines = [
-        "| seed | features | kNN | linear probe | seconds |",
-        "|---:|---|---:|---:|---:|",
-    ]
+    rows = []
     for row in report["rows"]:
         for i, (features, accuracy) in enumerate(row["accuracy"].items()):
-            first = i == 0
-            lines.append(
-                f"| {row['seed'] if first else ''} | {features} | {100 * accuracy['knn']:.1f} % "
-                f"| {100 * accuracy['linear']:.1f} % | {row['seconds_with_evaluation_and_report'] if first else ''} |"
-            )
+            scores = (f"{100 * accuracy[key]:.1f} %" for key in ("knn", "linear"))
+            seconds = row["seconds_with_evaluation_and_report"]
+            rows.append([row["seed"] if i == 0 else "", features, *scores, seconds if i == 0 else ""])
     gains = ", ".join(f"{row['knn_gain_over_random_initialisation_in_points']:+.1f}" for row in report["rows"])
-    return "\n".join(
-        [
-            MADE,
-            "# Results\n",
-            "## The demo: SimCLR on the embedded drawings\n",
-            READ_DEMO.format(command=report["command"], gains=gains),
-            *lines,
-            "",
-            circumstances(report["run"]),
-            "",
-        ]
-    )
+    parts = [
+        MADE,
+        "# Results\n",
+        "## The demo: SimCLR on the embedded drawings\n",
+        READ_DEMO.format(command=report["command"], gains=gains),
+        table_of(["seed", "features", "kNN", "linear probe", "seconds"], 2, rows),
+        "",
+        circumstances(report["run"]),
+        "",
+    ]
+    return "\n".join(parts)
 
 
 def main() -> None:
-    for name, text in (("performance.md", performance()), ("results.md", results())):
+    measured = list(summary.reports(summary.RESULTS))
+    for name, text in (("performance.md", performance(measured, DOCS)), ("results.md", results())):
         with atomic_write(DOCS / name) as path:
             path.write_text(text)
         print(DOCS / name)

@@ -1,4 +1,4 @@
-"""The exponential moving average over the parameters of a ResNet-50."""
+"""The exponential moving average over the parameters of a ResNet-50 with its 1000 classes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from benchmarks import rivals
 from benchmarks.harness import OURS, Case, Work
 from fastssl import models, ops
 from fastssl.ops.ema_update import reference  # type: ignore[attr-defined]
@@ -17,7 +18,8 @@ MOMENTUM = 0.999
 
 @functools.cache
 def shapes() -> tuple[torch.Size, ...]:
-    return tuple(parameter.shape for parameter in models.get("resnet50")().parameters())
+    encoder = models.get("resnet50")()
+    return (*(parameter.shape for parameter in encoder.parameters()), torch.Size((1000, 2048)), torch.Size((1000,)))
 
 
 def ours(targets: list[Tensor], sources: list[Tensor]) -> None:
@@ -42,10 +44,14 @@ def plain(targets: list[Tensor], sources: list[Tensor]) -> None:
     reference(targets, sources, MOMENTUM, [])
 
 
-def on(function: Callable[[list[Tensor], list[Tensor]], None], source_dtype: torch.dtype) -> Work:
+def tensors(source_dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
     generator = torch.Generator().manual_seed(0)
     targets = [torch.randn(shape, generator=generator) for shape in shapes()]
-    sources = [torch.randn(shape, generator=generator).to(source_dtype) for shape in shapes()]
+    return targets, [torch.randn(shape, generator=generator).to(source_dtype) for shape in shapes()]
+
+
+def on(function: Callable[[list[Tensor], list[Tensor]], None], source_dtype: torch.dtype) -> Work:
+    targets, sources = tensors(source_dtype)
 
     def work() -> Sequence[Tensor]:
         with torch.no_grad():
@@ -55,19 +61,48 @@ def on(function: Callable[[list[Tensor], list[Tensor]], None], source_dtype: tor
     return work
 
 
+def modules(source_dtype: torch.dtype) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """Both lists as the parameters of modules, which the libraries' classes take."""
+    targets, sources = (torch.nn.ParameterList(each) for each in tensors(source_dtype))
+    return targets, sources
+
+
+def swa_utils(source_dtype: torch.dtype) -> Work:
+    target, source = modules(source_dtype)
+    average = torch.optim.swa_utils.AveragedModel(
+        target, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(MOMENTUM)
+    )
+    average.update_parameters(target)  # the first call copies
+    return lambda: average.update_parameters(source)
+
+
+def timm(source_dtype: torch.dtype) -> Work:
+    target, source = modules(source_dtype)
+    average = rivals.load("timm.utils").ModelEmaV3(target, decay=MOMENTUM)
+    return lambda: average.update(source)
+
+
 def cases() -> list[Case]:
-    functions = {OURS: ours, "torch mul_+add_ loop": loop, "torch lerp loop": plain}
-    same = {**functions, "torch _foreach_lerp_": foreach_lerp, "torch _foreach_mul_+add_": foreach_mul_add}
+    functions = {
+        OURS: ours,
+        "torch mul_+add_ loop": loop,
+        "torch lerp loop": plain,
+        "torch _foreach_lerp_": foreach_lerp,
+        "torch _foreach_mul_+add_": foreach_mul_add,
+    }
     elements = sum(shape.numel() for shape in shapes())
     return [
         Case(
             op="ema_update",
             shape=f"{len(shapes())} tensors, {elements / 1e6:.1f}M elements",
             dtype=f"float32 from {str(dtype).removeprefix('torch.')}",
-            providers={name: functools.partial(on, function, dtype) for name, function in those.items()},
+            providers={
+                **{name: functools.partial(on, function, dtype) for name, function in functions.items()},
+                "torch swa_utils AveragedModel": functools.partial(swa_utils, dtype),
+                "timm ModelEmaV3": functools.partial(timm, dtype),
+            },
             bytes_moved=elements * (8 + dtype.itemsize),
             peak=True,
         )
-        # _foreach takes no mixed dtypes
-        for dtype, those in ((torch.float32, same), (torch.bfloat16, functions))
+        for dtype in (torch.float32, torch.bfloat16)
     ]

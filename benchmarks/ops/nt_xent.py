@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from benchmarks import rivals
 from benchmarks.harness import OURS, Case, Work
 from fastssl import ops
 from fastssl.ops.nt_xent import reference  # type: ignore[attr-defined]
 
 TEMPERATURE = 0.1
 CHUNK = 512
+LARGE = 4096
 
 
 def chunked(z0: Tensor, z1: Tensor, temperature: float) -> Tensor:
@@ -34,15 +36,15 @@ def chunked(z0: Tensor, z1: Tensor, temperature: float) -> Tensor:
     return torch.stack(losses).sum() / n
 
 
-def inputs(n: int, dtype: torch.dtype) -> list[Tensor]:
+def inputs(n: int, dtype: torch.dtype, d: int = 128) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
-    first = torch.randn(n, 128, generator=generator)
-    second = first + torch.randn(n, 128, generator=generator)
+    first = torch.randn(n, d, generator=generator)
+    second = first + torch.randn(n, d, generator=generator)
     return [normalize(z, dim=1).to(dtype) for z in (first, second)]
 
 
-def forward_backward(function: Callable[..., Tensor], n: int, dtype: torch.dtype) -> Work:
-    z0, z1 = (z.requires_grad_() for z in inputs(n, dtype))
+def forward_backward(function: Callable[..., Tensor], n: int, dtype: torch.dtype, d: int = 128) -> Work:
+    z0, z1 = (z.requires_grad_() for z in inputs(n, dtype, d))
 
     def work() -> tuple[Tensor, ...]:
         z0.grad = z1.grad = None
@@ -57,18 +59,28 @@ def exact(n: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
     return forward_backward(lambda z0, z1, temperature: reference(z0.double(), z1.double(), temperature), n, dtype)()
 
 
+def lightly(n: int, dtype: torch.dtype) -> Work:
+    """lightly's own class. It normalises inside, so that its gradient is another one: judged by the loss alone."""
+    criterion = rivals.load("lightly.loss").NTXentLoss(temperature=TEMPERATURE)
+    work = forward_backward(lambda z0, z1, temperature: criterion(z0, z1), n, dtype)
+    return lambda: work()[:1]
+
+
 def providers(n: int, dtype: torch.dtype) -> dict[str, Callable[[], Work]]:
-    rivals: dict[str, Callable[[], Callable[..., Tensor]]] = {
+    functions: dict[str, Callable[[], Callable[..., Tensor]]] = {
         OURS: lambda: ops.nt_xent,
         "torch eager": lambda: reference,
         "torch eager again": lambda: reference,  # the same thing twice: the spread of this run
         "torch.compile": lambda: torch.compile(reference),
         "torch.compile, chunked": lambda: torch.compile(chunked),
     }
-    return {
+    if n > LARGE:
+        del functions["torch eager again"]  # seconds a call
+    ours_and_torch = {
         name: functools.partial(lambda function: forward_backward(function(), n, dtype), function)
-        for name, function in rivals.items()
+        for name, function in functions.items()
     }
+    return {**ours_and_torch, "lightly NTXentLoss": functools.partial(lightly, n, dtype)}
 
 
 def cases() -> list[Case]:
@@ -79,8 +91,30 @@ def cases() -> list[Case]:
             dtype=str(dtype).removeprefix("torch."),
             providers=providers(rows // 2, dtype),
             exact=functools.partial(exact, rows // 2, dtype),
-            operations=4 * rows**2 * 128,
+            # logits and softmax are symmetric: half of each, then one product with the rows
+            operations=3 * rows**2 * 128,
+            exponentials=rows**2 / 2,
+            recompute=rows**2 * 128,
             peak=True,
         )
-        for rows, dtype in ((1024, torch.float32), (4096, torch.float32), (4096, torch.bfloat16))
+        for rows, dtype in (
+            (256, torch.float32),
+            (1024, torch.float32),
+            (4096, torch.float32),
+            (4096, torch.bfloat16),
+            (16384, torch.float32),
+        )
     ]
+
+
+# where the kernel is timed against the reference for the choice between them: no more rows than features
+CROSSOVER = [
+    {"rows": rows, "d": d}
+    for rows in (2, 16, 64, 256, 1024, 4096)
+    for d in (8, 128, 512, 1024, 2048, 8192)
+    if rows <= d
+]
+
+
+def backend(name: str, rows: int, d: int) -> Work:
+    return forward_backward(functools.partial(ops.nt_xent, backend=name), rows // 2, torch.float32, d)

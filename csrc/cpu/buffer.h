@@ -14,7 +14,7 @@ class Buffer {
 public:
     explicit Buffer(std::int64_t count)
         : data_(static_cast<T*>(std::aligned_alloc(64, (static_cast<std::size_t>(count) * sizeof(T) + 63) / 64 * 64))) {
-        if (data_ == nullptr) throw std::bad_alloc();
+        if (data_ == nullptr && count > 0) throw std::bad_alloc();
     }
     ~Buffer() { std::free(data_); }
     Buffer(const Buffer&) = delete;

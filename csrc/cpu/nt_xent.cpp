@@ -5,16 +5,19 @@
 //   P_ij = exp(s_ij - lse_i), G = P + P^T - 2 [j is i's other view]        dloss/dz = G z / (t R)
 //
 // s and G are symmetric, so only tiles (I, J >= I) of kTile x kTile are computed, in one tile of working memory a
-// thread: R^2 d floating-point operations forward and 3 R^2 d backward. Tiles are visited in rounds: in round r block
-// I meets block (r - I) mod blocks. Each block has one partner a round, so the tiles of a round write disjoint rows
-// and run in parallel, and each row is summed in the order of the rounds: no atomics, and the same bits whatever
-// the number of threads.
+// thread: R^2 d floating-point operations forward and 3 R^2 d backward. Tiles are visited in rounds (`Order`) in which
+// each block has one partner, so the tiles of a round write disjoint rows and run in parallel, and each row is summed
+// in the order of the rounds: no atomic sums, and the same bits whatever the number of threads.
+//
+// Where no |s| can exceed kPlainBound (by the longest row, and so for all normalised rows with t >= 1/64),
+// exp(s) is summed as it is. Elsewhere each tile's exponentials are shifted by its maxima.
 //
 // Accumulated in float (double for f64). Extra memory: 3 R d elements; nothing grows with R^2.
 // Reference and tests: fastssl/ops/nt_xent.py, tests/ops/test_nt_xent.py.
 #include "nt_xent.h"
 
 #include <math.h>
+#include <sched.h>
 
 #include "buffer.h"
 #include "tile.h"
@@ -25,8 +28,68 @@ namespace {
 template <class T>
 constexpr T kLowest = T(-3.4e38);  // a finite minus infinity: differences of two of them are not NaN
 
+// e^64 = 6e27: sums of 10^9 of them, and their inverses, are normal numbers in float.
+constexpr int kPlainBound = 64;
+
 // exp(-kSafeSpread) is a normal number in float with room to spare, so one shift serves a whole tile within it.
 constexpr int kSafeSpread = 60;
+
+// Waits until *counter has reached `count`. Whoever is waited for is at work already, so it is short.
+inline void wait_for(const std::int64_t* counter, std::int64_t count) {
+    for (int spins = 0; __atomic_load_n(counter, __ATOMIC_ACQUIRE) < count; ++spins)
+        if (spins > 1000) sched_yield();  // with more threads than processors
+}
+
+// The order in which the pairs of blocks are visited. Blocks form groups, small enough that what two groups hold stays in
+// a processor's own cache. In outer round r group A meets group (r - A) mod groups; while two groups meet, block a of
+// the one meets block (q - a) mod size of the other in inner round q. So each block has one partner in each round.
+struct Order {
+    Order(std::int64_t blocks, std::int64_t bytes_a_block)
+        : blocks(blocks),
+          size(bytes_a_block < kCache / 16 ? 8 : bytes_a_block < kCache / 2 ? kCache / (2 * bytes_a_block) : 1),
+          groups((blocks + size - 1) / size) {}
+
+    static constexpr std::int64_t kCache = 5 << 18;  // bytes: most of a core's second-level cache
+    std::int64_t blocks, size, groups;
+};
+
+// Calls visit(I, J) once for every pair I <= J of blocks. Each thread takes the next meeting of two groups, or where these
+// are too few the next tile; a tile waits only for its own blocks' tiles of earlier rounds, and these have begun.
+template <class Visit>
+void for_each_tile(const Order& order, int threads, Visit visit) {
+    Buffer<std::int64_t> rounds(order.groups * order.size);  // done, for each block
+    for (std::int64_t i = 0; i < order.groups * order.size; ++i) rounds.get()[i] = 0;
+    const std::int64_t tiles = order.size * order.size;
+    const std::int64_t taken = order.groups >= 4 * threads ? tiles : 1;  // at a time
+    std::int64_t next = 0;
+#pragma omp parallel num_threads(threads)
+    for (;;) {
+        const std::int64_t begin = __atomic_fetch_add(&next, taken, __ATOMIC_RELAXED);
+        const std::int64_t outer = begin / tiles / order.groups, group = begin / tiles % order.groups;
+        const std::int64_t partner = (outer + order.groups - group) % order.groups;
+        if (outer >= order.groups) break;
+        if (group > partner) continue;
+        for (std::int64_t tile = begin % tiles; tile < begin % tiles + taken; ++tile) {
+            const std::int64_t inner = tile / order.size, a = tile % order.size;
+            const std::int64_t b = (inner + order.size - a) % order.size;
+            if (group == partner && a > b) continue;
+            const std::int64_t first = group * order.size + a, second = partner * order.size + b;
+            const std::int64_t round = outer * order.size + inner;
+            wait_for(rounds.get() + first, round);
+            wait_for(rounds.get() + second, round);
+            if (first < order.blocks && second < order.blocks) visit(first, second);
+            __atomic_store_n(rounds.get() + first, round + 1, __ATOMIC_RELEASE);
+            __atomic_store_n(rounds.get() + second, round + 1, __ATOMIC_RELEASE);
+        }
+    }
+}
+
+template <class T>
+T dot(const T* a, const T* b, std::int64_t columns) {
+    Vec<T> sums = {};
+    for (std::int64_t k = 0; k < columns; k += kWidth<T>) sums += load<T>(a + k) * load<T>(b + k);
+    return sum<T>(sums);
+}
 
 // The rows of both views, padded with zeros to whole tiles, in the two orders that the products read.
 template <class T>
@@ -38,11 +101,13 @@ struct Rows {
           blocks((count + kTile - 1) / kTile),
           columns((d + kBlockColumns<T> - 1) / kBlockColumns<T> * kBlockColumns<T>),
           by_depth(blocks * kTile * d),
-          by_row(blocks * kTile * columns) {}
+          by_row(blocks * kTile * columns),
+          squares(blocks) {}
 
     std::int64_t n, count, d, blocks, columns;
     Buffer<T> by_depth;  // [block][d][kTile]
     Buffer<T> by_row;    // [block][kTile][columns]
+    Buffer<T> squares;   // [block]: the largest <z_i, z_i>
 
     const T* depth_block(std::int64_t block) const { return by_depth.get() + block * kTile * d; }
     const T* row_block(std::int64_t block) const { return by_row.get() + block * kTile * columns; }
@@ -51,10 +116,20 @@ struct Rows {
         return static_cast<int>(left < kTile ? left : kTile);
     }
 
+    // While two blocks meet, each is read in both orders and its gradient added to.
+    Order order() const { return Order(blocks, kTile * (d + 2 * columns) * static_cast<std::int64_t>(sizeof(T))); }
+
+    // Whether no |s| of two rows exceeds kPlainBound; false where there is a NaN.
+    bool plain(T scale) const {
+        bool every = true;
+        for (std::int64_t block = 0; block < blocks; ++block) every &= squares.get()[block] * scale <= T(kPlainBound);
+        return every;
+    }
+
     template <class S>
     void pack(std::int64_t block, const S* z0, const S* z1) {
-        T* depth_first = by_depth.get() + block * kTile * d;
         T* row_first = by_row.get() + block * kTile * columns;
+        T most = T(0);
         for (int i = 0; i < kTile; ++i) {
             const std::int64_t row = block * kTile + i;
             T* out = row_first + i * columns;
@@ -62,7 +137,23 @@ struct Rows {
             for (std::int64_t k = 0; k < columns; ++k) out[k] = T(0);
             if (row < count)
                 for (std::int64_t k = 0; k < d; ++k) out[k] = static_cast<T>(widen(in[k]));
-            for (std::int64_t k = 0; k < d; ++k) depth_first[k * kTile + i] = out[k];
+            const T square = dot(out, out, columns);
+            most = square <= most ? most : square;  // a NaN is kept
+        }
+        squares.get()[block] = most;
+        transpose(row_first, by_depth.get() + block * kTile * d);
+    }
+
+    // [kTile][columns] -> [d][kTile], in squares of kWidth that stay in the nearest cache.
+    void transpose(const T* row_first, T* depth_first) const {
+        for (std::int64_t k0 = 0; k0 < d; k0 += kWidth<T>) {
+            const std::int64_t last = k0 + kWidth<T> < d ? k0 + kWidth<T> : d;
+            for (int i = 0; i < kTile; i += kWidth<T>)
+                for (std::int64_t k = k0; k < last; ++k) {
+                    T line[kWidth<T>];
+                    for (int lane = 0; lane < kWidth<T>; ++lane) line[lane] = row_first[(i + lane) * columns + k];
+                    store<T>(depth_first + k * kTile + i, load<T>(line));
+                }
         }
     }
 };
@@ -75,19 +166,6 @@ void pack_all(Rows<T>& rows, const void* z0, const void* z1, DType dtype, int th
             using S = decltype(type);
             rows.pack(block, static_cast<const S*>(z0), static_cast<const S*>(z1));
         });
-}
-
-// Calls visit(I, J) once for every pair I <= J of blocks, in the rounds described above.
-template <class Visit>
-void for_each_tile(std::int64_t blocks, int threads, Visit visit) {
-#pragma omp parallel num_threads(threads)
-    for (std::int64_t round = 0; round < blocks; ++round) {
-#pragma omp for schedule(dynamic, 1)
-        for (std::int64_t first = 0; first < blocks; ++first) {
-            const std::int64_t second = (round + blocks - first) % blocks;
-            if (first <= second) visit(first, second);
-        }
-    }
 }
 
 // Each row's running maximum and its sum of exp(s - maximum).
@@ -108,14 +186,50 @@ struct LogSumExp {
     }
 };
 
-// Multiplies the tile by `scale` and sets to `outside` what is no pair: padding, and a row with itself.
+// Sets to `outside` what is no pair: padding, and a row with itself.
 template <class T>
-void scale_and_mask(T* tile, T scale, T outside, int rows, int columns, bool diagonal) {
-    for (int i = 0; i < kTile * kTile; i += kWidth<T>) store<T>(tile + i, load<T>(tile + i) * scale);
+void mask(T* tile, T outside, int rows, int columns, bool diagonal) {
     for (int i = 0; i < kTile; ++i) {
         for (int j = i < rows ? columns : 0; j < kTile; ++j) tile[i * kTile + j] = outside;
         if (diagonal) tile[i * kTile + i] = outside;
     }
+}
+
+// The similarities of two blocks, with minus infinity for what is no pair.
+template <class T>
+void similarities(const Rows<T>& rows, std::int64_t first, std::int64_t second, T scale, T* tile) {
+    inner_products<T>(rows.depth_block(first), rows.depth_block(second), rows.d, tile);
+    for (int i = 0; i < kTile * kTile; i += kWidth<T>) store<T>(tile + i, load<T>(tile + i) * scale);
+    mask<T>(tile, T(-__builtin_inf()), rows.size(first), rows.size(second), first == second);
+}
+
+// Replaces inner products by their exponentials, and by 0 where there is no pair.
+template <class T>
+void exponentials(const Rows<T>& rows, std::int64_t first, std::int64_t second, T scale, T* tile) {
+    inner_products<T>(rows.depth_block(first), rows.depth_block(second), rows.d, tile);
+    for (int i = 0; i < kTile * kTile; i += kWidth<T>) store<T>(tile + i, exp<T>(load<T>(tile + i) * scale));
+    if (first == second || rows.size(second) < kTile)
+        mask<T>(tile, T(0), rows.size(first), rows.size(second), first == second);
+}
+
+// sums (kTile) += the sums of the tile's rows, or of its columns.
+template <class T>
+void add_row_sums(const T* tile, T* sums) {
+    for (int i = 0; i < kTile; ++i) {
+        Vec<T> row = {};
+        for (int j = 0; j < kTile; j += kWidth<T>) row += load<T>(tile + i * kTile + j);
+        sums[i] += sum<T>(row);
+    }
+}
+
+template <class T>
+void add_column_sums(const T* tile, T* sums) {
+    constexpr int vectors = kTile / kWidth<T>;
+    Vec<T> columns[vectors] = {};
+    for (int i = 0; i < kTile; ++i)
+#pragma GCC unroll 6
+        for (int v = 0; v < vectors; ++v) columns[v] += load<T>(tile + i * kTile + v * kWidth<T>);
+    for (int v = 0; v < vectors; ++v) store<T>(sums + v * kWidth<T>, load<T>(sums + v * kWidth<T>) + columns[v]);
 }
 
 template <class T>
@@ -169,12 +283,10 @@ void sum_with_own_shifts(const T* tile, T* row_shifts, T* row_sums, T* column_sh
 }
 
 template <class T>
-void add_tile(const Rows<T>& rows, std::int64_t first, std::int64_t second, T scale, LogSumExp<T> lse) {
+void add_shifted_tile(const Rows<T>& rows, std::int64_t first, std::int64_t second, T scale, LogSumExp<T> lse) {
     alignas(64) T tile[kTile * kTile];
     alignas(64) T row_shifts[kTile], row_sums[kTile], column_shifts[kTile], column_sums[kTile];
-    inner_products<T>(rows.depth_block(first), rows.depth_block(second), rows.d, tile);
-    const bool diagonal = first == second;
-    scale_and_mask<T>(tile, scale, T(-__builtin_inf()), rows.size(first), rows.size(second), diagonal);
+    similarities(rows, first, second, scale, tile);
     T low, high;
     extremes(tile, &low, &high);
     if (high - low <= kSafeSpread) {
@@ -184,14 +296,15 @@ void add_tile(const Rows<T>& rows, std::int64_t first, std::int64_t second, T sc
         sum_with_own_shifts(tile, row_shifts, row_sums, column_shifts, column_sums);
     }
     lse.add(first * kTile, row_shifts, row_sums);
-    if (!diagonal) lse.add(second * kTile, column_shifts, column_sums);
+    if (first != second) lse.add(second * kTile, column_shifts, column_sums);
 }
 
 template <class T>
-T dot(const T* a, const T* b, std::int64_t columns) {
-    Vec<T> sums = {};
-    for (std::int64_t k = 0; k < columns; k += kWidth<T>) sums += load<T>(a + k) * load<T>(b + k);
-    return sum<T>(sums);
+void add_plain_tile(const Rows<T>& rows, std::int64_t first, std::int64_t second, T scale, T* total) {
+    alignas(64) T tile[kTile * kTile];
+    exponentials(rows, first, second, scale, tile);
+    add_row_sums(tile, total + first * kTile);
+    if (first != second) add_column_sums(tile, total + second * kTile);
 }
 
 template <class T>
@@ -201,22 +314,27 @@ void forward(const void* z0, const void* z1, std::int64_t n, std::int64_t d, DTy
     pack_all(rows, z0, z1, dtype, threads);
     const std::int64_t padded = rows.blocks * kTile;
     Buffer<T> maximum(padded), total(padded);
-    for (std::int64_t i = 0; i < padded; ++i) maximum.get()[i] = kLowest<T>, total.get()[i] = T(0);
-    const LogSumExp<T> running{maximum.get(), total.get()};
     const T scale = static_cast<T>(1.0 / temperature);
-    for_each_tile(rows.blocks, threads, [&](std::int64_t first, std::int64_t second) {
-        add_tile(rows, first, second, scale, running);
+    const bool plain = rows.plain(scale);
+    for (std::int64_t i = 0; i < padded; ++i) maximum.get()[i] = plain ? T(0) : kLowest<T>, total.get()[i] = T(0);
+    for_each_tile(rows.order(), threads, [&](std::int64_t first, std::int64_t second) {
+        if (plain)
+            add_plain_tile(rows, first, second, scale, total.get());
+        else
+            add_shifted_tile(rows, first, second, scale, LogSumExp<T>{maximum.get(), total.get()});
     });
     double sum_of_losses = 0;
     for (std::int64_t i = 0; i < rows.count; ++i) {
-        const T log_total = static_cast<T>(::log(static_cast<double>(total.get()[i])));
-        lse[i] = maximum.get()[i];
-        lse[rows.count + i] = log_total;
+        const double log_total = ::log(static_cast<double>(total.get()[i]));
+        const double whole = static_cast<double>(maximum.get()[i]) + log_total;
+        // two parts that together hold what one would round: the backward subtracts one after the other
+        lse[i] = plain ? static_cast<T>(whole) : maximum.get()[i];
+        lse[rows.count + i] = static_cast<T>(plain ? whole - static_cast<double>(lse[i]) : log_total);
         const std::int64_t other = i < n ? i + n : i - n;
         const T* z = rows.by_row.get();
         const T positive = dot(z + i * rows.columns, z + other * rows.columns, rows.columns) * scale;
         // both nearly cancel where the loss is small: subtract the positive from the maximum first
-        sum_of_losses += static_cast<double>(maximum.get()[i] - positive) + static_cast<double>(log_total);
+        sum_of_losses += static_cast<double>(maximum.get()[i] - positive) + log_total;
     }
     *loss = static_cast<T>(sum_of_losses / static_cast<double>(rows.count));
 }
@@ -269,28 +387,52 @@ void weights(T* tile, RowLse<T> row, RowLse<T> column) {
     }
 }
 
+// Replaces exponentials by G: both probabilities of a pair share its exponential.
 template <class T>
-void add_gradient(const Rows<T>& rows, std::int64_t first, std::int64_t second, T scale, RowLse<T> lse, T* grad) {
-    alignas(64) T tile[kTile * kTile];
-    inner_products<T>(rows.depth_block(first), rows.depth_block(second), rows.d, tile);
-    const bool diagonal = first == second;
-    scale_and_mask<T>(tile, scale, T(-__builtin_inf()), rows.size(first), rows.size(second), diagonal);
-    const auto rows_of = [&](std::int64_t block) {
-        return RowLse<T>{lse.maximum + block * kTile, lse.log_total + block * kTile};
-    };
-    weights(tile, rows_of(first), rows_of(second));
-    // row i of the first view meets its other view in column i + n of the upper triangle
+void plain_weights(T* tile, const T* row_inverse, const T* column_inverse) {
+    constexpr int vectors = kTile / kWidth<T>;
+    Vec<T> columns[vectors];
+    for (int v = 0; v < vectors; ++v) columns[v] = load<T>(column_inverse + v * kWidth<T>);
+    for (int i = 0; i < kTile; ++i)
+#pragma GCC unroll 6
+        for (int v = 0; v < vectors; ++v) {
+            T* p = tile + i * kTile + v * kWidth<T>;
+            store<T>(p, load<T>(p) * (columns[v] + row_inverse[i]));
+        }
+}
+
+// Subtracts 2 at the positives: row i of the first view meets its other view in column i + n.
+template <class T>
+void subtract_positives(const Rows<T>& rows, std::int64_t first, std::int64_t second, T* tile) {
     const std::int64_t offset = first * kTile + rows.n - second * kTile;
     for (std::int64_t i = 0; i < kTile; ++i) {
         const std::int64_t j = i + offset;
         if (first * kTile + i < rows.n && j >= 0 && j < kTile) tile[i * kTile + j] -= T(2);
         const std::int64_t mirrored = i - offset;  // the same pair seen from the second view, in a diagonal tile
-        if (diagonal && first * kTile + mirrored < rows.n && mirrored >= 0 && mirrored < kTile &&
+        if (first == second && first * kTile + mirrored < rows.n && mirrored >= 0 && mirrored < kTile &&
             i < rows.size(first))
             tile[i * kTile + mirrored] -= T(2);
     }
+}
+
+// `inverse` holds each row's exp(-lse) where the plain sums serve, else null.
+template <class T>
+void add_gradient(const Rows<T>& rows, std::int64_t first, std::int64_t second, T scale, RowLse<T> lse,
+                  const T* inverse, T* grad) {
+    alignas(64) T tile[kTile * kTile];
+    if (inverse != nullptr) {
+        exponentials(rows, first, second, scale, tile);
+        plain_weights(tile, inverse + first * kTile, inverse + second * kTile);
+    } else {
+        similarities(rows, first, second, scale, tile);
+        const auto rows_of = [&](std::int64_t block) {
+            return RowLse<T>{lse.maximum + block * kTile, lse.log_total + block * kTile};
+        };
+        weights(tile, rows_of(first), rows_of(second));
+    }
+    subtract_positives(rows, first, second, tile);
     accumulate_product<T, false>(tile, rows.row_block(second), rows.columns, grad + first * kTile * rows.columns);
-    if (!diagonal)
+    if (first != second)
         accumulate_product<T, true>(tile, rows.row_block(first), rows.columns, grad + second * kTile * rows.columns);
 }
 
@@ -300,18 +442,21 @@ void backward(const T* grad_loss, const void* z0, const void* z1, const T* lse, 
     Rows<T> rows(n, d);
     pack_all(rows, z0, z1, dtype, threads);
     const std::int64_t padded = rows.blocks * kTile, elements = padded * rows.columns;
-    Buffer<T> grad(elements), maximum(padded), log_total(padded);
+    Buffer<T> grad(elements), maximum(padded), log_total(padded), inverse(padded);
     // padding is masked in every tile; a real log-sum-exp there keeps its exponentials finite
     for (std::int64_t i = 0; i < padded; ++i) {
         const std::int64_t row = i < rows.count ? i : rows.count - 1;
         maximum.get()[i] = lse[row];
         log_total.get()[i] = lse[rows.count + row];
+        inverse.get()[i] = static_cast<T>(::exp(-(static_cast<double>(lse[row]) + static_cast<double>(log_total.get()[i]))));
     }
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (std::int64_t i = 0; i < elements; ++i) grad.get()[i] = T(0);
     const T scale = static_cast<T>(1.0 / temperature);
-    for_each_tile(rows.blocks, threads, [&](std::int64_t first, std::int64_t second) {
-        add_gradient(rows, first, second, scale, RowLse<T>{maximum.get(), log_total.get()}, grad.get());
+    const RowLse<T> parts{maximum.get(), log_total.get()};
+    const T* inverses = rows.plain(scale) ? inverse.get() : nullptr;
+    for_each_tile(rows.order(), threads, [&](std::int64_t first, std::int64_t second) {
+        add_gradient(rows, first, second, scale, parts, inverses, grad.get());
     });
     const T factor = *grad_loss * static_cast<T>(1.0 / (temperature * static_cast<double>(rows.count)));
     with_type(dtype, [&](auto type) {

@@ -1,32 +1,22 @@
 #include "pages.h"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 namespace fastssl {
-namespace {
 
-constexpr std::int64_t kLargePage = std::int64_t{1} << 21;
-constexpr std::int64_t kStreamFrom = std::int64_t{16} << 20;  // as much as is still near in a cache when it is read
-
-}  // namespace
-
-#if defined(__linux__) && defined(MADV_POPULATE_WRITE) && defined(MADV_HUGEPAGE)
+#if defined(__linux__) && defined(MADV_POPULATE_WRITE)
 bool back_for_streaming(void* data, std::int64_t bytes, int threads) {
+    constexpr std::int64_t kStreamFrom = std::int64_t{16} << 20;  // as much as is still near in a cache when it is read
+    constexpr std::uintptr_t kPage = std::uintptr_t{2} << 20;
     if (bytes < kStreamFrom) return false;
-    const auto address = reinterpret_cast<std::uintptr_t>(data);
-    // whole large pages inside the output; its ends are left as they are
-    const std::uintptr_t first = (address + kLargePage - 1) / kLargePage * kLargePage;
-    const std::int64_t pages = static_cast<std::int64_t>((address + bytes) / kLargePage - first / kLargePage);
-    madvise(reinterpret_cast<void*>(first), pages * kLargePage, MADV_HUGEPAGE);  // refused where there are none: no harm
+    FASTSSL_ISA::prefer_huge_pages(data, bytes);
+    // whole huge pages inside the output; its ends are left as they are
+    const std::uintptr_t first = (reinterpret_cast<std::uintptr_t>(data) + kPage - 1) / kPage;
+    const std::uintptr_t pages = (reinterpret_cast<std::uintptr_t>(data) + static_cast<std::uintptr_t>(bytes)) / kPage - first;
     int failed = 0;
 #pragma omp parallel for num_threads(threads) schedule(static, 1) reduction(+ : failed)
     for (int share = 0; share < threads; ++share) {
-        const std::int64_t begin = pages * share / threads, end = pages * (share + 1) / threads;
+        const std::uintptr_t begin = first + pages * share / threads, end = first + pages * (share + 1) / threads;
         if (begin < end)
-            failed += madvise(reinterpret_cast<void*>(first + begin * kLargePage), (end - begin) * kLargePage,
-                              MADV_POPULATE_WRITE) != 0;
+            failed += ::madvise(reinterpret_cast<void*>(begin * kPage), (end - begin) * kPage, MADV_POPULATE_WRITE) != 0;
     }
     return failed == 0;
 }

@@ -16,38 +16,82 @@ namespace {
 constexpr int kThreads = 256;
 
 // As torch.lerp: from the end that is nearer, so that m = 1 keeps the target and m = 0 copies the source, exactly.
-template <class T, class S>
-__device__ T blend(T target, S source, double momentum) {
-    using A = decltype(widen(T{}));
-    const A old = widen(target), fresh = static_cast<A>(widen(source));
-    return narrow<T>(momentum > 0.5 ? old + static_cast<A>(1.0 - momentum) * (fresh - old)
-                                    : fresh - static_cast<A>(momentum) * (fresh - old));
+template <class A>
+__device__ A blend(A old, A fresh, double momentum) {
+    return momentum > 0.5 ? old + static_cast<A>(1.0 - momentum) * (fresh - old)
+                          : fresh - static_cast<A>(momentum) * (fresh - old);
 }
 
 __device__ bool aligned(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; }
 
-// C is char where there is no copy.
-template <class T, class S, class C, bool Copy>
-__device__ void update(T* target, const S* source, C* copy, std::int64_t count, double momentum) {
-    std::int64_t done = 0;
-    if (aligned(target) && aligned(source) && (!Copy || aligned(copy))) {
-        done = count / kPack * kPack;
-        for (std::int64_t i = threadIdx.x * kPack; i < done; i += kThreads * kPack) {
-            Pack<T> t = *reinterpret_cast<const Pack<T>*>(target + i);
-            const Pack<S> s = *reinterpret_cast<const Pack<S>*>(source + i);
-            Pack<C> c;
+// kPack elements from `p`, widened. The type is one branch a pack, alike for the whole block, in place of a kernel for
+// every combination of three types.
+template <class A>
+__device__ void load_pack(DType dtype, const void* p, std::int64_t i, A (&out)[kPack]) {
+    with_type(dtype, [&](auto type) {
+        using S = decltype(type);
+        const Pack<S> pack = *reinterpret_cast<const Pack<S>*>(static_cast<const S*>(p) + i);
 #pragma unroll
-            for (int k = 0; k < kPack; ++k) {
-                t.values[k] = blend(t.values[k], s.values[k], momentum);
-                if constexpr (Copy) c.values[k] = narrow<C>(widen(t.values[k]));
-            }
-            *reinterpret_cast<Pack<T>*>(target + i) = t;
-            if constexpr (Copy) *reinterpret_cast<Pack<C>*>(copy + i) = c;
+        for (int k = 0; k < kPack; ++k) out[k] = static_cast<A>(widen(pack.values[k]));
+    });
+}
+
+// Stores them, and leaves in `values` what was stored.
+template <class A>
+__device__ void store_pack(DType dtype, void* p, std::int64_t i, A (&values)[kPack]) {
+    with_type(dtype, [&](auto type) {
+        using S = decltype(type);
+        Pack<S> pack;
+#pragma unroll
+        for (int k = 0; k < kPack; ++k) {
+            pack.values[k] = narrow<S>(values[k]);
+            values[k] = static_cast<A>(widen(pack.values[k]));
+        }
+        *reinterpret_cast<Pack<S>*>(static_cast<S*>(p) + i) = pack;
+    });
+}
+
+// One element each, for what is not aligned or fills no pack.
+template <class A>
+__device__ A load_one(DType dtype, const void* p, std::int64_t i) {
+    A value = 0;
+    with_type(dtype, [&](auto type) { value = static_cast<A>(widen(static_cast<const decltype(type)*>(p)[i])); });
+    return value;
+}
+
+template <class A>
+__device__ A store_one(DType dtype, void* p, std::int64_t i, A value) {
+    with_type(dtype, [&](auto type) {
+        using S = decltype(type);
+        static_cast<S*>(p)[i] = narrow<S>(value);
+        value = static_cast<A>(widen(static_cast<S*>(p)[i]));
+    });
+    return value;
+}
+
+// A: what is computed in.
+template <class A>
+__device__ void update(const EmaChunk& chunk, double momentum) {
+    const DType target = static_cast<DType>(chunk.target_dtype), source = static_cast<DType>(chunk.source_dtype);
+    const DType copy = static_cast<DType>(chunk.copy_dtype);
+    std::int64_t done = 0;
+    // chunks begin at multiples of kPack elements, so the tensors' addresses decide
+    if (aligned(chunk.target) && aligned(chunk.source) && (copy == DType::none || aligned(chunk.copy))) {
+        done = chunk.elements / kPack * kPack;
+        for (std::int64_t i = threadIdx.x * kPack; i < done; i += kThreads * kPack) {
+            A old[kPack], fresh[kPack];
+            load_pack(target, chunk.target, chunk.first + i, old);
+            load_pack(source, chunk.source, chunk.first + i, fresh);
+#pragma unroll
+            for (int k = 0; k < kPack; ++k) old[k] = blend(old[k], fresh[k], momentum);
+            store_pack(target, chunk.target, chunk.first + i, old);
+            if (copy != DType::none) store_pack(copy, chunk.copy, chunk.first + i, old);
         }
     }
-    for (std::int64_t i = done + threadIdx.x; i < count; i += kThreads) {
-        target[i] = blend(target[i], source[i], momentum);
-        if constexpr (Copy) copy[i] = narrow<C>(widen(target[i]));
+    for (std::int64_t i = chunk.first + done + threadIdx.x; i < chunk.first + chunk.elements; i += kThreads) {
+        const A blended = blend(load_one<A>(target, chunk.target, i), load_one<A>(source, chunk.source, i), momentum);
+        const A stored = store_one(target, chunk.target, i, blended);
+        if (copy != DType::none) store_one(copy, chunk.copy, i, stored);
     }
 }
 
@@ -68,20 +112,10 @@ __global__ void __launch_bounds__(kThreads) ema_update_kernel(const EmaChunk* ch
                    chunk.elements);
         return;
     }
-    with_type(static_cast<DType>(chunk.target_dtype), [&](auto target_type) {
-        using T = decltype(target_type);
-        T* target = static_cast<T*>(chunk.target) + chunk.first;
-        with_type(static_cast<DType>(chunk.source_dtype), [&](auto source_type) {
-            using S = decltype(source_type);
-            const S* source = static_cast<const S*>(chunk.source) + chunk.first;
-            if (static_cast<DType>(chunk.copy_dtype) == DType::none)
-                update<T, S, char, false>(target, source, nullptr, chunk.elements, momentum);
-            with_type(static_cast<DType>(chunk.copy_dtype), [&](auto copy_type) {
-                using C = decltype(copy_type);
-                update<T, S, C, true>(target, source, static_cast<C*>(chunk.copy) + chunk.first, chunk.elements, momentum);
-            });
-        });
-    });
+    if (static_cast<DType>(chunk.target_dtype) == DType::f64)
+        update<double>(chunk, momentum);
+    else
+        update<float>(chunk, momentum);
 }
 
 }  // namespace

@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastssl.errors import UserError
 from fastssl.eval.scoring import accuracy, check_features, check_labelled
-
-_CHUNK = 1 << 24  # similarities held at a time: 64 MiB of float32
+from fastssl.ops import knn_classify
 
 
 @dataclass(frozen=True)
@@ -34,23 +31,6 @@ class KNNConfig:
             raise UserError(f"the temperature of kNN must be a finite number above 0; got {self.temperature}")
 
 
-def _neighbours(similarity: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row and their columns; among equal ones at the border the lowest columns are taken.
-
-    similarity: (Q, M), k <= M. Returns two (Q, k) tensors. ``topk`` alone leaves open which of the equal ones it takes.
-    """
-    values, columns = similarity.topk(k, dim=1)
-    border = values[:, -1:]
-    tied = ((similarity >= border).sum(dim=1) > k).nonzero().squeeze(1)
-    if len(tied):
-        rows = similarity[tied]
-        above, equal = rows > border[tied], rows == border[tied]
-        wanted = above | (equal & (equal.cumsum(dim=1) <= k - above.sum(dim=1, keepdim=True)))
-        columns[tied] = wanted.nonzero()[:, 1].view(-1, k)
-        values[tied] = rows.gather(1, columns[tied])
-    return values, columns
-
-
 def knn_predict(
     bank: Tensor,
     bank_labels: Tensor,
@@ -63,7 +43,7 @@ def knn_predict(
     """The class whose neighbours' weights exp(s / temperature) sum highest, s the cosine similarity.
 
     Ties: of neighbours equally near at the k-th place the first in the bank votes; of classes with equal sums the
-    first wins. The (Q, M) similarities are computed a chunk of queries at a time.
+    first wins. The (Q, M) similarities are never stored.
 
     Args:
         bank: (M, F) floating-point features; need not have unit length.
@@ -85,15 +65,15 @@ def knn_predict(
         raise ValueError(
             f"kNN: bank (M, F) and queries (Q, F) must agree on F; got {tuple(bank.shape)} and {tuple(queries.shape)}"
         )
-    bank = F.normalize(bank.float(), dim=1)
-    predictions = []
-    for chunk in torch.split(F.normalize(queries.float(), dim=1), max(1, _CHUNK // len(bank))):
-        similarity, columns = _neighbours(chunk @ bank.T, min(k, len(bank)))
-        # Relative to the nearest neighbour: the same winner, and no overflow at low temperatures.
-        weights = ((similarity - similarity.amax(dim=1, keepdim=True)) / temperature).exp()
-        votes = weights.new_zeros(len(chunk), num_classes).scatter_add_(1, bank_labels[columns], weights)
-        predictions.append(votes.argmax(dim=1))
-    return torch.cat(predictions)
+    scores = knn_classify(
+        queries.float(),
+        bank.float(),
+        bank_labels,
+        k=min(k, len(bank)),
+        temperature=temperature,
+        num_classes=num_classes,
+    )
+    return scores.argmax(dim=1)
 
 
 def knn_accuracy(

@@ -28,11 +28,17 @@ _forced: str | None = None
 class Implementation:
     """One backend of an op.
 
-    ``unsupported(*args)`` says why this backend cannot serve a call with these arguments, or None if it can.
+    ``unsupported(*args)`` says why this backend cannot serve a call with these arguments, or None if it can;
+    ``slower(*args)`` why it is passed over although it can, unless it is asked for (``fastssl.ops._crossover``).
     """
 
     run: Callable[..., Any]
     unsupported: Callable[..., str | None]
+    slower: Callable[..., str | None] = lambda *_: None
+
+    def passed_over(self, call: Sequence[Any]) -> str | None:
+        """Why another backend is to serve these arguments, if it may be any."""
+        return self.unsupported(*call) or self.slower(*call)
 
 
 class Op:
@@ -69,7 +75,7 @@ class Op:
         """The backend for these arguments; raises if ``backend``, or the one forced by context, cannot serve them."""
         forced = backend or _forced
         if forced is None:
-            return next(name for name, impl in self.implementations.items() if impl.unsupported(*call) is None)
+            return next(name for name, impl in self.implementations.items() if impl.passed_over(call) is None)
         reason = self._why_not(_known(forced), call)
         if reason is not None:
             raise RuntimeError(f"{self.name}: backend {forced!r} was asked for and cannot serve this call: {reason}")
@@ -87,7 +93,7 @@ class Op:
         for name, impl in self.implementations.items():
             if name == chosen:
                 break
-            reason = impl.unsupported(*call) or f"{chosen} was asked for"
+            reason = impl.passed_over(call) or f"{chosen} was asked for"
             passed.append(f"not {name}: {reason}")
         return f"{self.name}: {chosen}" + (f" ({'; '.join(passed)})" if passed else "")
 

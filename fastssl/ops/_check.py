@@ -8,6 +8,8 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from fastssl.ops import _native
+
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -32,8 +34,7 @@ def alike(op: str, first: tuple[str, Tensor], second: tuple[str, Tensor]) -> Non
     (name0, x0), (name1, x1) = first, second
     if x0.dtype != x1.dtype:
         raise TypeError(f"{op}: {name0} and {name1} must have one dtype; got {x0.dtype} and {x1.dtype}")
-    if x0.device != x1.device:
-        raise ValueError(f"{op}: {name0} and {name1} must be on one device; got {x0.device} and {x1.device}")
+    one_device(op, first, second)
 
 
 def as_autocast_casts(x: Tensor) -> Tensor:
@@ -53,3 +54,76 @@ def positive(op: str, name: str, value: object) -> float:
     if not (math.isfinite(number) and number > 0):
         raise ValueError(f"{op}: {name} must be finite and above 0; got {value}")
     return number
+
+
+def one_device(op: str, first: tuple[str, Tensor], second: tuple[str, Tensor]) -> None:
+    """Two tensors must share their device."""
+    (name0, x0), (name1, x1) = first, second
+    if x0.device != x1.device:
+        raise ValueError(f"{op}: {name0} and {name1} must be on one device; got {x0.device} and {x1.device}")
+
+
+def scale(op: str, name: str, value: object, *, above_zero: bool = False) -> float | Tensor:
+    """``value`` must be a finite number (above 0), or a floating-point tensor without dimensions.
+
+    What the tensor holds is not checked: that would wait for its device, and leave a compiled graph.
+    """
+    if isinstance(value, Tensor):
+        return float_tensor(op, name, value, "")
+    if above_zero:
+        return positive(op, name, value)
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{op}: {name} must be a number or a tensor; got {type(value).__name__}")
+    if not math.isfinite(float(value)):
+        raise ValueError(f"{op}: {name} must be finite; got {value}")
+    return float(value)
+
+
+def index_tensor(op: str, name: str, value: object, length: int, device: torch.device) -> Tensor:
+    """``value`` must be an int64 tensor (length) on ``device``; ``in_range`` checks what it holds, where it is read."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{op}: {name} must be a tensor; got {type(value).__name__}")
+    if value.dtype != torch.int64:
+        raise TypeError(f"{op}: {name} must be int64; got {value.dtype}")
+    if value.shape != (length,):
+        raise ValueError(f"{op}: {name} must have shape ({length}); got {shape(value)}")
+    if value.device != device:
+        raise ValueError(f"{op}: {name} must be on {device}; got {value.device}")
+    return value
+
+
+def in_range(op: str, name: str, values: Tensor, count: int) -> None:
+    """Every value must be in [0, count). Waits for the device."""
+    low, high = (int(x) for x in values.aminmax())
+    if low < 0 or high >= count:
+        raise ValueError(f"{op}: {name} must be in [0, {count}); got {low if low < 0 else high}")
+
+
+def pairs(op: str, a: object, b: object) -> tuple[Tensor, Tensor]:
+    """Features of N pairs, two (N, D) of one dtype and device, N and D not 0; as autocast casts them."""
+    a, b = float_tensor(op, "a", a, "ND"), float_tensor(op, "b", b, "ND")
+    if a.shape != b.shape:
+        raise ValueError(f"{op}: a and b must have the same shape (N, D); got {shape(a)} and {shape(b)}")
+    if a.numel() == 0:
+        raise ValueError(f"{op}: needs at least one pair and one feature; got {shape(a)}")
+    a, b = as_autocast_casts(a), as_autocast_casts(b)
+    alike(op, ("a", a), ("b", b))
+    return a, b
+
+
+def scaled(rows: Tensor, factor: float | Tensor) -> tuple[Tensor, float]:
+    """Rows and the number by which their products are to be multiplied.
+
+    A tensor is multiplied in at once: its gradient is then what the product's gradient passes on to it, and no kernel
+    needs to know of it.
+    """
+    if not isinstance(factor, Tensor):
+        return rows, factor
+    return rows.to(_native.accumulator(rows.dtype)) * factor, 1.0
+
+
+def momentum(op: str, value: object) -> float:
+    """``value`` must be a number in [0, 1]."""
+    if not isinstance(value, Real) or not 0.0 <= float(value) <= 1.0:
+        raise ValueError(f"{op}: momentum must be a number in [0, 1]; got {value}")
+    return float(value)

@@ -21,8 +21,7 @@ def indices(op: str, name: str, ids: object, x: Tensor) -> Tensor:
             f"{op}: {name} must have two dimensions, the first being the samples of x; "
             f"got {_check.shape(ids)} for x {_check.shape(x)}"
         )
-    if ids.device != x.device:
-        raise ValueError(f"{op}: x and {name} must be on one device; got {x.device} and {ids.device}")
+    _check.one_device(op, ("x", x), (name, ids))
     return ids
 
 
@@ -35,8 +34,7 @@ def position_embedding(op: str, pos_embed: object, length: int, x: Tensor) -> Te
             f"{op}: pos_embed must be (L, D) or (1, L, D) with L = {length} and D = {x.shape[2]}; "
             f"got {_check.shape(pos_embed)}"  # type: ignore[arg-type]
         )
-    if pos.device != x.device:
-        raise ValueError(f"{op}: x and pos_embed must be on one device; got {x.device} and {pos.device}")
+    _check.one_device(op, ("x", x), ("pos_embed", pos))
     return pos
 
 

@@ -7,12 +7,11 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
-from numbers import Real
 
 import torch
 from torch import Tensor
 
-from fastssl.ops import _check, _native
+from fastssl.ops import _check, _inplace, _native
 from fastssl.ops._backend import Implementation, Op, anything, native_cpu, native_cuda
 
 _OP = "ema_update_"
@@ -46,13 +45,12 @@ def ema_update_(
             momentum outside [0, 1].
         RuntimeError: if ``backend`` cannot serve the call.
     """
-    if not isinstance(momentum, Real) or not 0.0 <= float(momentum) <= 1.0:
-        raise ValueError(f"{_OP}: momentum must be a number in [0, 1]; got {momentum}")
+    momentum = _check.momentum(_OP, momentum)
     targets, sources, copies = list(targets), list(sources), list(copies or ())
     _check_lists(targets, sources, copies)
     if targets:
         with torch.no_grad():
-            _ema_update.call(targets, sources, float(momentum), copies, backend)
+            _ema_update.call(targets, sources, momentum, copies, backend)
 
 
 def _check_lists(targets: list[Tensor], sources: list[Tensor], copies: list[Tensor]) -> None:
@@ -87,10 +85,6 @@ def _plainly_alike(target: Tensor, source: Tensor) -> bool:
     )
 
 
-def _overlaps_itself(tensor: Tensor) -> bool:
-    return any(stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-
-
 def _check_pair(name: str, target: Tensor, other_name: str, other: Tensor) -> None:
     for label, tensor in ((name, target), (other_name, other)):
         if not isinstance(tensor, Tensor):
@@ -98,8 +92,8 @@ def _check_pair(name: str, target: Tensor, other_name: str, other: Tensor) -> No
         if tensor.is_complex():
             raise TypeError(f"{_OP}: {label} must be real; got {tensor.dtype}")
     for label, tensor in ((name, target), (other_name, other)):
-        if not label.startswith("source") and _overlaps_itself(tensor):
-            raise ValueError(f"{_OP}: {label} is an expanded tensor, whose elements share memory: clone it first")
+        if not label.startswith("source"):
+            _inplace.refuse_overlap(_OP, label, tensor)
     if target.shape != other.shape:
         raise ValueError(f"{_OP}: {name} is {_check.shape(target)} and {other_name} is {_check.shape(other)}")
     if target.device != other.device:
@@ -195,7 +189,7 @@ def _cpu(targets: Sequence[Tensor], sources: Sequence[Tensor], momentum: float, 
     table = _split(targets, sources, copies, momentum)
     address, length = table.buffer_info()
     _native.cpu.ema_update(address, length // _COLUMNS, momentum, _native.threads())
-    _touch(targets, copies)
+    _inplace.changed(*targets, *copies)
 
 
 def _cuda(targets: Sequence[Tensor], sources: Sequence[Tensor], momentum: float, copies: Sequence[Tensor]) -> None:
@@ -211,7 +205,7 @@ def _cuda(targets: Sequence[Tensor], sources: Sequence[Tensor], momentum: float,
         plan.record_stream(torch.cuda.current_stream(device))
     with torch.cuda.device(device):
         _native.cuda.ema_update(plan.data_ptr(), len(plan), momentum, _native.stream(targets[0]))
-    _touch(targets, copies)
+    _inplace.changed(*targets, *copies)
 
 
 _captured: dict[int, Tensor] = {}  # plans that a CUDA graph reads at every replay: never given back
@@ -232,12 +226,6 @@ def _plan(table: bytes, device: torch.device) -> Tensor:
     rows = [columns[i : i + _COLUMNS] for i in range(0, len(columns), _COLUMNS)]
     chunks = [[*row, first, min(chunk, row[3] - first)] for row in rows for first in range(0, row[3], chunk)]
     return torch.tensor(chunks, dtype=torch.int64).to(device)
-
-
-def _touch(*lists: Sequence[Tensor]) -> None:
-    """Tells autograd that the tensors changed, so that a backward that saved one refuses to use it."""
-    changed = [tensor for tensors in lists for tensor in tensors if not tensor.is_inference()]
-    torch.autograd.graph.increment_version(changed)
 
 
 def _tensors(targets: Sequence[Tensor], sources: Sequence[Tensor], copies: Sequence[Tensor]) -> list[Tensor]:

@@ -14,20 +14,23 @@ from torch import Tensor
 
 from fastssl.ops import _check, _native
 from fastssl.ops._backend import Implementation, Op, anything, native_cpu, triton, triton_cuda
+from fastssl.ops._crossover import crossover
 
 
-def nt_xent(z0: Tensor, z1: Tensor, *, temperature: float, backend: str | None = None) -> Tensor:
+def nt_xent(z0: Tensor, z1: Tensor, *, temperature: float | Tensor, backend: str | None = None) -> Tensor:
     """Normalised temperature-scaled cross-entropy of two views (SimCLR, arXiv:2002.05709, eq. 1).
 
     The mean over all 2N rows i of ``-log(exp(s_ip) / sum_{j != i} exp(s_ij))``, where ``s = <z_i, z_j> / temperature``
     and p is the other view of i. Rows are taken as they are: normalise them first (``fastssl.losses.NTXent`` does).
-    Memory beyond the inputs and their gradients grows with N D, not with N^2. Deterministic, and the same bits
-    for any number of threads. Under autocast the inputs, unless float64, are cast to float32, as torch does for losses.
+    Memory beyond the inputs and their gradients grows with N D, not with N^2. Deterministic, and by our kernels the
+    same bits for any number of threads; where 2N <= D plain torch may be faster, and then serves the call.
+    Under autocast the inputs, unless float64, are cast to float32, as torch does for losses.
 
     Args:
         z0: (N, D) features of the first view; float32, bfloat16, float16 or float64. Sums are in float32, or float64.
         z1: (N, D) features of the second view, in the same order; dtype and device of ``z0``.
-        temperature: finite, > 0.
+        temperature: finite, > 0; or a floating-point tensor without dimensions, which receives a gradient and whose
+            value is not checked: that would wait for its device. The rows are then scaled by it in float32 copies.
         backend: the backend that must serve the call; by default the fastest that can (see ``fastssl.ops.explain``).
     Returns:
         The scalar loss in nats, in float32 (float64 for float64 inputs).
@@ -38,7 +41,7 @@ def nt_xent(z0: Tensor, z1: Tensor, *, temperature: float, backend: str | None =
     """
     _check.float_tensor("nt_xent", "z0", z0, "ND")
     _check.float_tensor("nt_xent", "z1", z1, "ND")
-    temperature = _check.positive("nt_xent", "temperature", temperature)
+    scale = _check.scale("nt_xent", "temperature", temperature, above_zero=True)
     if z0.shape != z1.shape:
         raise ValueError(
             f"nt_xent: z0 and z1 must have the same shape (N, D); got {_check.shape(z0)} and {_check.shape(z1)}"
@@ -47,11 +50,15 @@ def nt_xent(z0: Tensor, z1: Tensor, *, temperature: float, backend: str | None =
         raise ValueError(f"nt_xent: needs at least one sample and one feature; got {_check.shape(z0)}")
     z0, z1 = _check.as_autocast_casts(z0), _check.as_autocast_casts(z1)
     _check.alike("nt_xent", ("z0", z0), ("z1", z1))
-    loss: Tensor = _forward.call(z0, z1, temperature, backend)[0]
+    if isinstance(scale, Tensor):  # <z_i, z_j> / t is the product of two rows, each divided by the root of t
+        _check.one_device("nt_xent", ("z0", z0), ("temperature", scale))
+        root = scale.rsqrt()
+        (z0, _), (z1, scale) = _check.scaled(z0, root), _check.scaled(z1, root)
+    loss: Tensor = _forward.call(z0, z1, scale, backend)[0]
     return loss
 
 
-def reference(z0: Tensor, z1: Tensor, temperature: float) -> Tensor:
+def reference(z0: Tensor, z1: Tensor, temperature: float | Tensor) -> Tensor:
     """The formula in plain torch: cross-entropy of each row against its other view, its own column left out."""
     rows = torch.cat([z0, z1])
     own = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
@@ -129,6 +136,12 @@ def _example_views(device: torch.device) -> list[Tensor]:
     return [torch.nn.functional.normalize(torch.randn(8, 4, device=device), dim=1) for _ in range(2)]
 
 
+def _sizes(z0: Tensor) -> dict[str, int] | None:
+    """What the choice of the reference looks at: it may store (rows, rows) where that is no more than the features."""
+    rows, d = 2 * z0.shape[0], z0.shape[1]
+    return {"rows": rows, "d": d} if rows <= d else None
+
+
 _TRITON_MAX_FEATURES = 256  # the gradient of a block of rows stays in registers
 
 
@@ -144,7 +157,9 @@ def _triton_unsupported(z0: Tensor, z1: Tensor) -> str | None:
 _forward = Op(
     "nt_xent(Tensor z0, Tensor z1, float temperature, str? backend) -> (Tensor, Tensor)",
     {
-        "cpu": Implementation(_cpu_forward, lambda z0, z1, t: native_cpu(z0, z1)),
+        "cpu": Implementation(
+            _cpu_forward, lambda z0, z1, t: native_cpu(z0, z1), crossover("nt_xent", lambda z0, z1, t: _sizes(z0))
+        ),
         "triton": Implementation(triton("nt_xent", "forward"), lambda z0, z1, t: _triton_unsupported(z0, z1)),
         "reference": Implementation(_reference_forward, anything),
     },
@@ -154,7 +169,11 @@ _forward = Op(
 _backward = Op(
     "nt_xent_backward(Tensor grad, Tensor z0, Tensor z1, Tensor lse, float temperature, str? backend) -> Tensor",
     {
-        "cpu": Implementation(_cpu_backward, lambda grad, z0, z1, lse, t: native_cpu(z0, z1)),
+        "cpu": Implementation(
+            _cpu_backward,
+            lambda grad, z0, z1, lse, t: native_cpu(z0, z1),
+            crossover("nt_xent", lambda grad, z0, z1, lse, t: _sizes(z0)),
+        ),
         "triton": Implementation(
             triton("nt_xent", "backward"), lambda grad, z0, z1, lse, t: _triton_unsupported(z0, z1)
         ),

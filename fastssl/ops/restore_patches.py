@@ -56,8 +56,7 @@ def restore_patches(
     token = _check.float_tensor(_OP, "mask_token", token, "D")
     if token.shape[0] != x.shape[2]:
         raise ValueError(f"{_OP}: mask_token must have D = {x.shape[2]} elements; got {_check.shape(mask_token)}")
-    if token.device != x.device:
-        raise ValueError(f"{_OP}: x and mask_token must be on one device; got {x.device} and {token.device}")
+    _check.one_device(_OP, ("x", x), ("mask_token", token))
     pos = None if pos_embed is None else _patches.position_embedding(_OP, pos_embed, length, x)
     x, token, pos = _patches.promoted(x, token, pos)
     restored: Tensor = _forward.call(x, ids_restore, token, pos, backend)

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from fastssl.errors import UserError
-from fastssl.eval import knn
 from fastssl.eval.knn import KNNConfig, knn_accuracy, knn_predict
 
 
@@ -55,15 +54,6 @@ def test_length_of_features_does_not_matter():
     assert torch.equal(knn_predict(stretched, labels, 7 * queries, num_classes=4), expected)
 
 
-def test_chunks_do_not_change_the_answer(monkeypatch):
-    bank, labels, queries = data()
-    whole = knn_predict(bank, labels, queries, num_classes=4, k=5)
-    monkeypatch.setattr(knn, "_CHUNK", 3 * len(bank))
-    assert torch.equal(knn_predict(bank, labels, queries, num_classes=4, k=5), whole)
-    monkeypatch.setattr(knn, "_CHUNK", 1)
-    assert torch.equal(knn_predict(bank, labels, queries, num_classes=4, k=5), whole)
-
-
 def test_of_equal_neighbours_the_first_in_the_bank_votes():
     bank = torch.tensor([[1.0, 0.0]]).repeat(100, 1)
     query = torch.tensor([[1.0, 0.0]])
@@ -71,12 +61,6 @@ def test_of_equal_neighbours_the_first_in_the_bank_votes():
         labels = torch.full((100,), 2)
         labels[: 7 + first] = first
         assert knn_predict(bank, labels, query, num_classes=3, k=7).tolist() == [first]
-    # Three nearer ones stay; of the 97 equal ones behind them, the first two complete the five.
-    bank[:97] = torch.tensor([0.0, 1.0])
-    labels = torch.tensor([0, 0] + [1] * 95 + [2, 2, 2])
-    values, columns = knn._neighbours(query @ bank.T, 5)
-    assert sorted(columns[0].tolist()) == [0, 1, 97, 98, 99]
-    assert sorted(values[0].tolist()) == [0, 0, 1, 1, 1]
 
 
 def test_of_equal_classes_the_first_wins():

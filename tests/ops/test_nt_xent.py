@@ -161,6 +161,42 @@ def test_gradient_is_scaled_by_what_comes_from_above(engine) -> None:
     torch.testing.assert_close(scaled, 3 * grad0)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("temperature", [1 / 64, 0.25])  # numbers that every type holds
+def test_a_temperature_tensor_receives_its_gradient(engine, temperature: float, dtype: torch.dtype) -> None:
+    if engine.backend == "triton" and dtype == torch.float64:
+        pytest.skip("Triton's kernel takes no float64")
+    pair = views(123, 16, dtype=dtype, device=engine.device)
+
+    def results(function, *rows: Tensor) -> list[Tensor]:
+        t = torch.tensor(
+            temperature,
+            dtype=torch.float64 if rows[0].dtype == torch.float64 else torch.float32,
+            device=engine.device,
+            requires_grad=True,
+        )
+        z0, z1 = (z.clone().requires_grad_() for z in rows)
+        loss = function(z0, z1, temperature=t)
+        loss.backward()
+        return [loss.detach(), z0.grad, z1.grad, t.grad]
+
+    ours = results(nt_xent, *pair)
+    exact = results(reference, *(z.double() for z in pair))
+    plain = results(reference, *(z.float() if dtype != torch.float64 else z for z in pair))
+    chance = torch.finfo(dtype).eps / temperature  # one rounding of a similarity, seen through 1/t
+    for got, rival, want in zip(ours, plain, exact, strict=True):
+        error, rival_error = ((x.double() - want).norm() for x in (got, rival))
+        assert error <= 2 * rival_error + 4 * chance * want.norm()
+
+
+def test_gradcheck_of_the_temperature(engine) -> None:
+    if engine.backend == "triton":
+        pytest.skip("Triton's kernel takes no float64")
+    z0, z1 = (z.requires_grad_() for z in views(9, 5, dtype=torch.float64, device=engine.device))
+    t = torch.tensor(0.3, dtype=torch.float64, device=engine.device, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda a, b, t: nt_xent(a, b, temperature=t), (z0, z1, t))
+
+
 def test_gradcheck(engine) -> None:
     if engine.backend == "triton":
         pytest.skip("Triton's kernel takes no float64")
@@ -269,6 +305,8 @@ BAD = [
     (dict(temperature=-1.0), ValueError, "got -1.0"),
     (dict(temperature=float("nan")), ValueError, "got nan"),
     (dict(temperature=float("inf")), ValueError, "got inf"),
+    (dict(temperature=torch.ones(2)), ValueError, r"temperature must have shape \(\); got \(2\)"),
+    (dict(temperature=torch.tensor(1)), TypeError, "temperature must be float32.*got torch.int64"),
     (dict(temperature="0.5"), TypeError, "temperature must be a number; got str"),
     (dict(backend="triton"), RuntimeError, "'triton' was asked for and cannot serve this call: it takes cuda tensors"),
     (dict(backend="fpga"), ValueError, "unknown backend 'fpga': choose one of cpu, cuda, reference, triton"),

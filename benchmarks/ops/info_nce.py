@@ -1,0 +1,80 @@
+"""InfoNCE of N queries against N keys, forward and backward to both."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
+
+from benchmarks.harness import OURS, Case, Work
+from fastssl import ops
+from fastssl.ops.info_nce import reference  # type: ignore[attr-defined]
+
+TEMPERATURE = 0.1
+CHUNK = 512
+
+
+def chunked(queries: Tensor, keys: Tensor, *, temperature: float) -> Tensor:
+    """The reference's formula over chunks of queries, each recomputed in the backward: what plain torch can save."""
+
+    def chunk_loss(chunk: Tensor, keys: Tensor, start: int) -> Tensor:
+        own = torch.arange(start, start + len(chunk), device=chunk.device)
+        return cross_entropy(chunk @ keys.T / temperature, own, reduction="sum")
+
+    losses = [
+        torch.utils.checkpoint.checkpoint(chunk_loss, chunk, keys, i * CHUNK, use_reentrant=False)
+        for i, chunk in enumerate(queries.split(CHUNK))
+    ]
+    return torch.stack(losses).sum() / len(queries)
+
+
+def forward_backward(function: Callable[..., Tensor], n: int, d: int, dtype: torch.dtype) -> Work:
+    generator = torch.Generator().manual_seed(0)
+    first, noise = (torch.randn(n, d, generator=generator) for _ in range(2))
+    queries, keys = (normalize(x, dim=1).to(dtype).requires_grad_() for x in (first, first + noise))
+
+    def work() -> tuple[Tensor, ...]:
+        queries.grad = keys.grad = None
+        loss = function(queries, keys, temperature=TEMPERATURE)
+        loss.backward()
+        return loss.detach(), queries.grad, keys.grad
+
+    return work
+
+
+def exact(n: int, d: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    return forward_backward(
+        lambda q, k, temperature: reference(q.double(), k.double(), temperature=temperature), n, d, dtype
+    )()
+
+
+def providers(n: int, d: int, dtype: torch.dtype) -> dict[str, Callable[[], Work]]:
+    rivals: dict[str, Callable[[], Callable[..., Tensor]]] = {
+        OURS: lambda: ops.info_nce,
+        "torch eager": lambda: reference,
+        "torch eager again": lambda: reference,  # the same thing twice: the spread of this run
+        "torch.compile": lambda: torch.compile(reference),
+        "torch.compile, chunked": lambda: torch.compile(chunked),
+    }
+    return {
+        name: functools.partial(lambda function: forward_backward(function(), n, d, dtype), function)
+        for name, function in rivals.items()
+    }
+
+
+def cases() -> list[Case]:
+    return [
+        Case(
+            op="info_nce",
+            shape=f"N=M={n} d={d}",
+            dtype=str(dtype).removeprefix("torch."),
+            providers=providers(n, d, dtype),
+            exact=functools.partial(exact, n, d, dtype),
+            operations=6 * n * n * d,
+            peak=True,
+        )
+        for n, d, dtype in ((256, 128, torch.float32), (4096, 128, torch.float32), (4096, 128, torch.bfloat16))
+    ]

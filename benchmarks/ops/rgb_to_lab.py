@@ -1,0 +1,61 @@
+"""sRGB to CIELAB of a batch of images."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from benchmarks.harness import OURS, Case, Work
+from fastssl import ops
+from fastssl.ops.rgb_to_lab import reference  # type: ignore[attr-defined]
+
+
+def inputs(n: int, size: int) -> Tensor:
+    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def ours(n: int, size: int) -> Work:
+    rgb = inputs(n, size)
+    return lambda: (ops.rgb_to_lab(rgb),)
+
+
+def eager(n: int, size: int) -> Work:
+    rgb = inputs(n, size)
+    return lambda: (reference(rgb),)
+
+
+def compiled(n: int, size: int) -> Work:
+    rgb, function = inputs(n, size), torch.compile(reference)
+    return lambda: (function(rgb),)
+
+
+def kornia(n: int, size: int) -> Work:
+    from kornia.color import rgb_to_lab
+
+    rgb = inputs(n, size)
+    return lambda: (rgb_to_lab(rgb),)
+
+
+def scikit_image(n: int, size: int) -> Work:
+    """On its own layout, channels last."""
+    from skimage.color import rgb2lab
+
+    rgb = inputs(n, size).movedim(1, -1).contiguous().numpy()
+    return lambda: (torch.from_numpy(rgb2lab(rgb)).movedim(-1, 1),)
+
+
+def cases() -> list[Case]:
+    makers = {OURS: ours, "reference": eager, "torch.compile": compiled, "kornia": kornia, "scikit-image": scikit_image}
+    return [
+        Case(
+            op="rgb_to_lab",
+            shape=f"{n} x 3 x {size} x {size}",
+            dtype="float32",
+            providers={name: functools.partial(make, n, size) for name, make in makers.items()},
+            exact=functools.partial(lambda n, size: (reference(inputs(n, size).double()),), n, size),
+            bytes_moved=n * size**2 * 24,
+        )
+        for n, size in ((1, 32), (64, 224))
+    ]

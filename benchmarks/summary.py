@@ -1,0 +1,107 @@
+"""The results files as their readers need them: cases, each with its rows, its verdict and the series it belongs to."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import OURS
+
+RESULTS = Path(__file__).parent / "results"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All rows of one case; ``failed`` are those that have a reason in place of a time."""
+
+    rows: list[Row]
+
+    @property
+    def ours(self) -> Row:
+        return next(row for row in self.rows if row["provider"] == OURS)
+
+    @property
+    def eager(self) -> Row | None:
+        """Plain torch, which stands next to ours in every case."""
+        others = [row for row in self.rows if row["provider"] != OURS and "failed" not in row]
+        return others[0] if others else None
+
+    @property
+    def best(self) -> Row | None:
+        name = self.ours["best_rival"]
+        return next((row for row in self.rows if row["provider"] == name), None)
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster than the best rival; below 1 slower."""
+        return float(self.best["median"] / self.ours["median"]) if self.best else float("nan")
+
+    @property
+    def verdict(self) -> str:
+        """Against the best rival: ``alike`` where either median lies in the other's spread; ``alone`` without one."""
+        if self.best is None:
+            return "alone"
+        spreads = (self.ours, self.best), (self.best, self.ours)
+        if any(a["p20"] <= b["median"] <= a["p80"] for a, b in spreads):
+            return "alike"
+        return "faster" if self.ratio > 1 else "slower"
+
+    @property
+    def title(self) -> str:
+        return f"{self.ours['op']}, {self.ours['shape']}, {self.ours['dtype']}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """One file of results: an op's cases and the circumstances of the run."""
+
+    op: str
+    run: dict[str, Any]
+    cases: list[Measured]
+
+
+def reports(folder: Path) -> Iterator[Report]:
+    """Every op that has results in ``folder``."""
+    for path in sorted(folder.glob("*.json")):
+        report = json.loads(path.read_text())
+        if report["rows"] and "provider" in report["rows"][0]:
+            yield Report(path.stem, report["run"], grouped(report["rows"]))
+
+
+def grouped(rows: list[Row]) -> list[Measured]:
+    """The rows by case, in their order."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row["shape"], row["dtype"]), []).append(row)
+    return [Measured(rows) for rows in found.values()]
+
+
+@dataclass(frozen=True)
+class Series:
+    """Cases that differ in one number of their shape alone, by that number."""
+
+    op: str
+    variable: str
+    fixed: str
+    cases: dict[float, Measured]
+
+
+def series(report: Report) -> list[Series]:
+    """What of an op's cases can be drawn over one variable: three points at least."""
+    found: dict[tuple[str, str], dict[float, Measured]] = {}
+    for case in report.cases:
+        words = case.ours["shape"].split()
+        for i, word in enumerate(words):
+            if number := re.fullmatch(r"(\w+)=([\d.]+)", word):
+                others = " ".join([*words[:i], *words[i + 1 :], case.ours["dtype"]])
+                found.setdefault((number[1], others), {})[float(number[2])] = case
+    return [
+        Series(report.op, variable, fixed, dict(sorted(cases.items())))
+        for (variable, fixed), cases in found.items()
+        if len(cases) >= 3
+    ]

@@ -1,0 +1,23 @@
+"""The k largest of each row, with ties decided: what the references of the ops that seek neighbours share."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row and their columns, largest first, of equal ones the lowest column first.
+
+    x: (N, M), k <= M. Returns two (N, k) tensors. ``topk`` alone leaves open which of the equal ones it takes.
+    """
+    values, columns = x.topk(k, dim=1)
+    border = values[:, -1:]
+    tied = ((x >= border).sum(dim=1) > k).nonzero().squeeze(1)
+    if len(tied):
+        rows = x[tied]
+        above, equal = rows > border[tied], rows == border[tied]
+        wanted = above | (equal & (equal.cumsum(dim=1) <= k - above.sum(dim=1, keepdim=True)))
+        columns[tied] = wanted.nonzero()[:, 1].view(-1, k)
+    columns = columns.sort(dim=1).values
+    values, order = x.gather(1, columns).sort(dim=1, descending=True, stable=True)
+    return values, columns.gather(1, order)

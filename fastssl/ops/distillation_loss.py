@@ -1,0 +1,272 @@
+"""DINO's cross-entropy between the crops of teacher and student; no softmax over the prototypes is ever stored.
+
+The sum over students of <p_t, log q_s> is <p_t, sum over students of log q_s>, so each row is read once, not once for
+each pair. The backward needs of the forward each row's log-sum-exp alone, kept as the row's maximum and the log of what
+is left, for their sum would be rounded.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax, softmax
+
+from fastssl.ops import _check, _native
+from fastssl.ops._backend import Implementation, Op, anything, native_cpu
+
+_OP = "distillation_loss"
+
+
+def distillation_loss(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    student_temp: float,
+    teacher_temp: float | None,
+    center: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Cross-entropy of every student crop to every other teacher crop (DINO, arXiv:2104.14294, algorithm 1).
+
+    With ``q = softmax(student / student_temp)`` and ``p = softmax((teacher - center) / teacher_temp)`` over the K
+    prototypes: the mean over samples b and pairs (t, s), s != t, of ``-<p_tb, log q_sb>``. Crop i of the teacher and
+    crop i of the student are the same crop: those that the teacher sees come first. Memory beyond the inputs and the
+    student's gradient does not grow with S K or T K. Deterministic, and the same bits for any number of threads.
+
+    Args:
+        student: (S, B, K) logits of S crops; float32, bfloat16, float16 or float64. Sums are in float32, or float64.
+        teacher: (T, B, K) logits of T crops, or probabilities; of any of these dtypes, but float64 only together with
+            a float64 student. It gets no gradient.
+        student_temp: finite, > 0.
+        teacher_temp: finite, > 0; or None if the teacher's rows are probabilities already, as ``sinkhorn_knopp`` makes
+            them. They are used as they are, and need not add up to 1.
+        center: (K) subtracted from the teacher's logits (see ``update_center_``), floating-point; or None. No gradient.
+        backend: the backend that must serve the call; by default the fastest that can (see ``fastssl.ops.explain``).
+    Returns:
+        The scalar loss in nats, in float32 (float64 for a float64 student). Under autocast nothing needs to be cast.
+    Raises:
+        TypeError: for dtypes other than those above.
+        ValueError: for other shapes or no elements, a batch of crops without a pair (one student crop and one teacher
+            crop), two devices, a temperature that is not finite and positive, or a center of probabilities.
+        RuntimeError: if ``backend`` cannot serve the call, or on a second derivative, which is not supported.
+    """
+    _check_tensors(student, teacher)
+    student_temp = _check.positive(_OP, "student_temp", student_temp)
+    if teacher_temp is not None:
+        teacher_temp = _check.positive(_OP, "teacher_temp", teacher_temp)
+    if center is not None:
+        center = _checked_center(center, teacher, teacher_temp).to(_native.accumulator(student.dtype))
+    loss: Tensor = _forward.call(student, teacher.detach(), center, student_temp, teacher_temp, backend)[0]
+    return loss
+
+
+def _check_tensors(student: Tensor, teacher: Tensor) -> None:
+    _check.float_tensor(_OP, "student", student, "SBK")
+    _check.float_tensor(_OP, "teacher", teacher, "TBK")
+    if student.shape[1:] != teacher.shape[1:]:
+        raise ValueError(
+            f"{_OP}: student (S, B, K) and teacher (T, B, K) must agree on B and K; "
+            f"got {_check.shape(student)} and {_check.shape(teacher)}"
+        )
+    if student.numel() == 0 or teacher.numel() == 0:
+        raise ValueError(
+            f"{_OP}: needs at least one crop, sample and prototype; "
+            f"got student {_check.shape(student)} and teacher {_check.shape(teacher)}"
+        )
+    if len(student) == len(teacher) == 1:
+        raise ValueError(f"{_OP}: needs two different crops to compare; got one of the student and one of the teacher")
+    if teacher.dtype == torch.float64 and student.dtype != torch.float64:
+        raise TypeError(f"{_OP}: a float64 teacher needs a float64 student; got {student.dtype}")
+    _check.one_device(_OP, ("student", student), ("teacher", teacher))
+
+
+def _checked_center(center: Tensor, teacher: Tensor, teacher_temp: float | None) -> Tensor:
+    _check.float_tensor(_OP, "center", center, "K")
+    if teacher_temp is None:
+        raise ValueError(f"{_OP}: teacher_temp=None says that the teacher holds probabilities, which take no center")
+    if len(center) != teacher.shape[2]:
+        raise ValueError(f"{_OP}: center must have the {teacher.shape[2]} prototypes of the teacher; got {len(center)}")
+    _check.one_device(_OP, ("teacher", teacher), ("center", center))
+    return center.detach()
+
+
+def reference(
+    student: Tensor, teacher: Tensor, center: Tensor | None, student_temp: float, teacher_temp: float | None
+) -> Tensor:
+    """The formula in plain torch, one pair at a time."""
+    losses = []
+    for t, p in enumerate(_teacher_probabilities(teacher, center, teacher_temp)):
+        for s, logits in enumerate(student):
+            if s != t:
+                losses.append(torch.sum(-p * log_softmax(logits / student_temp, dim=-1), dim=-1).mean())
+    return torch.stack(losses).mean()
+
+
+def _teacher_probabilities(teacher: Tensor, center: Tensor | None, teacher_temp: float | None) -> Tensor:
+    teacher = teacher.detach()
+    if teacher_temp is None:
+        return teacher
+    return softmax((teacher if center is None else teacher - center) / teacher_temp, dim=-1)
+
+
+def _widened(student: Tensor, teacher: Tensor, center: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The inputs, without gradient, in what sums are kept in."""
+    wide = _native.accumulator(student.dtype)
+    return student.detach().to(wide), teacher.to(wide), None if center is None else center.to(wide)
+
+
+def _reference_forward(
+    student: Tensor, teacher: Tensor, center: Tensor | None, student_temp: float, teacher_temp: float | None
+) -> tuple[Tensor, Tensor]:
+    student, teacher, center = _widened(student, teacher, center)
+    rows = [student / student_temp]
+    if teacher_temp is not None:
+        rows.append((teacher if center is None else teacher - center) / teacher_temp)
+    logits = torch.cat(rows)
+    maximum = logits.amax(2)
+    stats = torch.stack([maximum, (logits - maximum[..., None]).exp().sum(2).log()])
+    if teacher_temp is None:
+        mass = teacher.sum(2)
+        stats = torch.cat([stats, torch.stack([torch.zeros_like(mass), mass])], dim=1)
+    with torch.autocast(student.device.type, enabled=False):
+        return reference(student, teacher, center, student_temp, teacher_temp), stats
+
+
+def _reference_backward(
+    grad: Tensor,
+    student: Tensor,
+    teacher: Tensor,
+    center: Tensor | None,
+    stats: Tensor,
+    student_temp: float,
+    teacher_temp: float | None,
+) -> Tensor:
+    dtype, (students, teachers) = student.dtype, (len(student), len(teacher))
+    student, teacher, center = _widened(student, teacher, center)
+    p = _teacher_probabilities(teacher, center, teacher_temp)
+    q = (student / student_temp - stats[0, :students, :, None] - stats[1, :students, :, None]).exp()
+    pairs = students * teachers - min(students, teachers)
+    grads = torch.empty_like(student)
+    for s in range(students):
+        taught = sum((p[t] for t in range(teachers) if t != s), torch.zeros_like(p[0]))
+        grads[s] = (q[s] * taught.sum(-1, keepdim=True) - taught) * (grad / (student_temp * pairs * student.shape[1]))
+    return grads.to(dtype)
+
+
+def _fake_forward(
+    student: Tensor,
+    teacher: Tensor,
+    center: Tensor | None,
+    student_temp: float,
+    teacher_temp: float | None,
+    backend: str | None,
+) -> tuple[Tensor, Tensor]:
+    dtype = _native.accumulator(student.dtype)
+    rows = student.shape[0] + teacher.shape[0]
+    return student.new_empty((), dtype=dtype), student.new_empty((2, rows, student.shape[1]), dtype=dtype)
+
+
+def _fake_backward(grad: Tensor, student: Tensor, *_: Any) -> Tensor:
+    return student.new_empty(student.shape)
+
+
+def _native_arguments(
+    student: Tensor, teacher: Tensor, center: Tensor | None
+) -> tuple[tuple[int, int, int], tuple[int, ...]]:
+    """The addresses, and the sizes and dtypes, as both kernels take them."""
+    addresses = (student.data_ptr(), teacher.data_ptr(), 0 if center is None else center.data_ptr())
+    sizes = (student.shape[0], teacher.shape[0], *student.shape[1:])
+    return addresses, (*sizes, _native.DTYPES[student.dtype], _native.DTYPES[teacher.dtype])
+
+
+def _cpu_forward(
+    student: Tensor, teacher: Tensor, center: Tensor | None, student_temp: float, teacher_temp: float | None
+) -> tuple[Tensor, Tensor]:
+    student, teacher = student.contiguous(), teacher.contiguous()
+    center = None if center is None else center.contiguous()
+    loss, stats = _fake_forward(student, teacher, center, student_temp, teacher_temp, None)
+    addresses, sizes = _native_arguments(student, teacher, center)
+    temperatures = (student_temp, teacher_temp or 0.0)
+    _native.cpu.distillation_loss_forward(
+        *addresses, *sizes, *temperatures, loss.data_ptr(), stats.data_ptr(), _native.threads()
+    )
+    return loss, stats
+
+
+def _cpu_backward(
+    grad: Tensor,
+    student: Tensor,
+    teacher: Tensor,
+    center: Tensor | None,
+    stats: Tensor,
+    student_temp: float,
+    teacher_temp: float | None,
+) -> Tensor:
+    student, teacher, stats = student.contiguous(), teacher.contiguous(), stats.contiguous()
+    center = None if center is None else center.contiguous()
+    grads = _fake_backward(grad, student)
+    addresses, sizes = _native_arguments(student, teacher, center)
+    temperatures = (student_temp, teacher_temp or 0.0)
+    _native.cpu.distillation_loss_backward(
+        grad.data_ptr(), *addresses, stats.data_ptr(), *sizes, *temperatures, grads.data_ptr(), _native.threads()
+    )
+    return grads
+
+
+def _unsupported(student: Tensor, teacher: Tensor, center: Tensor | None) -> str | None:
+    return native_cpu(student, teacher, *(() if center is None else (center,)))
+
+
+def _example(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.randn(3, 4, 8, device=device), torch.randn(2, 4, 8, device=device), torch.zeros(8, device=device)
+
+
+_TENSORS = "Tensor student, Tensor teacher, Tensor? center"
+_SETTINGS = "float student_temp, float? teacher_temp, str? backend"
+_forward = Op(
+    f"{_OP}({_TENSORS}, {_SETTINGS}) -> (Tensor, Tensor)",
+    {
+        "cpu": Implementation(_cpu_forward, lambda s, t, c, *_: _unsupported(s, t, c)),
+        "reference": Implementation(_reference_forward, anything),
+    },
+    _fake_forward,
+    lambda device: (*_example(device), 0.1, 0.04),
+)
+_backward = Op(
+    f"{_OP}_backward(Tensor grad, {_TENSORS}, Tensor stats, {_SETTINGS}) -> Tensor",
+    {
+        "cpu": Implementation(_cpu_backward, lambda g, s, t, c, *_: _unsupported(s, t, c)),
+        "reference": Implementation(_reference_backward, anything),
+    },
+    _fake_backward,
+    lambda device: (
+        torch.ones((), device=device),
+        *_example(device),
+        torch.stack([torch.full((5, 4), 30.0, device=device), torch.zeros(5, 4, device=device)]),
+        0.1,
+        0.04,
+    ),
+)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    student, teacher, center, *ctx.settings = inputs
+    ctx.save_for_backward(student, teacher, center, output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    student, teacher, center, stats = ctx.saved_tensors
+    needed = ctx.needs_input_grad[0]
+    grads = _backward.call(grad, student, teacher, center, stats, *ctx.settings) if needed else None
+    return grads, None, None, None, None, None
+
+
+def _refuse_second_derivative(ctx: Any, *_: Any) -> None:
+    raise RuntimeError(f"{_OP}: second derivatives are not supported")
+
+
+torch.library.register_autograd(f"fastssl::{_OP}", _differentiate, setup_context=_setup_context)
+torch.library.register_autograd(f"fastssl::{_OP}_backward", _refuse_second_derivative)

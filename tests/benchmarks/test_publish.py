@@ -1,0 +1,70 @@
+"""What is published of results: every verdict, losing rows by name, failures, and the picture of a series."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import publish, summary
+from benchmarks.summary import Measured, Report
+
+
+def row(provider: str, median: float, spread: float = 0.1, **more: Any) -> dict[str, Any]:
+    common = {"op": "an_op", "shape": "n=1 d=2", "dtype": "float32", "provider": provider, "median": median}
+    spread_of = {"p20": median - spread, "p80": median + spread, "samples": 20, "error_against_float64": None}
+    return {**common, **spread_of, "times_faster_than": {"eager": 1.0, "other": 1.0}, "best_rival": "other", **more}
+
+
+def case(ours: float, other: float, spread: float = 0.1, **more: Any) -> Measured:
+    return Measured([row("fastssl", ours, spread, **more), row("eager", 9.0, **more), row("other", other, **more)])
+
+
+@pytest.mark.parametrize(
+    ("ours", "other", "spread", "verdict"),
+    [(1.0, 2.0, 0.1, "faster"), (2.0, 1.0, 0.1, "slower"), (1.0, 1.05, 0.1, "alike"), (1.05, 1.0, 0.01, "alike")],
+)
+def test_verdicts(ours: float, other: float, spread: float, verdict: str) -> None:
+    assert case(ours, other, spread).verdict == verdict
+
+
+def test_a_case_that_loses_is_in_bold_and_named() -> None:
+    losing = case(2.0, 1.0, percent_of_floor=41.3, peak_extra_megabytes=3.0)
+    cells = publish.summary_cells(losing)
+    assert cells == ["`an_op`, n=1 d=2, float32", "other", "2.00", "1.00", "**0.50**", "41 %", "3.0 / 3.0"]
+    told = publish.lost([losing, case(1.0, 2.0)])
+    assert "Slower than the best rival: an_op, n=1 d=2, float32 (other)." in told
+    assert "No different from the best rival: none of these." in told
+
+
+def test_a_backend_that_is_not_our_kernel_is_said() -> None:
+    assert "(reference)" in publish.summary_cells(case(1.0, 2.0, backend="reference"))[0]
+
+
+def test_the_page_has_failures_and_a_picture(tmp_path: Path) -> None:
+    failed = {"op": "an_op", "shape": "n=4 d=2", "dtype": "float32", "provider": "gone", "failed": "not installed"}
+    cases = [case(1.0 * n, 2.0 * n, shape=f"n={n} d=2", peak_extra_megabytes=float(n)) for n in (1, 2, 4)]
+    cases[2].rows.append(failed)
+    report = Report("an_op", {"rivals": {"timm": "not installed"}, "commit": "abc"}, cases)
+    page = publish.performance([report], tmp_path)
+    assert "gone: failed, not installed" in page
+    assert "rivals: timm not installed" in page
+    assert "(performance-an_op-d-2-float32.svg)" in page
+    first = (tmp_path / "performance-an_op-d-2-float32.svg").read_text()
+    assert "<svg" in first
+    publish.performance([report], tmp_path)
+    assert (tmp_path / "performance-an_op-d-2-float32.svg").read_text() == first
+
+
+def test_a_series_needs_three_cases_that_differ_in_one_number() -> None:
+    cases = [case(1.0, 2.0, shape=shape) for shape in ("n=1 d=2", "n=2 d=2", "n=4 d=2", "n=1 d=3")]
+    (found,) = summary.series(Report("an_op", {}, cases))
+    assert (found.variable, found.fixed, list(found.cases)) == ("n", "d=2 float32", [1.0, 2.0, 4.0])
+
+
+def test_the_committed_results_can_be_published(tmp_path: Path) -> None:
+    reports = list(summary.reports(summary.RESULTS))
+    assert {"nt_xent", "ema_update"} <= {report.op for report in reports}
+    assert "demo" not in {report.op for report in reports}
+    assert publish.performance(reports, tmp_path).count("\n") > 50

@@ -1,0 +1,105 @@
+"""What the tests of the contrastive losses share."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+TEMPERATURES = [0.01, 0.02, 0.07, 0.2, 1.0]
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads the high-water mark from /proc")
+
+
+def rows(n: int, d: int, seed: int, like: Tensor | None = None) -> Tensor:
+    """n unit vectors; those of ``like`` with noise, if given, so that positives stand out as they do in training."""
+    noise = torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+    return normalize(noise if like is None else like + 0.7 / d**0.5 * noise, dim=1)
+
+
+def results(loss_function: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
+    """The loss, and its gradient to every input; losses that are no scalar are weighted unequally first."""
+    leaves = [x.detach().clone().requires_grad_() for x in inputs]
+    loss = loss_function(*leaves)
+    (loss * torch.linspace(1, 2, loss.numel(), dtype=loss.dtype).view(loss.shape)).sum().backward()
+    return [loss.detach(), *(leaf.grad for leaf in leaves)]
+
+
+def assert_as_good_as_plain_torch(
+    ours: Callable[..., Tensor], plain: Callable[..., Tensor], *inputs: Tensor, scale: float
+) -> None:
+    """At most twice plain torch's error in the same dtype, both against float64; logits are up to ``scale``."""
+    exact = results(plain, *(x.double() for x in inputs))
+    low = inputs[0].dtype not in (torch.float32, torch.float64)
+    # one rounding of a similarity, seen through the scale: below this, which of the two is nearer is chance
+    chance = torch.finfo(inputs[0].dtype).eps * scale * (0.1 if low else 1.0)
+    for got, rival, want in zip(results(ours, *inputs), results(plain, *inputs), exact, strict=True):
+        error, rival_error = ((x.double() - want).abs().max().item() for x in (got, rival))
+        size = max(want.abs().max().item(), scale / len(inputs[0]) if want.dim() else 1.0)
+        assert error <= 2 * rival_error + 8 * chance * size, (error, rival_error, size)
+
+
+def assert_same_bits_with_any_number_of_threads(work: Callable[[], list[Tensor]], vary: bool) -> None:
+    before = torch.get_num_threads()
+    want = work()
+    try:
+        for threads in (1, 2, 3, before):
+            if vary:
+                torch.set_num_threads(threads)
+            for got, expected in zip(work(), want, strict=True):
+                assert torch.equal(got, expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+MEASURE = """
+import re, sys, torch
+from torch.nn.functional import normalize
+from fastssl import ops
+torch.set_num_threads(2)
+def rows(n, d):
+    return normalize(torch.randn(n, d), dim=1).requires_grad_()
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+backend = sys.argv[1]
+"""
+
+
+def extra_megabytes(setup: str, small: str, large: str, backend: str) -> float:
+    """What ``large`` adds to the high-water mark of a process of its own, after ``setup`` and ``small`` ran in it."""
+    code = f"{MEASURE}\n{setup}\n{small}\nbefore = peak()\n{large}\nprint(peak() - before)"
+    done = subprocess.run([sys.executable, "-c", code, backend], capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def pairs(n: int, d: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    first = rows(n, d, 0)
+    return first.to(dtype), rows(n, d, 1, like=first).to(dtype)
+
+
+def degenerate_pairs() -> dict[str, tuple[Tensor, Tensor]]:
+    a, b = pairs(100, 16)
+    return {
+        "duplicates": (a.repeat_interleave(2, 0), b.repeat_interleave(2, 0)),
+        "all equal": (a[:1].repeat(100, 1), a[:1].repeat(100, 1)),
+        "orthogonal": (torch.eye(100, 16), torch.eye(100, 16).flip(1)),
+        "zeros": (torch.zeros(100, 16), torch.zeros(100, 16)),
+    }
+
+
+BAD_PAIRS: list[tuple[dict[str, object], type[Exception], str]] = [
+    (dict(b=torch.zeros(8, 3)), ValueError, r"a and b must have the same shape \(N, D\); got \(8, 4\) and \(8, 3\)"),
+    (dict(b=torch.zeros(9, 4)), ValueError, r"got \(8, 4\) and \(9, 4\)"),
+    (dict(a=torch.zeros(8)), ValueError, r"a must have shape \(N, D\); got \(8\)"),
+    (dict(a=torch.zeros(0, 4), b=torch.zeros(0, 4)), ValueError, r"one pair and one feature; got \(0, 4\)"),
+    (dict(b=torch.zeros(8, 4).double()), TypeError, "one dtype; got torch.float32 and torch.float64"),
+    (dict(a=torch.zeros(8, 4).long()), TypeError, "a must be float32.*got torch.int64"),
+    (dict(a=[1.0]), TypeError, "a must be a tensor; got list"),
+    (dict(b=torch.zeros(8, 4, device="meta")), ValueError, "one device; got cpu and meta"),
+    (dict(backend="cuda"), RuntimeError, "no such backend, only cpu, reference"),
+]

@@ -1,0 +1,177 @@
+"""SigLIP's loss against its formula in float64, on every engine."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from contrastive_helpers import (
+    BAD_PAIRS,
+    DTYPES,
+    assert_as_good_as_plain_torch,
+    assert_same_bits_with_any_number_of_threads,
+    degenerate_pairs,
+    extra_megabytes,
+    linux_only,
+    pairs,
+    results,
+)
+from torch import Tensor
+
+from fastssl.ops import siglip_loss
+from fastssl.ops.siglip_loss import reference  # type: ignore[attr-defined]
+
+BACKENDS = ("reference", "cpu")
+SHAPES = [(1, 1), (2, 3), (7, 128), (48, 5), (96, 16), (97, 64), (123, 100), (252, 512), (507, 31)]
+SCALES = [(1.0, 0.0), (10.0, -10.0), (117.0, -13.0), (-3.0, 2.0)]  # and biases
+
+
+def check(a: Tensor, b: Tensor, scale: float, bias: float) -> None:
+    """Of a scale and a bias without gradient, which kernels take as they are, and of those with."""
+    ours, plain = (lambda a, b, f=f: f(a, b, logit_scale=scale, logit_bias=bias) for f in (siglip_loss, reference))
+    assert_as_good_as_plain_torch(ours, plain, a, b, scale=abs(scale) + abs(bias))
+    tensors = a.float(), b.float(), torch.tensor(scale), torch.tensor(bias)
+    exact, got, rival = (
+        results(lambda a, b, s, c, f=f: f(a, b, logit_scale=s, logit_bias=c), *(x.to(dtype) for x in tensors))[-2:]
+        for f, dtype in ((reference, torch.float64), (siglip_loss, torch.float32), (reference, torch.float32))
+    )
+    for x, y, z in zip(got, rival, exact, strict=True):
+        assert (x - z).abs() <= 2 * (y - z).abs() + 2e-6 * (1 + abs(scale)) * (1 + z.abs())
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("n", "d"), SHAPES)
+def test_equals_the_formula(engine, n: int, d: int, dtype: torch.dtype) -> None:
+    for scale, bias in SCALES:
+        check(*pairs(n, d, dtype), scale, bias)
+
+
+@pytest.mark.parametrize("case", degenerate_pairs())
+def test_degenerate_rows(engine, case: str) -> None:
+    check(*degenerate_pairs()[case], 10.0, -10.0)
+
+
+def test_small_and_large_logits_keep_their_digits(engine) -> None:
+    """log(1 + exp(x)) of x from -80, where 1 + exp(x) rounds to 1, to 80, where exp(x) squared is infinite."""
+    a, b = torch.linspace(-80, 80, 321)[:, None], torch.ones(321, 1)
+    want = results(functools.partial(reference, logit_scale=1.0, logit_bias=0.0), a.double(), b.double())
+    got = results(functools.partial(siglip_loss, logit_scale=1.0, logit_bias=0.0), a, b)
+    torch.testing.assert_close(got[0].double(), want[0], rtol=1e-6, atol=0)
+    for x, y in zip(got[1:], want[1:], strict=True):
+        torch.testing.assert_close(x.double(), y, rtol=1e-5, atol=1e-6)
+    for x in (-80.0, -40.0, -20.0, -10.0, -1.0, 1.0, 30.0):  # one negative logit, twice
+        logits = torch.tensor([[0.0], [1.0]])
+        loss = siglip_loss(logits, x * logits.flip(0), logit_scale=1.0, logit_bias=0.0)
+        exact = reference(logits.double(), x * logits.flip(0).double(), 1.0, 0.0)
+        torch.testing.assert_close(loss.double(), exact, rtol=2e-6, atol=0)
+    a, b = -torch.eye(2).flip(0), torch.eye(2)
+    for scale in (20.0, 40.0, 80.0):  # positives at 0 moved out of the way by the bias
+        exact = reference(b.double() * 2, b.double(), scale, -scale)
+        torch.testing.assert_close(
+            siglip_loss(b * 2, b, logit_scale=scale, logit_bias=-scale).double(), exact, rtol=1e-5, atol=0
+        )
+
+
+def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
+    work = functools.partial(
+        results, functools.partial(siglip_loss, logit_scale=10.0, logit_bias=-10.0), *pairs(500, 48)
+    )
+    assert_same_bits_with_any_number_of_threads(work, vary=engine.backend != "reference")
+
+
+def test_non_contiguous_inputs(engine) -> None:
+    a, b = pairs(60, 24)
+    want = siglip_loss(a, b, logit_scale=3.0, logit_bias=-1.0)
+    got = siglip_loss(a.T.contiguous().T, b.T.contiguous().T, logit_scale=3.0, logit_bias=-1.0)
+    torch.testing.assert_close(got, want, rtol=0 if engine.backend == "cpu" else 1e-6, atol=0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("where", [0, 1])
+def test_bad_values_are_not_hidden(engine, value: float, where: int) -> None:
+    tensors = pairs(120, 8)
+    tensors[where][100, 3] = value
+    assert not torch.isfinite(siglip_loss(*tensors, logit_scale=2.0, logit_bias=-1.0))
+
+
+def test_gradient_only_where_asked(engine) -> None:
+    tensors = *pairs(10, 4), torch.tensor(2.0), torch.tensor(-1.0)
+    for asked in tensors:
+        asked.requires_grad_()
+        a, b, scale, bias = tensors
+        siglip_loss(a, b, logit_scale=scale, logit_bias=bias).backward()
+        assert asked.grad is not None
+        assert all(x.grad is None for x in tensors if x is not asked)
+        asked.grad = None
+        asked.requires_grad_(False)
+
+
+def test_gradcheck(engine) -> None:
+    a, b = pairs(9, 5, torch.float64)
+    scale, bias = (torch.tensor(x, dtype=torch.float64) for x in (3.0, -2.0))
+    inputs = tuple(x.requires_grad_() for x in (a, b, scale, bias))
+    assert torch.autograd.gradcheck(lambda a, b, s, c: siglip_loss(a, b, logit_scale=s, logit_bias=c), inputs)
+
+
+def test_under_compile_and_autocast(engine) -> None:
+    a, b = pairs(20, 8, torch.bfloat16)
+
+    def step(a: Tensor, b: Tensor, s: Tensor, c: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return 3 * siglip_loss(a, b.float(), logit_scale=s.exp(), logit_bias=c)
+
+    tensors = a, b, torch.tensor(2.0), torch.tensor(-10.0)
+    got = results(torch.compile(step, fullgraph=True), *tensors)
+    for x, y in zip(got, results(step, *tensors), strict=True):
+        torch.testing.assert_close(x, y)
+    torch.testing.assert_close(got[0], step(a.float(), b, *tensors[2:]))
+
+
+def test_shapes_alone_on_the_meta_device() -> None:
+    a = torch.empty(4, 8, device="meta", requires_grad=True)
+    loss = siglip_loss(a, a, logit_scale=2.0, logit_bias=-1.0)
+    loss.backward()
+    assert (loss.shape, loss.dtype, a.grad.shape) == ((), torch.float32, (4, 8))
+
+
+def test_second_derivative_is_refused(engine) -> None:
+    a, b = pairs(10, 4)
+    (grad,) = torch.autograd.grad(
+        siglip_loss(a.requires_grad_(), b, logit_scale=2.0, logit_bias=0.0), a, create_graph=True
+    )
+    with pytest.raises(RuntimeError, match="second derivatives are not supported"):
+        grad.sum().backward()
+
+
+@linux_only
+def test_the_logits_are_never_stored() -> None:
+    """4096 x 4096 logits alone are 64 MB."""
+    measure = functools.partial(
+        extra_megabytes,
+        "run = lambda n: "
+        "ops.siglip_loss(rows(n, 64), rows(n, 64), logit_scale=10.0, logit_bias=-10.0, backend=backend).backward()",
+        "run(64)",
+        "run(4096)",
+    )
+    assert measure("cpu") < 16
+    assert measure("reference") > 120  # the measurement does see stored logits
+
+
+BAD = [
+    *BAD_PAIRS,
+    (dict(logit_scale=float("inf")), ValueError, "logit_scale must be finite; got inf"),
+    (dict(logit_scale="2"), TypeError, "logit_scale must be a number or a tensor; got str"),
+    (dict(logit_scale=torch.ones(1)), ValueError, r"logit_scale must have shape \(\); got \(1\)"),
+    (dict(logit_bias=float("nan")), ValueError, "logit_bias must be finite; got nan"),
+    (dict(logit_bias=None), TypeError, "logit_bias must be a number or a tensor; got NoneType"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "message"), BAD, ids=[m[:40] for *_, m in BAD])
+def test_bad_input_is_named(change: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        siglip_loss(
+            **({"a": torch.zeros(8, 4), "b": torch.zeros(8, 4), "logit_scale": 10.0, "logit_bias": -10.0} | change)
+        )
