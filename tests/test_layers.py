@@ -70,6 +70,7 @@ WITHOUT_GPU_KERNEL = {
     "encode_ab",
     "knn_classify",
     "lab_to_rgb",
+    "propagate_labels",
     "rgb_to_lab",
 }  # the reference serves them on a GPU; an op leaves this list with its kernel
 

@@ -6,6 +6,7 @@
 #include "../cpu/knn_classify.h"
 #include "../cpu/lab_to_rgb.h"
 #include "../cpu/nt_xent.h"
+#include "../cpu/propagate_labels.h"
 #include "../cpu/random_masking.h"
 #include "../cpu/rgb_to_lab.h"
 #include "bind.h"
@@ -29,6 +30,7 @@ PYBIND11_MODULE(_cpu, m) {
     bind(m, "lab_to_rgb", +[] { return FASTSSL_SELECT(lab_to_rgb); });
     bind(m, "nt_xent_backward", +[] { return FASTSSL_SELECT(nt_xent_backward); });
     bind(m, "nt_xent_forward", +[] { return FASTSSL_SELECT(nt_xent_forward); });
+    bind(m, "propagate_labels", +[] { return FASTSSL_SELECT(propagate_labels); });
     bind(m, "random_masking", +[] { return &random_masking; });
     bind(m, "rgb_to_lab", +[] { return FASTSSL_SELECT(rgb_to_lab); });
 }

@@ -8,6 +8,7 @@ from fastssl.ops.encode_ab import encode_ab
 from fastssl.ops.knn_classify import knn_classify
 from fastssl.ops.lab_to_rgb import lab_to_rgb
 from fastssl.ops.nt_xent import nt_xent
+from fastssl.ops.propagate_labels import propagate_labels
 from fastssl.ops.random_masking import random_masking
 from fastssl.ops.rgb_to_lab import rgb_to_lab
 
@@ -21,6 +22,7 @@ __all__ = [
     "knn_classify",
     "lab_to_rgb",
     "nt_xent",
+    "propagate_labels",
     "random_masking",
     "rgb_to_lab",
 ]
