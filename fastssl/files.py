@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fastssl.errors import UserError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -26,8 +29,15 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         partial.replace(target)
     except OSError as error:
-        raise UserError(
-            f"cannot write {target}: {error.strerror or error}; free some space or choose another folder"
-        ) from error
+        raise cannot_write(target, error) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
+
+
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """The error for a path that the file system refuses, with what to do about it."""
+    advice = "free some space" if error.errno in _FULL else "choose another place"
+    if error.errno == errno.EISDIR:
+        advice = "give the name of a file in it"
+    return UserError(f"cannot write {path}: {error.strerror or error}; {advice}")

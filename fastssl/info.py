@@ -28,7 +28,7 @@ OPTIONAL = {
 def _built(part: str) -> str:
     record = Path(fastssl.__file__).parent / "_build.json"
     if not record.exists():
-        return "not built: the package was not installed by pip; run `pip install -e .` in its folder"
+        return "run `pip install -e .` in its folder"
     return str(json.loads(record.read_text())[part])
 
 

@@ -41,6 +41,7 @@ examples:
 """
 
 FAILED, INTERRUPTED = 2, 130
+LESS_MEMORY = "give a smaller --batch_size, --image_size or --width"
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -55,9 +56,24 @@ def main(words: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return FAILED
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        print(f"error: out of memory ({' '.join(str(error).split())}): {LESS_MEMORY}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt as stop:
         print(str(stop) or "interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """torch has a class of its own for a GPU, and only words for a CPU."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "not enough memory" in str(error)
+        or "can't allocate memory" in str(error)
+    )
 
 
 def _dispatch(words: list[str]) -> int:

@@ -46,8 +46,12 @@ def describe_data(splits: Splits) -> None:
     """One line on what was read, and a few on what was skipped."""
     train, test = splits.train, splits.test
     labelled = f", {len(test)} for testing, {len(train.classes)} classes" if test is not None else ", no labels"
-    _err.print(f"{train.source}: {len(train)} images for training{labelled}", markup=False)
+    _err.print(f"{train.source}: {_images(len(train))} for training{labelled}", markup=False)
     describe_skipped(train, "all named in the report")
+
+
+def _images(count: int) -> str:
+    return f"{count} image" + ("" if count == 1 else "s")
 
 
 def describe_skipped(images: ImageSet, where_all_are: str | None = None) -> None:
@@ -94,6 +98,11 @@ class TrainingDisplay:
         if row.step % progress.steps_per_epoch == 0:
             knn = "" if row.knn is None else f"  kNN {100 * row.knn:.1f} %"
             _err.print(f"{epoch}  {numbers}{knn}", markup=False)
+
+    def trained(self, epochs: int) -> None:
+        """Says so of a run whose training was complete before: no step was shown."""
+        if self._task is None:
+            _err.print(f"all {epochs} epochs are trained already", markup=False)
 
 
 def _nats(progress: Progress) -> str:

@@ -27,7 +27,7 @@ def run(words: list[str]) -> int:
     """The command. Raises UserError for whatever cannot be used."""
     parser = Parser("export RUN --out FILE.safetensors", DESCRIPTION, EXAMPLES)
     parser.add_argument("run", metavar="RUN", type=str, help="folder of a run")
-    parser.add_argument("--out", type=str, required=True, help="file to write")
+    parser.add_argument("--out", type=str, required=True, help="file to write, NAME.safetensors")
     given = parser.parse(words)
     export_encoder(open_run(Path(given.run)), Path(given.out))
     print(f"encoder: {given.out}")

@@ -48,21 +48,30 @@ class Parser(ArgumentParser):
 
     def _short(self, message: str) -> UserError:
         if found := re.match(r"unrecognized arguments: ([^\s=]+)", message):
-            name = found[1]
-            return (
-                unknown("option", name, self._options())
-                if name.startswith("-")
-                else UserError(f"unexpected word {name!r}: see --help")
-            )
+            return self._unknown(found[1])
+        if found := re.match(r'Parser key "(.+?)": Unable to load config (\S+)', message):
+            group = f"--{found[1]}"
+            settings = ", ".join(name for name in self._options() if name.startswith(f"{group}."))
+            return UserError(f"{group} {found[2]} is no YAML file of settings: give one, or set {settings}")
         if found := re.match(r'Parser key "(.+?)": Expected an? (.+?)\. Got value: (.*)', message):
             name, kind, value = found.groups()
             if kind.startswith("typing.Literal"):
                 return unknown(f"--{name}", value, re.findall(r"'([^']+)'", kind))
             kind = re.sub(r"<class '(\w+)'>", r"\1", kind).replace("typing.", "")
+            if re.fullmatch(r"[-+.]*(nan|inf|infinity)", value.lower()):
+                return UserError(f"--{name} must be a finite number; got {value}")
             return UserError(f"--{name} must be of type {kind}; got {value}")
         if found := re.match(r"the following arguments are required: (\w+)", message):
             return UserError(f"{self._spelled(found[1])} is missing: {self.usage}")
         return UserError(message.removeprefix("argument "))
+
+    def _unknown(self, word: str) -> UserError:
+        if not word.startswith("-"):
+            return UserError(f"unexpected word {word!r}: see --help")
+        inner = [name for name in self._options() if name.rpartition(".")[2] == word.lstrip("-")]
+        if inner:  # a setting of a group, without the group's name
+            return UserError(f"unknown option {word!r}: did you mean {inner[0]!r}?")
+        return unknown("option", word, self._options())
 
     def _options(self) -> list[str]:
         return [name for name in self._option_string_actions if name.startswith("--") and name != "--print_shtab"]

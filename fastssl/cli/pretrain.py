@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
-from fastssl import methods
+from fastssl import methods, models
 from fastssl.cli import console
 from fastssl.cli.parser import Parser
 from fastssl.cli.scoring import score
-from fastssl.data import images
+from fastssl.data import images, plans
 from fastssl.errors import UserError
 from fastssl.report import write_report
 from fastssl.train import checkpoint as checkpoints
@@ -24,7 +25,7 @@ from fastssl.train.trained import open_run
 DESCRIPTION = """\
 Train an encoder on images without labels. Labels, where the folders name classes, are used only to score it.
 
-METHOD is one of: {methods}.
+METHOD is one of: {methods}. Encoders: {encoders}. Presets of --views: {views}.
 DATA may be the embedded set (clipart), a folder, zip or tar of images (one folder a class, or train/ and test/, or no
 order at all), or a folder of MNIST-like idx files.
 
@@ -45,17 +46,18 @@ def run(words: list[str]) -> int:
     """The command. Raises UserError for whatever cannot be used, KeyboardInterrupt when it is stopped."""
     config, folder, resume, overwrite = _arguments(words)
     folder.check(resume=resume, overwrite=overwrite)
-    with console.reading(config.data) as progress:
-        splits = images.load(config.data, size=config.image_size, seed=config.seed, progress=progress)
-    console.describe_data(splits)
-    try:
-        with console.TrainingDisplay() as display:
-            pretrain(config, splits, folder, resume=resume, overwrite=overwrite, watch=display.watch)
-        _finish(folder, splits)
-    except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(
-            f"{stop or 'interrupted'}; go on with: fastssl pretrain --out {folder.path} --resume"
-        ) from None
+    with folder.lock():
+        with console.reading(config.data) as progress:
+            splits = images.load(config.data, size=config.image_size, seed=config.seed, progress=progress)
+        console.describe_data(splits)
+        try:
+            with console.TrainingDisplay() as display:
+                pretrain(config, splits, folder, resume=resume, overwrite=overwrite, watch=display.watch)
+            display.trained(config.epochs)
+            _finish(folder, splits)
+        except KeyboardInterrupt as stop:
+            again = f"fastssl pretrain --out {shlex.quote(str(folder.path))} --resume"
+            raise KeyboardInterrupt(f"{str(stop) or 'interrupted'}; go on with: {again}") from None
     return 0
 
 
@@ -109,7 +111,9 @@ def _usual_folder(method: str, data: str) -> Path:
 
 
 def _parser(base: RunConfig) -> Parser:
-    parser = Parser("pretrain [METHOD] [options]", DESCRIPTION.format(methods=", ".join(methods.names())), EXAMPLES)
+    registries = {"methods": methods, "encoders": models, "views": plans}
+    description = DESCRIPTION.format(**{name: ", ".join(registry.names()) for name, registry in registries.items()})
+    parser = Parser("pretrain [METHOD] [options]", description, EXAMPLES)
     parser.add_argument("--out", type=str | None, help="folder of the run; null makes it runs/METHOD-DATA")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out, with its settings")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")

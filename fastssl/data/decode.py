@@ -51,7 +51,7 @@ def decode(data: bytes, size: int) -> np.ndarray:
     except UnidentifiedImageError:
         raise UnreadableError("not an image in a format that can be read") from None
     except Exception as error:  # a decoder given damaged bytes may raise anything
-        raise UnreadableError(" ".join(str(error).split()) or type(error).__name__) from error
+        raise UnreadableError(f"damaged: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
 def on_white(image: Image.Image) -> Image.Image:

@@ -44,7 +44,7 @@ class Loader:
         if batch_size > len(data):
             raise UserError(
                 f"a batch of {batch_size} is larger than the data set of {len(data)} images to train on: "
-                f"give a batch size of at most {len(data)}, or more images"
+                f"give --batch_size {len(data)} or less, or more images"
             )
         if seed < 0:
             raise UserError(f"the seed must be 0 or more; got {seed}")

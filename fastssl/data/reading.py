@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -35,9 +37,9 @@ def decode_all(
         (N, 3, size, size) uint8 for those that could be read, their positions in ``entries``, and the others.
 
     Raises:
-        UserError: as soon as more than ``allowed`` are unreadable, naming some.
+        UserError: as soon as more than ``allowed`` are unreadable, naming some; if the memory does not hold them all.
     """
-    images = torch.empty(len(entries), 3, size, size, dtype=torch.uint8)
+    images = _room(len(entries), size)
     kept: list[int] = []
     skipped: list[Skipped] = []
 
@@ -50,7 +52,7 @@ def decode_all(
         if len(skipped) > allowed:
             raise UserError(
                 f"too many unreadable files: {len(skipped)} of the first {position + 1} of {len(entries)}, "
-                f"{allowed} allowed ({quote(skipped)}): remove or repair them, or raise max_skipped"
+                f"{allowed} allowed ({quote(skipped)}): remove or repair them"
             )
         if progress is not None:
             progress(position + 1, len(entries))
@@ -66,6 +68,24 @@ def decode_all(
         while waiting:
             finish(*waiting.popleft())
     return images if not skipped else images[kept], kept, skipped
+
+
+def _room(count: int, size: int) -> Tensor:
+    """(count, 3, size, size) uint8. The system would grant more than it has and end the process when it is filled."""
+    needed = count * 3 * size * size
+    if needed > _memory():
+        raise UserError(
+            f"{count} images of {size} x {size} pixels need {needed / 2**30:.1f} GiB of memory, this machine has "
+            f"{_memory() / 2**30:.1f}: give a smaller --image_size or fewer images"
+        )
+    return torch.empty(count, 3, size, size, dtype=torch.uint8)
+
+
+def _memory() -> float:
+    """Bytes of this machine, where the system tells."""
+    if not hasattr(os, "sysconf"):
+        return math.inf
+    return float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
 
 
 def quote(skipped: Sequence[Skipped], most: int = 3) -> str:

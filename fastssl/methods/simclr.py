@@ -27,7 +27,7 @@ class SimCLRConfig:
     Attributes:
         temperature: divides the cosine similarities; the paper's best is 0.5 on CIFAR-10 (appendix B.9), 0.1 on
             ImageNet (table 5).
-        hidden_dim: width of the head's hidden layers; None is the width of the features, as in the paper.
+        hidden_dim: width of the head's hidden layers; null is the width of the features, as in the paper.
         out_dim: length of the projections that are compared.
         head_layers: 0 compares the features themselves, 1 is a linear head, 2 and more an MLP (section 4.2).
     """

@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -115,9 +115,14 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
         UserError: naming the unknown or unusable setting.
     """
     given = dict(values)
-    method = methods.get(given.get("method", RunConfig.method))
-    given["method_config"] = _build(method.Config, given.pop(given.get("method", RunConfig.method), {}))
-    given["optim"] = _build(OptimConfig, given.get("optim", {}))
+    name = given.get("method", RunConfig.method)
+    method = methods.get(name)
+    known = [*(item.name for item in fields(RunConfig) if item.name != "method_config"), name]
+    for setting in given:
+        if setting not in known:
+            raise unknown("setting", setting, known)
+    given["method_config"] = _build(method.Config, given.pop(name, {}), name)
+    given["optim"] = _build(OptimConfig, given.get("optim", {}), "optim")
     return _build(RunConfig, given)
 
 
@@ -141,7 +146,10 @@ def read(path: Path) -> RunConfig:
         raise UserError(f"cannot read the config {path}: {reason}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no settings: expected lines of the form name: value")
-    return from_dict(values)
+    try:
+        return from_dict(values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
@@ -175,15 +183,18 @@ def command(config: RunConfig) -> str:
     return " ".join(["fastssl pretrain", config.method, *words])
 
 
-def _build(kind: type[T], values: Mapping[str, Any]) -> T:
+def _build(kind: type[T], values: Mapping[str, Any], group: str = "") -> T:
+    """``kind`` of ``values``, which stand under ``group`` in the file."""
     if not isinstance(values, Mapping):
-        raise UserError(f"{kind.__name__} needs settings of the form name: value; got {values!r}")
-    kinds = get_type_hints(kind)
-    for name in values:
+        raise UserError(f"{group} needs settings of the form name: value; got {values!r}")
+    prefix = group and f"{group}."
+    kinds = {prefix + name: hint for name, hint in get_type_hints(kind).items()}
+    given = {f"{prefix}{name}": value for name, value in values.items()}
+    for name in given:
         if name not in kinds:
             raise unknown("setting", name, kinds)
     try:
-        return kind(**{name: _typed(name, value, kinds[name]) for name, value in values.items()})
+        return kind(**{name.removeprefix(prefix): _typed(name, value, kinds[name]) for name, value in given.items()})
     except ValueError as error:
         raise UserError(str(error)) from error
 

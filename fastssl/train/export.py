@@ -27,8 +27,11 @@ def export_encoder(trained: Trained, path: Path) -> None:
     channels in [0, 1]), ``method``, ``fastssl`` (the version).
 
     Raises:
-        UserError: if the file system refuses.
+        UserError: for another ending than ``.safetensors``, by which programs know how to read it, or if the file
+            system refuses.
     """
+    if path.suffix != ".safetensors":
+        raise UserError(f"{path} does not end in .safetensors: give --out {path.with_suffix('.safetensors')}")
     config, plan = trained.config, trained.config.view_plan()
     metadata = {
         "format": "pt",

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from fastssl.errors import UserError
+from fastssl.files import cannot_write
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,36 @@ class RunFolder:
             raise UserError(
                 f"{self.path} holds a run: --resume continues it, --overwrite replaces it; or give another --out"
             )
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Makes the folder and keeps other processes from writing a run to it. May be entered again within itself.
+
+        A folder that was made for it and is still empty at the end is removed.
+
+        Raises:
+            UserError: if another process is writing there, or the folder cannot be made.
+        """
+        missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        lock = FileLock(self.path / ".lock", is_singleton=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"another process is writing a run to {self.path}: wait until it ends, or give another --out"
+            ) from None
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+        try:
+            yield
+        finally:
+            lock.release()
+            with suppress(OSError):  # held by an outer call, or not empty
+                if not lock.is_locked:
+                    Path(lock.lock_file).unlink()
+                for folder in missing:
+                    folder.rmdir()
 
     def clear(self) -> None:
         """Removes an earlier run's files, except the checkpoint, which the new run's first one replaces."""

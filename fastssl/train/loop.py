@@ -89,14 +89,15 @@ def pretrain(
         The last checkpoint.
     Raises:
         KeyboardInterrupt: saying how far it came, if SIGINT or SIGTERM stopped it; the checkpoint is written.
-        UserError: before anything is written, if ``config``, data and folder do not fit each other; later, if the
+        UserError: before anything is written, if ``config``, data and folder do not fit each other or another process
+            is writing to the folder; later, if the
             loss is not finite (the last good checkpoint stays) or the disk is full.
     """
     folder.check(resume=resume, overwrite=overwrite)
     device = resolve_device(config.device)
     check_threads(config.threads)
     method = build_method(config)
-    with reproducible(config.seed, config.threads), stop_on_signal() as stop:
+    with folder.lock(), reproducible(config.seed, config.threads), stop_on_signal() as stop:
         trainer = _Trainer(config, method, splits, device)
         state = _resumed(trainer, folder) if resume else _started(trainer, folder)
         log = MetricsLog(folder, steps=trainer.steps_done)
@@ -237,8 +238,9 @@ class _Trainer:
     def _diverged(self, what: str) -> UserError:
         lr = self.optimizer.param_groups[0]["lr"]
         return UserError(
-            f"{what} at step {self.steps_done + 1} (epoch {self.epoch + 1}, learning rate {lr:.3g}): try a smaller "
-            "--optim.lr, more --optim.warmup_epochs or --precision float32; the last good checkpoint is kept"
+            f"{what} at step {self.steps_done + 1} (epoch {self.epoch + 1}, learning rate {lr:.3g}), the last good "
+            "checkpoint is kept: start anew with --overwrite and a smaller --optim.lr, more --optim.warmup_epochs or "
+            "--precision float32"
         )
 
     def _evaluation_due(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -67,14 +68,14 @@ def resolve_device(name: str) -> torch.device:
     """``auto`` is the first GPU, or the CPU where there is none.
 
     Raises:
-        UserError: if torch does not know the name, or the device is not here.
+        UserError: if it is another name, or the device is not here.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise UserError(f"unknown device {name!r}: give --device auto, cpu, cuda or cuda:N")
     try:
         device = torch.device(name)
-        if device.type not in ("cpu", "cuda"):
-            raise UserError(f"device {name!r} cannot be used (neither cpu nor cuda): give --device cpu, or auto")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

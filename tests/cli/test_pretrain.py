@@ -87,7 +87,12 @@ def test_corrupt_files_are_counted_and_named(run: Run, tmp_path: Path) -> None:
         (["--epoch", "3"], "unknown option '--epoch': did you mean '--epochs'?"),
         (["--seed", "many"], "--seed must be of type int; got many"),
         (["--seed", "4294967296"], "seed must be at most 4294967295"),
-        (["--data", "few", "--device", "meta"], "device 'meta' cannot be used (neither cpu nor cuda)"),
+        (["--data", "few", "--device", "meta"], "unknown device 'meta': give --device auto, cpu, cuda or cuda:N"),
+        (["--lr", "3"], "unknown option '--lr': did you mean '--optim.lr'?"),
+        (["--optim.lr", "nan"], "--optim.lr must be a finite number; got nan"),
+        (["--optim", "nope.yaml"], "--optim 'nope.yaml' is no YAML file of settings: give one, or set --optim.name"),
+        (["--data", "few", "--out", "few/cat/0.png/x"], "cannot write few/cat/0.png/x: Not a directory"),
+        (["--data", "few", "--out", "/proc/x"], "cannot write /proc/x: "),
         (["--seed", "-1"], "seed must be 0 or more; got -1"),
         (["--epochs"], "--epochs: expected one argument"),
         (["--data"], "--data: expected one argument"),
@@ -104,7 +109,7 @@ def test_corrupt_files_are_counted_and_named(run: Run, tmp_path: Path) -> None:
         (["--data", "unreadable"], "no readable image in 'unreadable'"),
         (["--data", "single"], "1 training image: training needs at least 2"),
         (["--data", "few"], "a batch of 8 is larger than the data set of"),
-        (["--data", "few", "--device", "toaster"], "device 'toaster' cannot be used"),
+        (["--data", "few", "--device", "toaster"], "unknown device 'toaster'"),
         (["--data", "few", "--out", "few/cat/0.png"], "few/cat/0.png is a file: give a folder"),
     ],
 )
@@ -193,4 +198,46 @@ def test_a_full_disk_is_one_line(photos: Path, run: Run) -> None:
     assert process.returncode == 2
     assert err.splitlines()[-1].startswith("error: cannot write full/checkpoint.pt: ")
     assert "Traceback" not in err
-    assert not list(Path("full").iterdir())
+    assert not Path("full").exists()
+
+
+def test_two_runs_cannot_write_to_one_folder(photos: Path, run: Run) -> None:
+    process = start("--data", photos, *QUICK, "--epochs", "1000", "--eval_every", "0", "--out", "shared")
+    metrics = RunFolder(Path("shared")).metrics
+    while process.poll() is None and not metrics.exists():
+        time.sleep(0.01)
+    for how in ("--resume", "--overwrite"):
+        outcome = run("pretrain", "--data", photos, "--out", "shared", *QUICK, how)
+        assert "another process is writing a run to shared: wait until it ends" in outcome.error()
+    process.kill()
+    process.communicate()
+    assert run("pretrain", "--data", photos, "--out", "shared", "--overwrite", *QUICK).code == 0
+    assert len(log.read(metrics)) == 6
+    assert not (Path("shared") / ".lock").exists()
+
+
+def test_stopped_while_it_is_scored_it_says_how_to_go_on(
+    photos: Path, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fastssl.cli.pretrain.score", interrupted)
+        outcome = run("pretrain", "--data", photos, "--out", "a run", *QUICK)
+    assert outcome.code == 130
+    assert outcome.err.splitlines()[-1] == "interrupted; go on with: fastssl pretrain --out 'a run' --resume"
+    outcome = run("pretrain", "--out", "a run", "--resume")
+    assert outcome.code == 0
+    assert "all 2 epochs are trained already" in outcome.err
+    assert Path("a run/scores.json").exists()
+
+
+def test_a_lack_of_memory_is_one_line(photos: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "GiB of memory, this machine has" in run("pretrain", "--data", photos, "--image_size", "1000000").error()
+
+    def greedy(*_: object) -> None:
+        torch.empty(1 << 60)
+
+    monkeypatch.setattr("fastssl.cli.pretrain._finish", greedy)
+    assert "give a smaller --batch_size" in run("pretrain", "--data", photos, "--out", "run", *QUICK).error()

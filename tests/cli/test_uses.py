@@ -89,6 +89,7 @@ def test_damaged_files_of_a_run_are_named(copy: Path, run: Run) -> None:
         (["embed", "RUN", "nowhere/", "--out", "f.txt"], "does not end in .npz or .csv"),
         (["embed", "RUN", "nowhere/"], "--out is missing: fastssl embed RUN DATA --out"),
         (["export", "RUN", "--out", "/proc/e.safetensors"], "cannot write /proc/e.safetensors"),
+        (["export", "RUN", "--out", "e.pt"], "e.pt does not end in .safetensors: give --out e.safetensors"),
         (["evaluate", "RUN", "more"], "unexpected word 'more'"),
     ],
 )

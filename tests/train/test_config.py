@@ -44,8 +44,9 @@ def test_exponents_that_yaml_reads_as_words_are_numbers(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("epoch: 3", "unknown setting 'epoch': did you mean 'epochs'"),
-        ("optim: {learning: 3}", "unknown setting 'learning'"),
-        ("optim: 3", "OptimConfig needs settings of the form name: value; got 3"),
+        ("optim: {learning: 3}", "unknown setting 'optim.learning'"),
+        ("method_config: {temperature: 3}", "unknown setting 'method_config': did you mean"),
+        ("optim: 3", "config.yaml: optim needs settings of the form name: value; got 3"),
         ("epochs: many", "epochs must be of type int; got 'many'"),
         ("epochs: 0", "epochs must be 1 or more; got 0"),
         ("batch_size: 1", "batch_size must be 2 or more; got 1"),

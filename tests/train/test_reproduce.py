@@ -26,9 +26,11 @@ def test_zero_threads_keep_the_number() -> None:
 def test_devices() -> None:
     assert resolve_device("cpu") == torch.device("cpu")
     assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    for name in ("toaster", "cuda:99", "cpu:x"):
-        with pytest.raises(UserError, match=f"device '{name}' cannot be used .*--device cpu, or auto"):
+    for name in ("toaster", "cpu:x", "gpu"):
+        with pytest.raises(UserError, match=f"unknown device '{name}': give --device auto, cpu, cuda or cuda:N"):
             resolve_device(name)
+    with pytest.raises(UserError, match=r"device 'cuda:99' cannot be used .*--device cpu, or auto"):
+        resolve_device("cuda:99")
 
 
 def test_fingerprint_sees_any_change() -> None:
