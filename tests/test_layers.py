@@ -75,9 +75,11 @@ WITHOUT_GPU_KERNEL = {
     "knn_classify",
     "lab_to_rgb",
     "queue_info_nce",
+    "restore_patches",
     "rgb_to_lab",
     "siglip_loss",
     "sinkhorn_knopp",
+    "take_patches",
     "update_center_",
 }  # the reference serves them on a GPU; an op leaves this list with its kernel
 

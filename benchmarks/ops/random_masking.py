@@ -29,15 +29,26 @@ def compiled(batch: int, length: int) -> Work:
     return lambda: function(noise, kept_patches(length, RATIO))
 
 
+def ours_drawing(batch: int, length: int) -> Work:
+    return lambda: ops.random_masking(batch, length, RATIO)
+
+
+def two_argsorts_drawing(batch: int, length: int) -> Work:
+    return lambda: reference(torch.rand(batch, length), kept_patches(length, RATIO))
+
+
 def cases() -> list[Case]:
     rivals = {OURS: ours, "torch two argsorts": two_argsorts, "torch.compile": compiled}
+    drawing = {OURS: ours_drawing, "torch two argsorts": two_argsorts_drawing}
     return [
         Case(
             op="random_masking",
-            shape=f"batch={batch} length={length}",
+            shape=f"batch={batch} length={length}{' and the noise' if draw else ''}",
             dtype="float32",
-            providers={name: functools.partial(make, batch, length) for name, make in rivals.items()},
+            providers={
+                name: functools.partial(make, batch, length) for name, make in (drawing if draw else rivals).items()
+            },
             bytes_moved=batch * (length * 16 + kept_patches(length, RATIO) * 8),
         )
-        for batch, length in ((256, 196), (1024, 196))
+        for batch, length, draw in ((256, 196, False), (256, 196, True), (1024, 196, False), (8, 196, False))
     ]

@@ -12,9 +12,11 @@
 #include "../cpu/nt_xent.h"
 #include "../cpu/queue_info_nce.h"
 #include "../cpu/random_masking.h"
+#include "../cpu/restore_patches.h"
 #include "../cpu/rgb_to_lab.h"
 #include "../cpu/siglip_loss.h"
 #include "../cpu/sinkhorn_knopp.h"
+#include "../cpu/take_patches.h"
 #include "../cpu/update_center.h"
 #include "bind.h"
 
@@ -46,10 +48,14 @@ PYBIND11_MODULE(_cpu, m) {
     bind(m, "nt_xent_forward", +[] { return FASTSSL_SELECT(nt_xent_forward); });
     bind(m, "queue_info_nce_backward", +[] { return FASTSSL_SELECT(queue_info_nce_backward); });
     bind(m, "queue_info_nce_forward", +[] { return FASTSSL_SELECT(queue_info_nce_forward); });
-    bind(m, "random_masking", +[] { return &random_masking; });
+    bind(m, "random_masking", +[] { return FASTSSL_SELECT(random_masking); });
+    bind(m, "restore_patches_backward", +[] { return FASTSSL_SELECT(restore_patches_backward); });
+    bind(m, "restore_patches_forward", +[] { return FASTSSL_SELECT(restore_patches_forward); });
     bind(m, "rgb_to_lab", +[] { return FASTSSL_SELECT(rgb_to_lab); });
     bind(m, "siglip_loss_backward", +[] { return FASTSSL_SELECT(siglip_loss_backward); });
     bind(m, "siglip_loss_forward", +[] { return FASTSSL_SELECT(siglip_loss_forward); });
     bind(m, "sinkhorn_knopp", +[] { return FASTSSL_SELECT(sinkhorn_knopp); });
+    bind(m, "take_patches_backward", +[] { return FASTSSL_SELECT(take_patches_backward); });
+    bind(m, "take_patches_forward", +[] { return FASTSSL_SELECT(take_patches_forward); });
     bind(m, "update_center", +[] { return FASTSSL_SELECT(update_center); });
 }

@@ -25,3 +25,14 @@ inline void prefer_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] std:
 }
 
 }  // namespace fastssl::FASTSSL_ISA
+
+namespace fastssl {
+
+// Whether to write this output with stores that go past the caches (stream.h), after having it backed by memory.
+//
+// The first write to a page also leaves it, zeroed, in the cache, where stores past it are slow. So all pages are touched
+// here, by all threads, huge ones where there are. False for outputs small enough for their reader to find them in the
+// cache, and where the system cannot do this.
+bool back_for_streaming(void* data, std::int64_t bytes, int threads);
+
+}  // namespace fastssl

@@ -14,9 +14,11 @@ from fastssl.ops.lab_to_rgb import lab_to_rgb
 from fastssl.ops.nt_xent import nt_xent
 from fastssl.ops.queue_info_nce import queue_info_nce
 from fastssl.ops.random_masking import random_masking
+from fastssl.ops.restore_patches import restore_patches
 from fastssl.ops.rgb_to_lab import rgb_to_lab
 from fastssl.ops.siglip_loss import siglip_loss
 from fastssl.ops.sinkhorn_knopp import sinkhorn_knopp
+from fastssl.ops.take_patches import take_patches
 from fastssl.ops.update_center import update_center_
 
 __all__ = [
@@ -35,8 +37,10 @@ __all__ = [
     "nt_xent",
     "queue_info_nce",
     "random_masking",
+    "restore_patches",
     "rgb_to_lab",
     "siglip_loss",
     "sinkhorn_knopp",
+    "take_patches",
     "update_center_",
 ]

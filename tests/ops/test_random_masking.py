@@ -46,6 +46,32 @@ def test_ties_zeros_and_special_values(engine) -> None:
         assert torch.equal(tensor.cpu(), want)
 
 
+@pytest.mark.parametrize("length", [13, 16, 17, 64, 196, 255, 513, 1500])
+@pytest.mark.parametrize("values", [1, 2, 50])
+def test_equal_noise_keeps_its_order(engine, values: int, length: int) -> None:
+    """Equal patches next to each other and far apart, few and all, short and long."""
+    drawn = torch.randint(values, (20, length), generator=torch.Generator().manual_seed(length))
+    noise = drawn.float().to(engine.device)
+    noise[1] = torch.arange(length) % ((length + 1) // 2)
+    noise[2] = float("nan")
+    want = argsorts(noise, kept_patches(length, 0.5))
+    for tensor, expected in zip(random_masking(20, length, 0.5, noise=noise), want, strict=True):
+        assert torch.equal(tensor.cpu(), expected)
+
+
+@pytest.mark.parametrize("length", [196, 1500])
+def test_any_number_of_threads(engine, length: int) -> None:
+    noise = torch.rand(61, length, generator=torch.Generator().manual_seed(0)).to(engine.device)
+    before, want = torch.get_num_threads(), argsorts(noise, kept_patches(length, 0.75))
+    try:
+        for threads in (1, 2, 3, 64):
+            torch.set_num_threads(threads)
+            for tensor, expected in zip(random_masking(61, length, 0.75, noise=noise), want, strict=True):
+                assert torch.equal(tensor.cpu(), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_non_contiguous_noise(engine) -> None:
     noise = torch.rand(32, 6, device=engine.device).T
     for tensor, want in zip(random_masking(6, 32, 0.5, noise=noise), reference(noise, 16), strict=True):
