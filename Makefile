@@ -10,7 +10,7 @@ demo: .venv/demo-ready
 	$(BIN)/fastssl pretrain simclr --config benchmarks/demo.yaml --out runs/demo --overwrite
 
 test: lint
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/test-ready
 	$(BIN)/ruff check .
