@@ -4,8 +4,8 @@
 //   loss = sum_i (-log P_ii - log Q_ii) / 2n        G = (P + Q - 2 I) / 2n
 //   dloss/da_i = scale sum_j G_ij b_j               dloss/db_j = scale sum_i G_ij a_i
 //
-// One tile of s serves both directions: 2 n^2 d floating-point operations forward, 6 n^2 d backward (4 for one side), and an
-// exponential for each pair and pass where the tile's values lie close enough together. Rounds: pairs.h.
+// One tile of s serves both directions: 2 n^2 d floating-point operations forward, 6 n^2 d backward (4 for one side),
+// and an exponential for each pair and pass where the tile's values lie close enough together. Rounds: pairs.h.
 //
 // Accumulated in float (double for f64). Extra memory: 5 n d elements; nothing grows with n^2.
 // Reference and tests: fastssl/ops/clip_loss.py, tests/ops/test_clip_loss.py.
@@ -79,8 +79,8 @@ void own_shifts(const T* tile, int rows, TileSums<T>& sums) {
     }
 }
 
-// The sums of a tile in both directions; values of minus infinity count for nothing. With one shift for the whole tile one
-// exponential serves both.
+// The sums of a tile in both directions; values of minus infinity count for nothing. With one shift for the whole tile
+// one exponential serves both.
 template <class T>
 void sum_tile(const T* tile, int rows, TileSums<T>& sums) {
     for (int i = 0; i < kTile; ++i) {
@@ -141,8 +141,9 @@ void forward(const Problem& problem, T* loss, T* statistics) {
         of_a.add(first, sums.lane_shifts, sums.lane_sums);
         of_b.add(second, sums.row_shifts, sums.row_sums);
     });
-    const double total = finish(positives.get(), of_a, n, statistics) + finish(positives.get(), of_b, n, statistics + 3 * n);
-    *loss = static_cast<T>(total / static_cast<double>(2 * n));
+    const double losses_a = finish(positives.get(), of_a, n, statistics);
+    const double losses_b = finish(positives.get(), of_b, n, statistics + 3 * n);
+    *loss = static_cast<T>((losses_a + losses_b) / static_cast<double>(2 * n));
 }
 
 // The statistics of a block of rows, as the forward returns them; in the lanes after the last row, those of the last.
@@ -163,8 +164,8 @@ struct BlockStatistics {
 };
 
 // Replaces similarities by P + Q. P_ij = Q_ij exp(lse of b_j - lse of a_i): one exponential serves both, unless the
-// log-sum-exps of the tile lie too far apart for the product to be exact. Maxima are subtracted first, where the difference
-// is exact.
+// log-sum-exps of the tile lie too far apart for the product to be exact. Maxima are subtracted first, where the
+// difference is exact.
 template <class T>
 void weigh(T* tile, int rows, const BlockStatistics<T>& of_a, const BlockStatistics<T>& of_b) {
     const T low = of_a.low < of_b.low ? of_a.low : of_b.low, high = of_a.high > of_b.high ? of_a.high : of_b.high;
@@ -200,7 +201,8 @@ void backward(const Problem& problem, T grad, const T* statistics, void* grad_a,
         weigh(tile, rows, of_a, of_b);
         for (int i = 0; first == second && i < rows; ++i) tile[i * kTile + i] = -(of_a.share[i] + of_b.share[i]);
         if (grad_a != nullptr) add_rows_to_lanes(tile, inner.block(second), rows, lane_count, d, sums_a.block(first));
-        if (grad_b != nullptr) add_lanes_to_rows(tile, scaled_a.block(first), rows, lane_count, d, sums_b.block(second));
+        if (grad_b != nullptr)
+            add_lanes_to_rows(tile, scaled_a.block(first), rows, lane_count, d, sums_b.block(second));
     });
     const T factor = grad * static_cast<T>(1.0 / static_cast<double>(2 * n));
     with_type(grad_a != nullptr ? problem.a.dtype : DType::none, [&](auto type) {

@@ -5,10 +5,10 @@
 //   loss_i = lse_i - s_{i, target_i}, G_ij = (P_ij - [j = target_i]) dL/dloss_i
 //   dL/dq_i = sum_j G_ij column_j / t        dL/dk_j = sum_i G_ij q_i / t
 //
-// The pass over the columns that gives the log-sum-exps gives dq too, up to the factor of its row: 4 n (m + k) d operations,
-// 2 n (m + k) d without. The backward multiplies, and recomputes the similarities for dk alone: 4 n m d. Blocks of rows (of
-// queries, then of keys) are the tasks, few blocks times ranges of the other side; ranges are combined in their order
-// and depend on the sizes alone, so bits do not depend on the number of threads.
+// The pass over the columns that gives the log-sum-exps gives dq too, up to the factor of its row: 4 n (m + k) d
+// operations, 2 n (m + k) d without. The backward multiplies, and recomputes the similarities for dk alone: 4 n m d.
+// Groups of rows (of queries, then of keys) times parts of the other side are the tasks; parts are combined in their
+// order and depend on the sizes alone, so bits do not depend on the number of threads.
 //
 // Accumulated in float (double for f64). Extra memory: a copy of the lanes and their sums; nothing grows with n m.
 // Reference and tests: fastssl/ops/info_nce.py, tests/ops/test_info_nce.py.
@@ -55,7 +55,7 @@ void forward(const Problem& problem, double weight, T* loss, T* statistics, T* d
     const int threads = problem.threads;
     const Lanes<T> lanes(problem.queries, static_cast<T>(1.0 / problem.temperature), threads);
     const InnerRows inner{problem.keys, problem.negatives};
-    const LaneSplit split(problem.queries.blocks(), inner.tiles());
+    const LaneSplit split(problem.queries.blocks(), inner.tiles(), 2 * lanes.bytes_a_block());
     const RunningSums<T> running(split, direction != nullptr ? round_up(problem.keys.d, kPanel<T>) : 0, threads);
     Buffer<T> positives(n);
     stream(lanes, inner, T(1), split, threads, [&](const StreamedTile<T>& tile) {
@@ -98,7 +98,7 @@ void backward_to_keys(const Problem& problem, const T* grad, const T* statistics
     const int threads = problem.threads;
     const Lanes<T> lanes(problem.keys, T(1), threads);
     const InnerRows inner{problem.queries, RowMatrix{nullptr, 0, d, problem.queries.dtype}};
-    const LaneSplit split(problem.keys.blocks(), inner.tiles());
+    const LaneSplit split(problem.keys.blocks(), inner.tiles(), 2 * lanes.bytes_a_block());
     const LaneSums<T> sums(split, columns, threads);
     stream(lanes, inner, static_cast<T>(1.0 / problem.temperature), split, threads, [&](const StreamedTile<T>& tile) {
         weigh(tile, problem.columns, grad, statistics, problem.queries.rows);
@@ -107,8 +107,10 @@ void backward_to_keys(const Problem& problem, const T* grad, const T* statistics
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (std::int64_t block = 0; block < split.blocks; ++block) {
         const T* all = sums.combine(block);
-        for (int i = 0; i < problem.keys.size(block); ++i)
-            for_each_column(all, i, d, [&](std::int64_t k, T sum) { narrow(sum, grad_keys[(block * kTile + i) * d + k]); });
+        for (int i = 0; i < problem.keys.size(block); ++i) {
+            S* out = grad_keys + (block * kTile + i) * d;
+            for_each_column(all, i, d, [&](std::int64_t k, T sum) { narrow(sum, out[k]); });
+        }
     }
 }
 

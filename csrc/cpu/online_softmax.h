@@ -34,7 +34,8 @@ public:
         return {scalars, scalars + kTile, sums_.at(block, part)};
     }
 
-    // Replaces exp(s - maximum) for the similarities of a tile and adds them; those of minus infinity count for nothing.
+    // Replaces exp(s - maximum) for the similarities of a tile and adds them; those of minus infinity count for
+    // nothing.
     void absorb(const StreamedTile<T>& tile) const {
         const Running<T> running = at(tile.block, tile.part);
         alignas(64) T factors[kTile];
@@ -82,7 +83,8 @@ public:
     }
 
 private:
-    // Multiplies each lane's sums by its factor, which is 1 unless the tile raised its maximum: seldom, after the first.
+    // Multiplies each lane's sums by its factor, which is 1 unless the tile raised its maximum: seldom, after the
+    // first.
     void rescale(const T* factors, int lane_count, T* sums) const {
         for (int i = 0; i < lane_count; ++i) {
             if (factors[i] == T(1)) continue;
@@ -99,8 +101,8 @@ private:
     LaneSums<T> sums_;
 };
 
-// What a row's loss is made of, given its positive and the running values of all others. Nothing cancels: the positive is
-// no term of the sums, so a loss or a gradient that is nearly 0 keeps its digits.
+// What a row's loss is made of, given its positive and the running values of all others. Nothing cancels: the positive
+// is no term of the sums, so a loss or a gradient that is nearly 0 keeps its digits.
 struct ContrastTerms {
     double loss;                // log-sum-exp minus the positive
     double maximum, log_total;  // the two parts of the log-sum-exp
@@ -133,8 +135,8 @@ struct Positives {
     std::int64_t row(std::int64_t i) const { return rows != nullptr ? rows[i] : i; }
 };
 
-// Calls keep(row, terms) for each of n rows, and writes factor * (sum_j P_j inner_j - key of the positive) as its direction,
-// where P is the softmax over all, unless direction is null.
+// Calls keep(row, terms) for each of n rows, and writes factor * (sum_j P_j inner_j - key of the positive) as its
+// direction, where P is the softmax over all, unless direction is null.
 template <class T, class Keep>
 void finish(const RunningSums<T>& running, std::int64_t n, const Positives<T>& positives, double factor, T* direction,
             int threads, Keep keep) {

@@ -59,9 +59,10 @@ inline void add_lanes_to_rows(const T* tile, const T* lanes, int rows, int lane_
                                               kPanel<T>);
 }
 
-// Calls visit(I, J, tile) once for every pair of blocks, in rounds: in round r block I of `a` meets block I + r of `b`. The
-// tiles of a round write to different rows of both and run in parallel; each row is summed in the order of the rounds. So
-// there are no atomics, and the same bits whatever the number of threads. `tile` is working memory for one tile.
+// Calls visit(I, J, tile) once for every pair of blocks, in rounds: in round r block I of `a` meets block I + r of `b`.
+// The tiles of a round write to different rows of both and run in parallel; each row is summed in the order of the
+// rounds. So there are no atomics, and the same bits whatever the number of threads. `tile` is working memory for one
+// tile.
 template <class T, class Visit>
 void for_each_pair(std::int64_t blocks, int threads, Visit visit) {
     Buffer<T> tiles(threads * kTile * kTile);

@@ -4,11 +4,12 @@
 //   dloss/dq_i = (sum_j P_ij queue_j - (1 - P_i0) key_i) / (t n)       dloss/dkey_i = -(1 - P_i0) q_i / (t n)
 //
 // The queue has no gradient, so one pass over it gives the log-sum-exps and the query's gradient up to a factor:
-// 4 n k d floating-point operations and n k exponentials for forward and backward. Blocks of queries times ranges of
-// the queue are the tasks; ranges are combined in their order, and depend on the sizes alone.
+// 4 n k d floating-point operations and n k exponentials for forward and backward. Groups of queries times parts of
+// the queue are the tasks; parts are combined in their order, and depend on the sizes alone.
 //
-// Accumulated in float (double for f64). Extra memory: a copy of the queries and the partial sums of at most
-// kTasks blocks (similarity.h). Bytes read: the queue, once for each block of kTile queries.
+// Accumulated in float (double for f64). Extra memory: a copy of the queries, and their sums for each part of the
+// queue, of which there are fewer the more queries there are (LaneSplit). Bytes read: the queue, once for a group of
+// queries.
 // Reference and tests: fastssl/ops/queue_info_nce.py, tests/ops/test_queue_info_nce.py.
 #include "queue_info_nce.h"
 
@@ -40,7 +41,7 @@ void forward(const RowMatrix& query, const RowMatrix& key, const RowMatrix& queu
     const T scale = static_cast<T>(1.0 / temperature);
     const Lanes<T> lanes(query, scale, threads);
     const InnerRows inner{queue, RowMatrix{nullptr, 0, query.d, queue.dtype}};
-    const LaneSplit split(query.blocks(), inner.tiles());
+    const LaneSplit split(query.blocks(), inner.tiles(), 2 * lanes.bytes_a_block());
     const RunningSums<T> running(split, direction != nullptr ? round_up(query.d, kPanel<T>) : 0, threads);
     stream(lanes, inner, T(1), split, threads, [&](const StreamedTile<T>& tile) { running.absorb(tile); });
 

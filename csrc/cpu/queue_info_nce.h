@@ -4,8 +4,8 @@
 
 #include "dtype.h"
 
-// query, key (n, d) of `dtype` and queue (k, d) of `queue_dtype`, contiguous. loss (), share (n) and direction (n, d) are
-// float, or double where dtype is f64; direction, the gradient of the loss to the query, may be null.
+// query, key (n, d) of `dtype` and queue (k, d) of `queue_dtype`, contiguous. loss (), share (n) and direction (n, d)
+// are float, or double where dtype is f64; direction, the gradient of the loss to the query, may be null.
 FASTSSL_KERNEL(void queue_info_nce_forward(const void* query, const void* key, const void* queue, std::int64_t n,
                                            std::int64_t k, std::int64_t d, DType dtype, DType queue_dtype,
                                            double temperature, void* loss, void* share, void* direction, int threads))

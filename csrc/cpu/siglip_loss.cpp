@@ -136,8 +136,8 @@ void siglip_loss_forward(const void* a, const void* b, const void* bias, std::in
                                static_cast<float*>(direction_a), static_cast<float*>(direction_b)});
 }
 
-void siglip_loss_backward(const void* grad, const void* direction, std::int64_t count, DType dtype, bool wide, void* out,
-                          int threads) {
+void siglip_loss_backward(const void* grad, const void* direction, std::int64_t count, DType dtype, bool wide,
+                          void* out, int threads) {
     if (wide)
         multiply(*static_cast<const double*>(grad), static_cast<const double*>(direction), count, dtype, out, threads);
     else

@@ -30,6 +30,10 @@ inline std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
 
 inline std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
+inline std::int64_t within(std::int64_t value, std::int64_t low, std::int64_t high) {
+    return value < low ? low : smaller(value, high);
+}
+
 inline int thread_index() {
 #if defined(_OPENMP)
     return omp_get_thread_num();
@@ -95,6 +99,7 @@ struct Lanes {
             pack_lanes(matrix, block, scale, packed.get() + block * kTile * matrix.d);
     }
     const T* block(std::int64_t index) const { return packed.get() + index * kTile * matrix.d; }
+    std::int64_t bytes_a_block() const { return kTile * matrix.d * static_cast<std::int64_t>(sizeof(T)); }
 
     RowMatrix matrix;
     Buffer<T> packed;
@@ -148,21 +153,25 @@ inline void for_each_column(const T* sums, int i, std::int64_t d, F visit) {
         for (std::int64_t k = first; k < smaller(first + kPanel<T>, d); ++k) visit(k, sums[i * kPanel<T> + k - first]);
 }
 
-// How tasks divide `blocks` blocks of lanes times `tiles` tiles of inner rows: by the sizes alone, so that results do not
-// depend on the number of threads. Few blocks are divided further, each part with sums of its own.
+// How tasks divide `blocks` blocks of lanes times `tiles` tiles of inner rows: by the sizes alone, so that results do
+// not depend on the number of threads. A task takes a group of blocks, so that a tile is packed once for all of them,
+// and no more than stay in a processor's own cache with their sums. Few groups are divided further, into parts of the
+// tiles, each with sums of its own.
 struct LaneSplit {
-    LaneSplit(std::int64_t blocks, std::int64_t tiles) : blocks(blocks), tiles(tiles), parts(kTasks / blocks) {
-        parts = smaller(parts, tiles / kLeastTiles);
-        if (parts < 1) parts = 1;
+    LaneSplit(std::int64_t blocks, std::int64_t tiles, std::int64_t bytes_a_block) : blocks(blocks), tiles(tiles) {
+        group = within(smaller(kCache / bytes_a_block, blocks * tiles / kTasks), 1, kLargestGroup);
+        parts = within(smaller(kTasks / groups(), (tiles + 1) / kLeastTiles), 1, kTasks);
     }
+    std::int64_t groups() const { return (blocks + group - 1) / group; }
     std::int64_t begin(std::int64_t part) const { return part * tiles / parts; }
     std::int64_t end(std::int64_t part) const { return begin(part + 1); }
 
-    static constexpr std::int64_t kTasks = 96, kLeastTiles = 2;
-    std::int64_t blocks, tiles, parts;
+    static constexpr std::int64_t kTasks = 48, kLeastTiles = 2, kLargestGroup = 4, kCache = 1 << 20;
+    std::int64_t blocks, tiles, group, parts;
 };
 
-// Weighted sums of inner rows for every block of lanes and every part of a split, from 0; `columns`: whole panels, or 0.
+// Weighted sums of inner rows for every block of lanes and every part of a split, from 0; `columns`: whole panels, or
+// 0.
 template <class T>
 class LaneSums {
 public:
@@ -171,7 +180,9 @@ public:
 #pragma omp parallel for num_threads(threads) schedule(static)
         for (std::int64_t k = 0; k < split.blocks * split.parts * kTile * columns; ++k) sums_.get()[k] = T(0);
     }
-    T* at(std::int64_t block, std::int64_t part) const { return sums_.get() + (block * parts_ + part) * kTile * columns; }
+    T* at(std::int64_t block, std::int64_t part) const {
+        return sums_.get() + (block * parts_ + part) * kTile * columns;
+    }
 
     // Adds the other parts of a block to its first, in their order.
     const T* combine(std::int64_t block) const {
@@ -208,20 +219,24 @@ struct StreamedTile {
 // Calls visit(tile) for every tile; those of one block and part in order and in one thread, others in parallel.
 template <class T, class Visit>
 void stream(const Lanes<T>& lanes, const InnerRows& inner, T scale, const LaneSplit& split, int threads, Visit visit) {
-    const std::int64_t d = lanes.matrix.d, packed = kTile * round_up(d, kPanel<T>);
-    Buffer<T> scratch(threads * (packed + kTile * kTile));
+    const std::int64_t d = lanes.matrix.d, packed = kTile * round_up(d, kPanel<T>), tile_size = kTile * kTile;
+    Buffer<T> scratch(threads * (packed + tile_size));
+    for (std::int64_t k = 0; k < threads * (packed + tile_size); ++k) scratch.get()[k] = T(0);
 #pragma omp parallel for collapse(2) num_threads(threads) schedule(dynamic, 1)
     for (std::int64_t part = 0; part < split.parts; ++part)
-        for (std::int64_t block = 0; block < split.blocks; ++block) {
-            T* panels = scratch.get() + thread_index() * (packed + kTile * kTile);
+        for (std::int64_t group = 0; group < split.groups(); ++group) {
+            T* panels = scratch.get() + thread_index() * (packed + tile_size);
             T* tile = panels + packed;
-            for (std::int64_t k = 0; k < packed + kTile * kTile; ++k) panels[k] = T(0);
+            const std::int64_t first = group * split.group, last = smaller(first + split.group, split.blocks);
             for (std::int64_t index = split.begin(part); index < split.end(part); ++index) {
                 const RowMatrix& matrix = inner.of(index);
-                const int rows = matrix.size(inner.block(index)), lane_count = lanes.matrix.size(block);
+                const int rows = matrix.size(inner.block(index));
                 pack_inner(matrix, inner.block(index), scale, panels);
-                similarities<T>(panels, rows, lanes.block(block), lane_count, d, tile);
-                visit(StreamedTile<T>{block, part, index, rows, lane_count, panels, tile});
+                for (std::int64_t block = first; block < last; ++block) {
+                    const int lane_count = lanes.matrix.size(block);
+                    similarities<T>(panels, rows, lanes.block(block), lane_count, d, tile);
+                    visit(StreamedTile<T>{block, part, index, rows, lane_count, panels, tile});
+                }
             }
         }
 }
