@@ -27,8 +27,6 @@ namespace {
 
 constexpr std::int64_t kBlock = 2048;  // prototypes: four rows of floats are 32 KB
 
-template <class T>
-constexpr T kLowest = T(-3.4e38);  // a finite minus infinity: differences of two of them are not NaN
 
 template <class T>
 constexpr T kSmallestNormal = sizeof(T) == 4 ? T(1.1754943508222875e-38) : T(2.2250738585072014e-308);

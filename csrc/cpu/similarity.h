@@ -15,11 +15,6 @@
 
 namespace fastssl::FASTSSL_ISA {
 
-template <class T>
-constexpr T kLowest = T(-3.4e38);  // a finite minus infinity: differences of two of them are not NaN
-template <class T>
-constexpr T kInfinity = T(__builtin_inf());
-
 // Columns that are packed together: the width of the register block.
 template <class T>
 constexpr int kPanel = kBlockColumns<T>;
