@@ -99,7 +99,7 @@ void backward(const Problem& problem, T grad, const T* statistics, void* grad_a,
 
 void clip_loss_forward(const void* a, const void* b, std::int64_t n, std::int64_t d, DType a_dtype, DType b_dtype,
                        double scale, void* loss, void* statistics, int threads) {
-    const Problem problem{{a, n, d, a_dtype}, {b, n, d, b_dtype}, scale, threads};
+    const Problem problem{{a, n, d, a_dtype}, {b, n, d, b_dtype}, scale, at_most(threads, tiles(n, n))};
     if (a_dtype == DType::f64)
         forward(problem, static_cast<double*>(loss), static_cast<double*>(statistics));
     else
@@ -109,7 +109,7 @@ void clip_loss_forward(const void* a, const void* b, std::int64_t n, std::int64_
 void clip_loss_backward(const void* grad, const void* a, const void* b, const void* statistics, std::int64_t n,
                         std::int64_t d, DType a_dtype, DType b_dtype, double scale, void* grad_a, void* grad_b,
                         int threads) {
-    const Problem problem{{a, n, d, a_dtype}, {b, n, d, b_dtype}, scale, threads};
+    const Problem problem{{a, n, d, a_dtype}, {b, n, d, b_dtype}, scale, at_most(threads, tiles(n, n))};
     if (a_dtype == DType::f64)
         backward(problem, *static_cast<const double*>(grad), static_cast<const double*>(statistics), grad_a, grad_b);
     else

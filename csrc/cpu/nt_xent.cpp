@@ -180,7 +180,7 @@ void backward(const T* grad_loss, const void* z0, const void* z1, const T* lse, 
         const double whole = static_cast<double>(lse[row]) + static_cast<double>(lse[rows.count + row]);
         inverse.get()[i] = static_cast<T>(::exp(-whole));
     }
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(for_elements(threads, elements)) schedule(static)
     for (std::int64_t i = 0; i < elements; ++i) grad.get()[i] = T(0);
     const T scale = static_cast<T>(1.0 / temperature);
     const T* inverses = rows.plain(scale) ? inverse.get() : nullptr;
@@ -190,7 +190,7 @@ void backward(const T* grad_loss, const void* z0, const void* z1, const T* lse, 
     const T factor = *grad_loss * static_cast<T>(1.0 / (temperature * static_cast<double>(rows.count)));
     with_type(dtype, [&](auto type) {
         using S = decltype(type);
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(for_elements(threads, elements)) schedule(static)
         for (std::int64_t row = 0; row < rows.count; ++row) {
             const T* in = grad.get() + row * rows.columns;
             S* out = row < n ? static_cast<S*>(grad0) + row * d : static_cast<S*>(grad1) + (row - n) * d;

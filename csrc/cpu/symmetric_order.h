@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "buffer.h"
+#include "threads.h"
 
 namespace fastssl::FASTSSL_ISA {
 namespace {
@@ -38,7 +39,7 @@ void for_each_tile(const Order& order, int threads, Visit visit) {
     const std::int64_t tiles = order.size * order.size;
     const std::int64_t taken = order.groups >= 4 * threads ? tiles : 1;  // at a time
     std::int64_t next = 0;
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(at_most(threads, order.blocks))
     for (;;) {
         const std::int64_t begin = __atomic_fetch_add(&next, taken, __ATOMIC_RELAXED);
         const std::int64_t outer = begin / tiles / order.groups, group = begin / tiles % order.groups;

@@ -4,6 +4,7 @@
 #include "buffer.h"
 #include "dtype.h"
 #include "symmetric_order.h"
+#include "threads.h"
 #include "tile.h"
 
 namespace fastssl::FASTSSL_ISA {
@@ -88,7 +89,7 @@ struct Rows {
 
 template <class T>
 void pack_all(Rows<T>& rows, const void* z0, const void* z1, DType dtype, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(at_most(threads, rows.blocks)) schedule(static)
     for (std::int64_t block = 0; block < rows.blocks; ++block)
         with_type(dtype, [&](auto type) {
             using S = decltype(type);
