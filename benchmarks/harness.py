@@ -141,7 +141,10 @@ def rates(case: Case, provider: str, median: float, floors: Floors | None) -> di
         floor = 1e3 * floors.seconds(case.operations, case.bytes_moved, case.exponentials)
         found |= {"floor": round(floor, 4), "percent_of_floor": round(100 * floor / median, 1)}
     if case.recompute and provider == OURS:
-        found["gflops_with_recompute"] = round((case.operations + case.recompute) / median / 1e6, 1)
+        gflops = (case.operations + case.recompute) / median / 1e6
+        found["gflops_with_recompute"] = round(gflops, 1)
+        if floors is not None:
+            found["percent_of_fma_peak"] = round(100 * gflops / floors.fma_gflops, 1)
     return found
 
 
