@@ -74,6 +74,7 @@ WITHOUT_GPU_KERNEL = {
     "info_nce",
     "knn_classify",
     "lab_to_rgb",
+    "propagate_labels",
     "queue_info_nce",
     "restore_patches",
     "rgb_to_lab",

@@ -10,6 +10,7 @@
 #include "../cpu/knn_classify.h"
 #include "../cpu/lab_to_rgb.h"
 #include "../cpu/nt_xent.h"
+#include "../cpu/propagate_labels.h"
 #include "../cpu/queue_info_nce.h"
 #include "../cpu/random_masking.h"
 #include "../cpu/restore_patches.h"
@@ -46,6 +47,7 @@ PYBIND11_MODULE(_cpu, m) {
     bind(m, "lab_to_rgb", +[] { return FASTSSL_SELECT(lab_to_rgb); });
     bind(m, "nt_xent_backward", +[] { return FASTSSL_SELECT(nt_xent_backward); });
     bind(m, "nt_xent_forward", +[] { return FASTSSL_SELECT(nt_xent_forward); });
+    bind(m, "propagate_labels", +[] { return FASTSSL_SELECT(propagate_labels); });
     bind(m, "queue_info_nce_backward", +[] { return FASTSSL_SELECT(queue_info_nce_backward); });
     bind(m, "queue_info_nce_forward", +[] { return FASTSSL_SELECT(queue_info_nce_forward); });
     bind(m, "random_masking", +[] { return FASTSSL_SELECT(random_masking); });

@@ -50,38 +50,25 @@ struct Sizes {
     std::int64_t queries, size, d, k, capacity, blocks, block_panels;
 };
 
-// One thread's working memory, laid out from an address; from 0, `end` tells how much it takes.
+// One thread's working memory.
 template <class T>
 struct Workspace {
-    Workspace(const Sizes<T>& sizes, std::uintptr_t memory) : end(memory) {
-        panels = take<T>(sizes.block_queries() * sizes.d);
-        rows = take<T>(sizes.chunks() * kBlockRows * kDepthStride);
-        row = take<T>(sizes.row_length());
-        thresholds = take<T>(sizes.block_queries());
-        values = take<T>(sizes.block_queries() * sizes.capacity);
-        ids = take<std::int64_t>(sizes.block_queries() * sizes.capacity);
-        counts = take<std::int64_t>(sizes.block_queries());
-        finite = take<bool>(sizes.block_queries());
-        keys = take<typename OrderedKey<T>::scalar>(sizes.capacity);
-    }
-
-    template <class U>
-    U* take(std::int64_t count) {
-        U* start = reinterpret_cast<U*>(end);
-        end += (static_cast<std::uintptr_t>(count) * sizeof(U) + 63) / 64 * 64;
-        return start;
+    Workspace(const Sizes<T>& sizes, std::uintptr_t memory) {
+        Layout layout{memory};
+        panels = layout.take<T>(sizes.block_queries() * sizes.d);
+        rows = layout.take<T>(sizes.chunks() * kBlockRows * kDepthStride);
+        row = layout.take<T>(sizes.row_length());
+        finite = layout.take<bool>(sizes.block_queries());
+        candidates = layout.candidates<T>(sizes.block_queries(), sizes.k, sizes.capacity);
+        end = layout.end;
     }
 
     std::uintptr_t end;
-    T* panels;          // [panel][d][kBlockColumns], queries of unit length
-    T* rows;            // [chunk][kBlockRows][kDepthStride], rows of the bank of unit length
-    T* row;             // one row on its way there
-    T* thresholds;      // [query], infinite for padding
-    T* values;          // [query][capacity] similarities of the candidates
-    std::int64_t* ids;  // and their rows of the bank
-    std::int64_t* counts;
-    bool* finite;       // [query]
-    typename OrderedKey<T>::scalar* keys;
+    T* panels;     // [panel][d][kBlockColumns], queries of unit length
+    T* rows;       // [chunk][kBlockRows][kDepthStride], rows of the bank of unit length
+    T* row;        // one row on its way there
+    bool* finite;  // [query]
+    Candidates<T> candidates;
 };
 
 // `in` scaled to unit length as torch.nn.functional.normalize does it, padded with zeros to whole vectors; false where
@@ -111,8 +98,7 @@ void pack_queries(const S* features, std::int64_t first, const Sizes<T>& sizes, 
         const bool real = first + q < sizes.queries;
         const bool finite = real && unit_row<T>(features + (first + q) * sizes.d, sizes.d, space.row);
         for (std::int64_t i = 0; i < sizes.d; ++i) out[i * kBlockColumns<T>] = finite ? space.row[i] : T(0);
-        space.thresholds[q] = T(finite ? -__builtin_inf() : __builtin_inf());
-        space.counts[q] = 0;
+        space.candidates.begin(q, finite);
         space.finite[q] = finite;
     }
 }
@@ -130,19 +116,6 @@ bool pack_bank(const S* bank, std::int64_t first, int rows, const Sizes<T>& size
     return finite;
 }
 
-template <class T>
-void add_candidate(std::int64_t query, T value, std::int64_t id, const Sizes<T>& sizes, const Workspace<T>& space) {
-    T* values = space.values + query * sizes.capacity;
-    std::int64_t* ids = space.ids + query * sizes.capacity;
-    std::int64_t& count = space.counts[query];
-    values[count] = value;
-    ids[count] = id;
-    if (++count == sizes.capacity) {
-        space.thresholds[query] = keep_largest<T>(values, ids, count, sizes.k, space.keys);
-        count = sizes.k;
-    }
-}
-
 // The packed rows of the bank, which begin at `first`, against every panel of queries.
 template <class T>
 void compare(std::int64_t first, int rows, const Sizes<T>& sizes, const Workspace<T>& space) {
@@ -158,13 +131,13 @@ void compare(std::int64_t first, int rows, const Sizes<T>& sizes, const Workspac
                                                      queries + chunk * kDepth * columns, columns,
                                                      left < kDepth ? left : kDepth, products, columns);
         }
-        const T* thresholds = space.thresholds + panel * columns;
+        const T* thresholds = space.candidates.thresholds + panel * columns;
         for (int r = 0; r < rows; ++r)
             for (int j = 0; j < columns; j += kWidth<T>) {
                 unsigned above = lanes_above<T>(load<T>(products + r * columns + j), load<T>(thresholds + j));
                 for (; above != 0; above &= above - 1) {
                     const int lane = j + __builtin_ctz(above);
-                    add_candidate<T>(panel * columns + lane, products[r * columns + lane], first + r, sizes, space);
+                    space.candidates.add(panel * columns + lane, products[r * columns + lane], first + r);
                 }
             }
     }
@@ -174,17 +147,12 @@ void compare(std::int64_t first, int rows, const Sizes<T>& sizes, const Workspac
 template <class T>
 void vote(std::int64_t query, T temperature, const std::int64_t* labels, std::int64_t classes, const Sizes<T>& sizes,
           const Workspace<T>& space, T* scores) {
-    T* values = space.values + query * sizes.capacity;
-    std::int64_t* ids = space.ids + query * sizes.capacity;
-    keep_largest<T>(values, ids, space.counts[query], sizes.k, space.keys);
-    T nearest = values[0];
-    double total = 0;
-    for (std::int64_t i = 1; i < sizes.k; ++i) nearest = values[i] > nearest ? values[i] : nearest;
-    for (std::int64_t i = 0; i < sizes.k; i += kWidth<T>)
-        store<T>(values + i, exp<T>((load<T>(values + i) - nearest) / temperature));
-    for (std::int64_t i = 0; i < sizes.k; ++i) total += static_cast<double>(values[i]);
+    double total;
+    const std::int64_t kept = space.candidates.finish(query, temperature, &total);
+    const T* weights = space.candidates.values + query * sizes.capacity;
+    const std::int64_t* ids = space.candidates.ids + query * sizes.capacity;
     for (std::int64_t c = 0; c < classes; ++c) scores[c] = T(0);
-    for (std::int64_t i = 0; i < sizes.k; ++i) scores[labels[ids[i]]] += values[i];
+    for (std::int64_t i = 0; i < kept; ++i) scores[labels[ids[i]]] += weights[i];
     for (std::int64_t c = 0; c < classes; ++c) scores[c] /= static_cast<T>(total);
 }
 

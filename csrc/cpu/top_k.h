@@ -137,4 +137,72 @@ inline T keep_largest(T* values, std::int64_t* ids, std::int64_t count, std::int
     return least;
 }
 
+// The candidates of several streams, in working memory that a kernel lays out: [stream][capacity] of each, the capacity
+// from candidate_capacity, and thresholds [stream] side by side, to compare with as vectors.
+template <class T>
+struct Candidates {
+    std::int64_t k, capacity;
+    T* thresholds;
+    T* values;
+    std::int64_t* ids;
+    std::int64_t* counts;
+    typename OrderedKey<T>::scalar* keys;  // [capacity], shared
+
+    // A stream that is not open takes nothing.
+    void begin(std::int64_t stream, bool open) const {
+        thresholds[stream] = T(open ? -__builtin_inf() : __builtin_inf());
+        counts[stream] = 0;
+    }
+
+    // For a value above its stream's threshold. Ids of a stream come in rising order.
+    void add(std::int64_t stream, T value, std::int64_t id) const {
+        const std::int64_t start = stream * capacity;
+        std::int64_t& count = counts[stream];
+        values[start + count] = value;
+        ids[start + count] = id;
+        if (++count == capacity) {
+            thresholds[stream] = keep_largest<T>(values + start, ids + start, count, k, keys);
+            count = k;
+        }
+    }
+
+    // Leaves the k largest of a stream, or all where it had fewer, with weights exp((value - largest) / temperature) in
+    // place of their values. Returns how many they are; `total` is the sum of the weights.
+    std::int64_t finish(std::int64_t stream, T temperature, double* total) const {
+        const std::int64_t start = stream * capacity, kept = counts[stream] < k ? counts[stream] : k;
+        T* value = values + start;
+        if (counts[stream] > k) keep_largest<T>(value, ids + start, counts[stream], k, keys);
+        T most = value[0];
+        for (std::int64_t i = 1; i < kept; ++i) most = value[i] > most ? value[i] : most;
+        for (std::int64_t i = 0; i < kept; i += kWidth<T>)
+            store<T>(value + i, exp<T>((load<T>(value + i) - most) / temperature));
+        *total = 0;
+        for (std::int64_t i = 0; i < kept; ++i) *total += static_cast<double>(value[i]);
+        return kept;
+    }
+};
+
+// Working memory laid out from an address; from 0, `end` tells how much it takes.
+struct Layout {
+    std::uintptr_t end;
+
+    template <class U>
+    U* take(std::int64_t count) {
+        U* start = reinterpret_cast<U*>(end);
+        end += (static_cast<std::uintptr_t>(count) * sizeof(U) + 63) / 64 * 64;
+        return start;
+    }
+
+    template <class T>
+    Candidates<T> candidates(std::int64_t streams, std::int64_t k, std::int64_t capacity) {
+        Candidates<T> c{k, capacity, nullptr, nullptr, nullptr, nullptr, nullptr};
+        c.thresholds = take<T>(streams);
+        c.values = take<T>(streams * capacity);
+        c.ids = take<std::int64_t>(streams * capacity);
+        c.counts = take<std::int64_t>(streams);
+        c.keys = take<typename OrderedKey<T>::scalar>(capacity);
+        return c;
+    }
+};
+
 }  // namespace fastssl::FASTSSL_ISA

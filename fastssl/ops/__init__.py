@@ -12,6 +12,7 @@ from fastssl.ops.info_nce import info_nce
 from fastssl.ops.knn_classify import knn_classify
 from fastssl.ops.lab_to_rgb import lab_to_rgb
 from fastssl.ops.nt_xent import nt_xent
+from fastssl.ops.propagate_labels import propagate_labels
 from fastssl.ops.queue_info_nce import queue_info_nce
 from fastssl.ops.random_masking import random_masking
 from fastssl.ops.restore_patches import restore_patches
@@ -35,6 +36,7 @@ __all__ = [
     "knn_classify",
     "lab_to_rgb",
     "nt_xent",
+    "propagate_labels",
     "queue_info_nce",
     "random_masking",
     "restore_patches",

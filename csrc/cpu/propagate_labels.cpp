@@ -1,0 +1,240 @@
+// Label propagation over a context of frames (Caron et al. 2021, arXiv:2104.14294, appendix; Jabri et al. 2020,
+// arXiv:2006.14613).
+//
+//   s_ij = <x_i, c_j>, features of unit length, for j in every context frame within `radius` rows and columns of i
+//   N_i = the k largest s_ij, of equal ones the lowest j        out_i = sum_{j in N_i} w_j label_j / sum w_j, w = exp(s / t)
+//
+// The context is transposed once so that a pixel's features are contiguous, in chunks of kDepth. A thread takes tiles of
+// kTileRows x kTileColumns target pixels, which are the lanes of vectors: a compact tile shares most of its window. It
+// multiplies the pixels of the window's rows with the tile, kBlockRows at a time, and compares the products with each
+// lane's threshold at once; bits tell which lanes have a context pixel in their own window (top_k.h keeps candidates).
+//
+// About 2 d frames (2 radius + kTileRows) (2 radius + kTileColumns) operations a pixel. Extra memory: the context once
+// more in float, and little a thread; nothing grows with the square of the pixels. Accumulated in float (double for f64).
+// A product that is NaN counts as infinite, so that it is chosen and its pixel's labels become NaN.
+// Reference and tests: fastssl/ops/propagate_labels.py, tests/ops/test_propagate_labels.py.
+#include "propagate_labels.h"
+
+#include <math.h>
+
+#include "buffer.h"
+#include "tile.h"
+#include "top_k.h"
+
+namespace fastssl::FASTSSL_ISA {
+namespace {
+
+constexpr int kDepth = 128;  // features multiplied at a time
+template <class T>
+constexpr int kTileColumns = kBlockColumns<T> >= 16 ? kBlockColumns<T> / 4 : kBlockColumns<T> / 2;
+template <class T>
+constexpr int kTileRows = kBlockColumns<T> / kTileColumns<T>;
+
+template <class T>
+struct Frames {
+    std::int64_t frames, d, height, width, radius;
+
+    std::int64_t plane() const { return height * width; }
+    std::int64_t pixels() const { return frames * plane() + kBlockRows; }  // the last block may read beyond the end
+    std::int64_t chunks() const { return (d + kDepth - 1) / kDepth; }
+    std::int64_t tile_rows() const { return (height + kTileRows<T> - 1) / kTileRows<T>; }
+    std::int64_t tile_columns() const { return (width + kTileColumns<T> - 1) / kTileColumns<T>; }
+};
+
+// 1 / length of `count` neighbouring pixels' features, which are `plane` apart, as torch.nn.functional.normalize.
+template <class T, class S>
+void inverse_lengths(const S* features, std::int64_t d, std::int64_t plane, std::int64_t count, T* out) {
+    for (std::int64_t i = 0; i < count; ++i) out[i] = T(0);
+    for (std::int64_t k = 0; k < d; ++k)
+        for (std::int64_t i = 0; i < count; ++i) {
+            const T x = static_cast<T>(widen(features[k * plane + i]));
+            out[i] += x * x;
+        }
+    for (std::int64_t i = 0; i < count; ++i) {
+        const T length = static_cast<T>(::sqrt(static_cast<double>(out[i])));
+        out[i] = T(1) / (length < T(1e-12) ? T(1e-12) : length);
+    }
+}
+
+// context -> [chunk][pixel][kDepth], of unit length; zeros after the last feature are never read.
+template <class T, class S>
+void transpose_context(const S* context, const Frames<T>& sizes, T* out, int threads) {
+    constexpr std::int64_t group = 16;
+    const std::int64_t plane = sizes.plane(), groups = (plane + group - 1) / group;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (std::int64_t g = 0; g < sizes.frames * groups; ++g) {
+        T scales[group];
+        const std::int64_t frame = g / groups, first = g % groups * group;
+        const std::int64_t count = plane - first < group ? plane - first : group;
+        const S* in = context + frame * sizes.d * plane + first;
+        inverse_lengths(in, sizes.d, plane, count, scales);
+        for (std::int64_t k = 0; k < sizes.d; ++k) {
+            T* to = out + (k / kDepth * sizes.pixels() + frame * plane + first) * kDepth + k % kDepth;
+            for (std::int64_t i = 0; i < count; ++i)
+                to[i * kDepth] = static_cast<T>(widen(in[k * plane + i])) * scales[i];
+        }
+    }
+}
+
+// A tile of target pixels, and for each row and column around it the lanes that have it in their window.
+template <class T>
+struct Tile {
+    std::int64_t top, left, first_row, last_row, first_column, last_column;
+
+    Tile(std::int64_t index, const Frames<T>& sizes)
+        : top(index / sizes.tile_columns() * kTileRows<T>), left(index % sizes.tile_columns() * kTileColumns<T>) {
+        const std::int64_t reach = sizes.radius < 0 ? sizes.height + sizes.width : sizes.radius;
+        first_row = top - reach > 0 ? top - reach : 0;
+        first_column = left - reach > 0 ? left - reach : 0;
+        const std::int64_t bottom = top + kTileRows<T> + reach, right = left + kTileColumns<T> + reach;
+        last_row = bottom < sizes.height ? bottom : sizes.height;
+        last_column = right < sizes.width ? right : sizes.width;
+    }
+
+    static bool near(std::int64_t a, std::int64_t b, std::int64_t radius) {
+        return radius < 0 || (a - b <= radius && b - a <= radius);
+    }
+    std::uint32_t lanes_of_row(std::int64_t row, std::int64_t radius) const {
+        std::uint32_t lanes = 0;
+        for (int lane = 0; lane < kBlockColumns<T>; ++lane)
+            lanes |= static_cast<std::uint32_t>(near(top + lane / kTileColumns<T>, row, radius)) << lane;
+        return lanes;
+    }
+    std::uint32_t lanes_of_column(std::int64_t column, std::int64_t radius) const {
+        std::uint32_t lanes = 0;
+        for (int lane = 0; lane < kBlockColumns<T>; ++lane)
+            lanes |= static_cast<std::uint32_t>(near(left + lane % kTileColumns<T>, column, radius)) << lane;
+        return lanes;
+    }
+};
+
+// One thread's working memory.
+template <class T>
+struct Workspace {
+    Workspace(const Frames<T>& sizes, std::int64_t k, std::int64_t most, std::uintptr_t memory) {
+        Layout layout{memory};
+        panel = layout.take<T>(sizes.d * kBlockColumns<T>);
+        column_lanes = layout.take<std::uint32_t>(sizes.width);
+        candidates = layout.candidates<T>(kBlockColumns<T>, k, candidate_capacity<T>(k, most));
+        end = layout.end;
+    }
+
+    std::uintptr_t end;
+    T* panel;                     // [d][kBlockColumns], target pixels of unit length
+    std::uint32_t* column_lanes;  // [width]
+    Candidates<T> candidates;
+};
+
+template <class T, class S>
+void pack_tile(const S* target, const Tile<T>& tile, const Frames<T>& sizes, const Workspace<T>& space) {
+    constexpr int columns = kBlockColumns<T>;
+    const std::int64_t plane = sizes.plane();
+    std::int64_t pixels[columns];
+    T lengths[columns];
+    for (int lane = 0; lane < columns; ++lane) {
+        const std::int64_t row = tile.top + lane / kTileColumns<T>, column = tile.left + lane % kTileColumns<T>;
+        const bool real = row < sizes.height && column < sizes.width;
+        space.candidates.begin(lane, real);
+        pixels[lane] = real ? row * sizes.width + column : 0;  // beyond the frame: any pixel, whose lane is not open
+    }
+    for (std::int64_t k = 0; k < sizes.d; ++k)
+        for (int lane = 0; lane < columns; ++lane)
+            space.panel[k * columns + lane] = static_cast<T>(widen(target[k * plane + pixels[lane]]));
+    inverse_lengths(space.panel, sizes.d, columns, columns, lengths);
+    for (std::int64_t k = 0; k < sizes.d; ++k)
+        for (int lane = 0; lane < columns; ++lane) space.panel[k * columns + lane] *= lengths[lane];
+}
+
+// One row of the window, in one frame: pixels [start, start + count) of the context, of which the first lies in `column`.
+template <class T>
+void compare_row(const T* context, std::int64_t start, std::int64_t column, std::int64_t count, std::uint32_t row_lanes,
+                 const Frames<T>& sizes, const Workspace<T>& space) {
+    constexpr int columns = kBlockColumns<T>;
+    alignas(64) T products[kBlockRows * columns];
+    const Vec<T> infinity = broadcast<T>(T(__builtin_inf()));
+    for (std::int64_t pixel = 0; pixel < count; pixel += kBlockRows) {
+        for (std::int64_t chunk = 0; chunk < sizes.chunks(); ++chunk) {
+            const T* rows = context + (chunk * sizes.pixels() + start + pixel) * kDepth;
+            const T* lanes = space.panel + chunk * kDepth * columns;
+            const std::int64_t left = sizes.d - chunk * kDepth, depth = left < kDepth ? left : kDepth;
+            if (chunk == 0)
+                multiply_block<T, kDepth, 1, false>(rows, lanes, columns, depth, products, columns);
+            else
+                multiply_block<T, kDepth, 1, true>(rows, lanes, columns, depth, products, columns);
+        }
+        for (std::int64_t r = 0; r < kBlockRows && pixel + r < count; ++r) {
+            const std::uint32_t inside = row_lanes & space.column_lanes[column + pixel + r];
+            for (int j = 0; j < columns; j += kWidth<T>) {
+                const Vec<T> product = load<T>(products + r * columns + j);
+                const Vec<T> value = product == product ? product : infinity;
+                unsigned above = lanes_above<T>(value, load<T>(space.candidates.thresholds + j)) & (inside >> j);
+                for (; above != 0; above &= above - 1) {
+                    const int lane = __builtin_ctz(above);
+                    space.candidates.add(j + lane, value[lane], start + pixel + r);
+                }
+            }
+        }
+    }
+}
+
+template <class T>
+void write_tile(const Tile<T>& tile, const T* labels, std::int64_t classes, T temperature, const Frames<T>& sizes,
+                const Workspace<T>& space, T* out) {
+    const std::int64_t plane = sizes.plane();
+    for (int lane = 0; lane < kBlockColumns<T>; ++lane) {
+        const std::int64_t row = tile.top + lane / kTileColumns<T>, column = tile.left + lane % kTileColumns<T>;
+        if (row >= sizes.height || column >= sizes.width) continue;
+        double total;
+        const std::int64_t kept = space.candidates.finish(lane, temperature, &total);
+        const T* weights = space.candidates.values + lane * space.candidates.capacity;
+        const std::int64_t* ids = space.candidates.ids + lane * space.candidates.capacity;
+        for (std::int64_t c = 0; c < classes; ++c) {
+            T sum = T(0);
+            for (std::int64_t i = 0; i < kept; ++i)
+                sum += weights[i] * labels[(ids[i] / plane * classes + c) * plane + ids[i] % plane];
+            out[c * plane + row * sizes.width + column] = sum / static_cast<T>(total);
+        }
+    }
+}
+
+template <class T, class S>
+void propagate(const S* target, const S* context, const T* labels, const Frames<T>& sizes, std::int64_t classes,
+               std::int64_t k, T temperature, T* out, int threads) {
+    const Buffer<T> transposed(sizes.chunks() * sizes.pixels() * kDepth);
+    const std::int64_t most = sizes.frames * sizes.plane();
+    const auto bytes = static_cast<std::int64_t>(Workspace<T>(sizes, k, most, 0).end);
+    const Buffer<char> memory(bytes * threads);  // before the threads: what cannot be had is thrown here
+    transpose_context(context, sizes, transposed.get(), threads);
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+    for (int share = 0; share < threads; ++share) {
+        const Workspace<T> space(sizes, k, most, reinterpret_cast<std::uintptr_t>(memory.get() + bytes * share));
+        for (std::int64_t index = share; index < sizes.tile_rows() * sizes.tile_columns(); index += threads) {
+            const Tile<T> tile(index, sizes);
+            pack_tile(target, tile, sizes, space);
+            for (std::int64_t column = tile.first_column; column < tile.last_column; ++column)
+                space.column_lanes[column] = tile.lanes_of_column(column, sizes.radius);
+            for (std::int64_t frame = 0; frame < sizes.frames; ++frame)
+                for (std::int64_t row = tile.first_row; row < tile.last_row; ++row)
+                    compare_row(transposed.get(), frame * sizes.plane() + row * sizes.width + tile.first_column,
+                                tile.first_column, tile.last_column - tile.first_column,
+                                tile.lanes_of_row(row, sizes.radius), sizes, space);
+            write_tile(tile, labels, classes, temperature, sizes, space, out);
+        }
+    }
+}
+
+}  // namespace
+
+void propagate_labels(const void* target, const void* context, const void* labels, std::int64_t frames, std::int64_t d,
+                      std::int64_t height, std::int64_t width, std::int64_t classes, DType dtype, std::int64_t radius,
+                      std::int64_t k, double temperature, void* out, int threads) {
+    with_type(dtype, [&](auto type) {
+        using S = decltype(type);
+        using T = decltype(widen(type));
+        propagate<T>(static_cast<const S*>(target), static_cast<const S*>(context), static_cast<const T*>(labels),
+                     Frames<T>{frames, d, height, width, radius}, classes, k, static_cast<T>(temperature),
+                     static_cast<T*>(out), threads);
+    });
+}
+
+}  // namespace fastssl::FASTSSL_ISA
