@@ -81,6 +81,7 @@ WITHOUT_GPU_KERNEL = {
     "siglip_loss",
     "sinkhorn_knopp",
     "take_patches",
+    "tiles",
     "update_center_",
 }  # the reference serves them on a GPU; an op leaves this list with its kernel
 

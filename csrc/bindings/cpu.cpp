@@ -18,6 +18,7 @@
 #include "../cpu/siglip_loss.h"
 #include "../cpu/sinkhorn_knopp.h"
 #include "../cpu/take_patches.h"
+#include "../cpu/tiles.h"
 #include "../cpu/update_center.h"
 #include "bind.h"
 
@@ -59,5 +60,6 @@ PYBIND11_MODULE(_cpu, m) {
     bind(m, "sinkhorn_knopp", +[] { return FASTSSL_SELECT(sinkhorn_knopp); });
     bind(m, "take_patches_backward", +[] { return FASTSSL_SELECT(take_patches_backward); });
     bind(m, "take_patches_forward", +[] { return FASTSSL_SELECT(take_patches_forward); });
+    bind(m, "tiles", +[] { return FASTSSL_SELECT(tiles); });
     bind(m, "update_center", +[] { return FASTSSL_SELECT(update_center); });
 }

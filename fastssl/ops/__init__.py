@@ -20,6 +20,7 @@ from fastssl.ops.rgb_to_lab import rgb_to_lab
 from fastssl.ops.siglip_loss import siglip_loss
 from fastssl.ops.sinkhorn_knopp import sinkhorn_knopp
 from fastssl.ops.take_patches import take_patches
+from fastssl.ops.tiles import tiles
 from fastssl.ops.update_center import update_center_
 
 __all__ = [
@@ -44,5 +45,6 @@ __all__ = [
     "siglip_loss",
     "sinkhorn_knopp",
     "take_patches",
+    "tiles",
     "update_center_",
 ]

@@ -199,6 +199,15 @@ def _has_triton() -> bool:  # a search of the path costs more than a small call
     return find_spec("triton") is not None
 
 
+def refuse_gradient(op: str) -> None:
+    """Makes a backward through ``op`` raise: silence would be a gradient of zero."""
+
+    def refuse(ctx: Any, *_: Any) -> None:
+        raise RuntimeError(f"{op}: gradients are not supported; detach its input, or use the formula in plain torch")
+
+    torch.library.register_autograd(f"fastssl::{op}", refuse)
+
+
 def _placed(device: str, *tensors: Tensor) -> str | None:
     for tensor in tensors:
         if tensor.device.type != device:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -85,12 +83,3 @@ def convert_on_cpu(kernel: str, image: Tensor) -> Tensor:
         _native.threads(),
     )
     return out
-
-
-def refuse_gradient(op: str) -> None:
-    """Makes a backward through ``op`` raise: silence would be a gradient of zero."""
-
-    def refuse(ctx: Any, *_: Any) -> None:
-        raise RuntimeError(f"{op}: gradients are not supported; detach its input, or use the formula in plain torch")
-
-    torch.library.register_autograd(f"fastssl::{op}", refuse)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastssl.ops import _check, _color, _native
-from fastssl.ops._backend import Implementation, Op, anything, native_cpu
+from fastssl.ops._backend import Implementation, Op, anything, native_cpu, refuse_gradient
 
 _OP = "decode_ab"
 
@@ -87,4 +87,4 @@ _decode_ab = Op(
     _fake,
     lambda device: (torch.randn(2, 313, 3, 4, device=device), _color.gamut_bins(device=device), 0.38),
 )
-_color.refuse_gradient(_OP)
+refuse_gradient(_OP)

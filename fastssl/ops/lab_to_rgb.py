@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastssl.ops import _color, _native
-from fastssl.ops._backend import Implementation, Op, anything, native_cpu
+from fastssl.ops._backend import Implementation, Op, anything, native_cpu, refuse_gradient
 
 _OP = "lab_to_rgb"
 
@@ -56,4 +56,4 @@ _lab_to_rgb = Op(
     _fake,
     lambda device: (50 * torch.rand(2, 3, 4, 5, device=device),),
 )
-_color.refuse_gradient(_OP)
+refuse_gradient(_OP)
