@@ -13,12 +13,10 @@
 
 #include "online_softmax.h"
 #include "pairs.h"
+#include "two_sided.h"
 
 namespace fastssl::FASTSSL_ISA {
 namespace {
-
-// exp(-kSafeSpread) is a normal number in float with room to spare, so one shift serves a whole tile within it.
-constexpr int kSafeSpread = 60;
 
 struct Problem {
     RowMatrix a, b;
@@ -27,84 +25,6 @@ struct Problem {
 
     std::int64_t n() const { return a.rows; }
 };
-
-// Shifts and the sums of exp(s - shift), for the lanes and the rows of a tile.
-template <class T>
-struct TileSums {
-    alignas(64) T lane_shifts[kTile], lane_sums[kTile], row_shifts[kTile], row_sums[kTile];
-};
-
-// Each row's running maximum and its sum of exp(s - maximum).
-template <class T>
-struct RunningLse {
-    explicit RunningLse(std::int64_t blocks) : maximum(blocks * kTile), total(blocks * kTile) {
-        for (std::int64_t i = 0; i < blocks * kTile; ++i) maximum.get()[i] = kLowest<T>, total.get()[i] = T(0);
-    }
-    void add(std::int64_t block, const T* shifts, const T* sums) const {
-        for (int i = 0; i < kTile; i += kWidth<T>) {
-            T* const maxima = maximum.get() + block * kTile + i;
-            T* const totals = total.get() + block * kTile + i;
-            const Vec<T> before = load<T>(maxima), shift = load<T>(shifts + i), after = vmax(before, shift);
-            store<T>(totals, load<T>(totals) * exp<T>(before - after) + load<T>(sums + i) * exp<T>(shift - after));
-            store<T>(maxima, after);
-        }
-    }
-
-    Buffer<T> maximum, total;
-};
-
-// The lowest and the highest value of the first `rows` rows, all lanes.
-template <class T>
-void extremes(const T* tile, int rows, T* low, T* high) {
-    Vec<T> minimum = load<T>(tile), maximum = minimum;
-    for (int i = 0; i < rows * kTile; i += kWidth<T>) {
-        minimum = vmin(minimum, load<T>(tile + i));
-        maximum = vmax(maximum, load<T>(tile + i));
-    }
-    *low = -largest<T>(-minimum);
-    *high = largest<T>(maximum);
-}
-
-// A shift for each lane and each row, for tiles whose values lie too far apart for one.
-template <class T>
-void own_shifts(const T* tile, int rows, TileSums<T>& sums) {
-    for (int j = 0; j < rows; ++j) {
-        Vec<T> row = broadcast<T>(kLowest<T>);
-        for (int i = 0; i < kTile; i += kWidth<T>) {
-            const Vec<T> x = load<T>(tile + j * kTile + i);
-            row = vmax(row, x);
-            store<T>(sums.lane_shifts + i, vmax(load<T>(sums.lane_shifts + i), x));
-        }
-        sums.row_shifts[j] = largest<T>(row);
-    }
-}
-
-// The sums of a tile in both directions; values of minus infinity count for nothing. With one shift for the whole tile
-// one exponential serves both.
-template <class T>
-void sum_tile(const T* tile, int rows, TileSums<T>& sums) {
-    for (int i = 0; i < kTile; ++i) {
-        sums.lane_shifts[i] = sums.row_shifts[i] = kLowest<T>;
-        sums.lane_sums[i] = sums.row_sums[i] = T(0);
-    }
-    T low, high;
-    extremes(tile, rows, &low, &high);
-    const bool one_shift = high - low <= kSafeSpread;
-    if (one_shift)
-        for (int i = 0; i < kTile; ++i) sums.lane_shifts[i] = sums.row_shifts[i] = high;
-    else
-        own_shifts(tile, rows, sums);
-    for (int j = 0; j < rows; ++j) {
-        Vec<T> row = {};
-        for (int i = 0; i < kTile; i += kWidth<T>) {
-            const Vec<T> x = load<T>(tile + j * kTile + i);
-            const Vec<T> e = exp<T>(x - load<T>(sums.lane_shifts + i));
-            store<T>(sums.lane_sums + i, load<T>(sums.lane_sums + i) + e);
-            row += one_shift ? e : exp<T>(x - sums.row_shifts[j]);
-        }
-        sums.row_sums[j] = sum<T>(row);
-    }
-}
 
 // The sum of one side's losses, in the order of its rows, and its statistics.
 template <class T>
@@ -146,46 +66,6 @@ void forward(const Problem& problem, T* loss, T* statistics) {
     *loss = static_cast<T>((losses_a + losses_b) / static_cast<double>(2 * n));
 }
 
-// The statistics of a block of rows, as the forward returns them; in the lanes after the last row, those of the last.
-template <class T>
-struct BlockStatistics {
-    alignas(64) T maximum[kTile], log_total[kTile], share[kTile];
-    T low, high;  // of the log-sum-exps
-
-    BlockStatistics(const T* statistics, std::int64_t n, std::int64_t block) : low(kInfinity<T>), high(-kInfinity<T>) {
-        for (int i = 0; i < kTile; ++i) {
-            const std::int64_t row = smaller(block * kTile + i, n - 1);
-            maximum[i] = statistics[row], log_total[i] = statistics[n + row], share[i] = statistics[2 * n + row];
-            const T lse = maximum[i] + log_total[i];
-            if (lse < low) low = lse;
-            if (lse > high) high = lse;
-        }
-    }
-};
-
-// Replaces similarities by P + Q. P_ij = Q_ij exp(lse of b_j - lse of a_i): one exponential serves both, unless the
-// log-sum-exps of the tile lie too far apart for the product to be exact. Maxima are subtracted first, where the
-// difference is exact.
-template <class T>
-void weigh(T* tile, int rows, const BlockStatistics<T>& of_a, const BlockStatistics<T>& of_b) {
-    const T low = of_a.low < of_b.low ? of_a.low : of_b.low, high = of_a.high > of_b.high ? of_a.high : of_b.high;
-    const bool one = high - low <= kSafeSpread / 2;
-    alignas(64) T falling[kTile], rising[kTile];
-    const T shift = of_a.maximum[0], log_shift = of_a.log_total[0];
-    for (int i = 0; one && i < kTile; i += kWidth<T>) {
-        store<T>(falling + i,
-                 exp<T>((shift - load<T>(of_a.maximum + i)) + (log_shift - load<T>(of_a.log_total + i))));
-        store<T>(rising + i, exp<T>((load<T>(of_b.maximum + i) - shift) + (load<T>(of_b.log_total + i) - log_shift)));
-    }
-    for (int j = 0; j < rows; ++j)
-        for (int i = 0; i < kTile; i += kWidth<T>) {
-            T* p = tile + j * kTile + i;
-            const Vec<T> s = load<T>(p), q = exp<T>((s - of_b.maximum[j]) - of_b.log_total[j]);
-            store<T>(p, one ? q * (rising[j] * load<T>(falling + i) + T(1))
-                            : q + exp<T>((s - load<T>(of_a.maximum + i)) - load<T>(of_a.log_total + i)));
-        }
-}
-
 template <class T>
 void backward(const Problem& problem, T grad, const T* statistics, void* grad_a, void* grad_b) {
     const std::int64_t n = problem.n(), d = problem.a.d;
@@ -197,9 +77,11 @@ void backward(const Problem& problem, T grad, const T* statistics, void* grad_a,
     for_each_pair<T>(problem.a.blocks(), threads, [&](std::int64_t first, std::int64_t second, T* tile) {
         const int lane_count = problem.a.size(first), rows = problem.b.size(second);
         similarities<T>(inner.block(second), rows, lanes.block(first), lane_count, d, tile);
-        const BlockStatistics<T> of_a(statistics, n, first), of_b(statistics + 3 * n, n, second);
-        weigh(tile, rows, of_a, of_b);
-        for (int i = 0; first == second && i < rows; ++i) tile[i * kTile + i] = -(of_a.share[i] + of_b.share[i]);
+        const BlockLse<T> of_a(statistics, statistics + n, n, first);
+        const BlockLse<T> of_b(statistics + 3 * n, statistics + 4 * n, n, second);
+        weigh(tile, rows, of_b, of_a);
+        const T *shares_a = statistics + 2 * n + first * kTile, *shares_b = statistics + 5 * n + second * kTile;
+        for (int i = 0; first == second && i < rows; ++i) tile[i * kTile + i] = -(shares_a[i] + shares_b[i]);
         if (grad_a != nullptr) add_rows_to_lanes(tile, inner.block(second), rows, lane_count, d, sums_a.block(first));
         if (grad_b != nullptr)
             add_lanes_to_rows(tile, scaled_a.block(first), rows, lane_count, d, sums_b.block(second));
@@ -217,7 +99,7 @@ void backward(const Problem& problem, T grad, const T* statistics, void* grad_a,
 
 void clip_loss_forward(const void* a, const void* b, std::int64_t n, std::int64_t d, DType a_dtype, DType b_dtype,
                        double scale, void* loss, void* statistics, int threads) {
-    const Problem problem{{a, n, d, a_dtype}, {b, n, d, b_dtype}, scale, threads};
+    const Problem problem{{a, n, d, a_dtype}, {b, n, d, b_dtype}, scale, at_most(threads, tiles(n, n))};
     if (a_dtype == DType::f64)
         forward(problem, static_cast<double*>(loss), static_cast<double*>(statistics));
     else
@@ -227,7 +109,7 @@ void clip_loss_forward(const void* a, const void* b, std::int64_t n, std::int64_
 void clip_loss_backward(const void* grad, const void* a, const void* b, const void* statistics, std::int64_t n,
                         std::int64_t d, DType a_dtype, DType b_dtype, double scale, void* grad_a, void* grad_b,
                         int threads) {
-    const Problem problem{{a, n, d, a_dtype}, {b, n, d, b_dtype}, scale, threads};
+    const Problem problem{{a, n, d, a_dtype}, {b, n, d, b_dtype}, scale, at_most(threads, tiles(n, n))};
     if (a_dtype == DType::f64)
         backward(problem, *static_cast<const double*>(grad), static_cast<const double*>(statistics), grad_a, grad_b);
     else

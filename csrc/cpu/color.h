@@ -5,6 +5,7 @@
 
 #include "dtype.h"
 #include "roots.h"
+#include "threads.h"
 
 namespace fastssl::FASTSSL_ISA {
 
@@ -66,7 +67,7 @@ constexpr std::int64_t kPixels = 2048;  // a chunk, which one thread takes
 template <class Visit>
 inline void for_each_chunk(std::int64_t images, std::int64_t plane, int threads, Visit visit) {
     const std::int64_t chunks = (plane + kPixels - 1) / kPixels;
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(at_most(threads, images * chunks)) schedule(static)
     for (std::int64_t i = 0; i < images * chunks; ++i) {
         const std::int64_t first = i % chunks * kPixels, left = plane - first;
         visit(i / chunks, first, left < kPixels ? left : kPixels);

@@ -21,14 +21,13 @@
 #include "buffer.h"
 #include "pages.h"
 #include "simd.h"
+#include "threads.h"
 
 namespace fastssl::FASTSSL_ISA {
 namespace {
 
 constexpr std::int64_t kBlock = 2048;  // prototypes: four rows of floats are 32 KB
 
-template <class T>
-constexpr T kLowest = T(-3.4e38);  // a finite minus infinity: differences of two of them are not NaN
 
 template <class T>
 constexpr T kSmallestNormal = sizeof(T) == 4 ? T(1.1754943508222875e-38) : T(2.2250738585072014e-308);
@@ -218,11 +217,11 @@ double merge(const Problem<T>& problem, const Part<T>* parts, T* maxima, T* logs
 template <class T>
 void forward(const Problem<T>& problem, T* loss, T* stats, int threads) {
     const std::int64_t blocks = problem.blocks(), rows = problem.rows(), batch = problem.batch, tasks = batch * blocks;
-    const std::int64_t shares = tasks < threads ? tasks : threads;
+    const int shares = at_most(threads, tasks);
     Buffer<Part<T>> parts(tasks * rows);
     Buffer<T> work(shares * (problem.teachers + 2) * kBlock);
     Buffer<double> losses(batch);
-#pragma omp parallel num_threads(static_cast<int>(shares))
+#pragma omp parallel num_threads(shares)
     {
 #pragma omp for schedule(static, 1)
         for (std::int64_t share = 0; share < shares; ++share) {
@@ -316,7 +315,7 @@ void backward_block(const Problem<T>& problem, const Span& at, const T* stats, d
 template <class T>
 void backward(const Problem<T>& problem, T grad_loss, const T* stats, void* grad, int threads) {
     const std::int64_t blocks = problem.blocks(), tasks = problem.batch * blocks;
-    const std::int64_t shares = tasks < threads ? tasks : threads;
+    const int shares = at_most(threads, tasks);
     with_type(problem.student_dtype, [&](auto type) {
         const std::int64_t elements = problem.students * problem.batch * problem.prototypes;
         prefer_huge_pages(grad, elements * static_cast<std::int64_t>(sizeof type));
@@ -324,7 +323,7 @@ void backward(const Problem<T>& problem, T grad_loss, const T* stats, void* grad
     const double factor =
         static_cast<double>(grad_loss) / (problem.student_temp * problem.pairs() * static_cast<double>(problem.batch));
     Buffer<T> work(shares * (problem.teachers + 2) * kBlock);
-#pragma omp parallel for num_threads(static_cast<int>(shares)) schedule(static, 1)
+#pragma omp parallel for num_threads(shares) schedule(static, 1)
     for (std::int64_t share = 0; share < shares; ++share) {
         T* mine = work.get() + share * (problem.teachers + 2) * kBlock;
         for (std::int64_t i = tasks * share / shares; i < tasks * (share + 1) / shares; ++i)

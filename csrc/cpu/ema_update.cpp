@@ -7,6 +7,7 @@
 #include "ema_update.h"
 
 #include "simd.h"
+#include "threads.h"
 
 namespace fastssl::FASTSSL_ISA {
 namespace {
@@ -67,9 +68,8 @@ void update_range(const EmaTensor& tensor, std::int64_t begin, std::int64_t end,
 void ema_update(const EmaTensor* tensors, std::int64_t count, double momentum, int threads) {
     std::int64_t total = 0;
     for (std::int64_t t = 0; t < count; ++t) total += tensors[t].count;
-    // below this, waking the other threads costs more than they save
-    const std::int64_t shares = total < 65536 ? 1 : threads;
-#pragma omp parallel for num_threads(static_cast<int>(shares)) schedule(static, 1)
+    const int shares = for_elements(threads, total);
+#pragma omp parallel for num_threads(shares) schedule(static, 1)
     for (std::int64_t share = 0; share < shares; ++share) {
         // whole cache lines to each thread
         const std::int64_t first = total / 64 * share / shares * 64;

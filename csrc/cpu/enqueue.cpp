@@ -10,13 +10,13 @@
 #include <math.h>
 
 #include "simd.h"
+#include "threads.h"
 
 namespace fastssl::FASTSSL_ISA {
 namespace {
 
-constexpr std::int64_t kChunk = 512;     // elements widened at a time
-constexpr double kEpsilon = 1e-12;       // torch.nn.functional.normalize's
-constexpr std::int64_t kSmall = 65536;  // elements: below, waking the other threads costs more than they save
+constexpr std::int64_t kChunk = 512;  // elements widened at a time
+constexpr double kEpsilon = 1e-12;   // torch.nn.functional.normalize's
 
 template <class A, class S>
 double inverse_length(const S* key, std::int64_t columns) {
@@ -48,12 +48,11 @@ void enqueue(void* queue, std::int64_t length, std::int64_t stride, DType queue_
              const void* keys, std::int64_t count, std::int64_t columns, DType keys_dtype, bool normalize, int threads) {
     const std::int64_t start = (*cursor % length + length) % length;
     const std::int64_t skipped = count > length ? count - length : 0;
-    const int shares = (count - skipped) * columns < kSmall ? 1 : threads;
     with_type(queue_dtype, [&](auto queue_type) {
         with_type(keys_dtype, [&](auto keys_type) {
             auto* out = static_cast<decltype(queue_type)*>(queue);
             const auto* in = static_cast<const decltype(keys_type)*>(keys);
-#pragma omp parallel for num_threads(shares) schedule(static)
+#pragma omp parallel for num_threads(for_elements(threads, (count - skipped) * columns)) schedule(static)
             for (std::int64_t i = skipped; i < count; ++i)
                 write_row(in + i * columns, columns, normalize, out + (start + i) % length * stride);
         });

@@ -117,7 +117,7 @@ void backward_to_keys(const Problem& problem, const T* grad, const T* statistics
 template <class T, class S>
 void backward_to_queries(const T* grad, const T* direction, const RowMatrix& queries, S* grad_queries, int threads) {
     const std::int64_t d = queries.d;
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(for_elements(threads, queries.rows * d)) schedule(static)
     for (std::int64_t row = 0; row < queries.rows; ++row)
         for (std::int64_t k = row * d; k < (row + 1) * d; ++k) narrow(grad[row] * direction[k], grad_queries[k]);
 }
@@ -142,7 +142,7 @@ void info_nce_forward(const void* queries, const void* keys, const void* negativ
                       DType queries_dtype, DType keys_dtype, DType negatives_dtype, double temperature, double weight,
                       void* loss, void* statistics, void* direction, int threads) {
     const Problem problem{{queries, n, d, queries_dtype}, {keys, m, d, keys_dtype}, {negatives, k, d, negatives_dtype},
-                          {targets, exclude},             temperature,              threads};
+                          {targets, exclude},             temperature,              at_most(threads, tiles(n, m + k))};
     if (queries_dtype == DType::f64)
         forward(problem, weight, static_cast<double*>(loss), static_cast<double*>(statistics),
                 static_cast<double*>(direction));
@@ -156,7 +156,7 @@ void info_nce_backward(const void* grad, const void* queries, const void* keys, 
                        std::int64_t m, std::int64_t d, DType queries_dtype, DType keys_dtype, double temperature,
                        void* grad_queries, void* grad_keys, int threads) {
     const Problem problem{{queries, n, d, queries_dtype}, {keys, m, d, keys_dtype}, {nullptr, 0, d, keys_dtype},
-                          {targets, exclude},             temperature,              threads};
+                          {targets, exclude},             temperature,              at_most(threads, tiles(n, m))};
     if (queries_dtype == DType::f64)
         backward(problem, static_cast<const double*>(grad), static_cast<const double*>(statistics),
                  static_cast<const double*>(direction), grad_queries, grad_keys);

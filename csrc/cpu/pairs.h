@@ -64,7 +64,8 @@ inline void add_lanes_to_rows(const T* tile, const T* lanes, int rows, int lane_
 // rounds. So there are no atomics, and the same bits whatever the number of threads. `tile` is working memory for one
 // tile.
 template <class T, class Visit>
-void for_each_pair(std::int64_t blocks, int threads, Visit visit) {
+void for_each_pair(std::int64_t blocks, int most_threads, Visit visit) {
+    const int threads = at_most(most_threads, blocks);
     Buffer<T> tiles(threads * kTile * kTile);
     for (int k = 0; k < threads * kTile * kTile; ++k) tiles.get()[k] = T(0);
 #pragma omp parallel num_threads(threads)

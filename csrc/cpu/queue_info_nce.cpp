@@ -36,8 +36,9 @@ void dot_rows(const RowMatrix& a, const RowMatrix& b, T scale, T* out, int threa
 
 template <class T>
 void forward(const RowMatrix& query, const RowMatrix& key, const RowMatrix& queue, double temperature, T* loss,
-             T* share, T* direction, int threads) {
+             T* share, T* direction, int most_threads) {
     const std::int64_t n = query.rows;
+    const int threads = at_most(most_threads, tiles(n, queue.rows));
     const T scale = static_cast<T>(1.0 / temperature);
     const Lanes<T> lanes(query, scale, threads);
     const InnerRows inner{queue, RowMatrix{nullptr, 0, query.d, queue.dtype}};
@@ -60,7 +61,7 @@ template <class T, class S>
 void backward(T grad, const S* query, const T* share, const T* direction, std::int64_t n, std::int64_t d,
               double temperature, S* grad_query, S* grad_key, int threads) {
     const T factor = grad * static_cast<T>(-1.0 / (temperature * static_cast<double>(n)));
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(for_elements(threads, n * d)) schedule(static)
     for (std::int64_t row = 0; row < n; ++row)
         for (std::int64_t k = row * d; k < (row + 1) * d; ++k) {
             if (grad_query != nullptr) narrow(grad * direction[k], grad_query[k]);

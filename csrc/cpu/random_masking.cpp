@@ -13,6 +13,7 @@
 #include "buffer.h"
 #include "dtype.h"
 #include "simd.h"
+#include "threads.h"
 
 namespace fastssl::FASTSSL_ISA {
 namespace {
@@ -122,10 +123,9 @@ void mask_by_sorting(const float* noise, std::int64_t length, Entry* entries, co
 
 void random_masking(const float* noise, std::int64_t batch, std::int64_t length, std::int64_t keep,
                     std::int64_t* ids_keep, std::int64_t* ids_restore, float* mask, int threads) {
-    // below this, waking the other threads costs more than they save
-    const std::int64_t shares = batch * length < 4096 ? 1 : threads;
+    const int shares = for_elements(threads, 16 * batch * length);  // each is ranked
     const Buffer<Entry> entries(2 * length * shares);
-#pragma omp parallel for num_threads(static_cast<int>(shares)) schedule(static, 1)
+#pragma omp parallel for num_threads(shares) schedule(static, 1)
     for (std::int64_t share = 0; share < shares; ++share) {
         Entry* own = entries.get() + 2 * length * share;
         for (std::int64_t b = batch * share / shares; b < batch * (share + 1) / shares; ++b) {

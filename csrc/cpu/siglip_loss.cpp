@@ -115,7 +115,7 @@ template <class T>
 void multiply(T grad, const T* direction, std::int64_t count, DType dtype, void* out, int threads) {
     with_type(dtype, [&](auto type) {
         auto* products = static_cast<decltype(type)*>(out);
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(for_elements(threads, count)) schedule(static)
         for (std::int64_t i = 0; i < count; ++i) narrow(grad * direction[i], products[i]);
     });
 }
@@ -125,7 +125,7 @@ void multiply(T grad, const T* direction, std::int64_t count, DType dtype, void*
 void siglip_loss_forward(const void* a, const void* b, const void* bias, std::int64_t n, std::int64_t d, DType a_dtype,
                          DType b_dtype, double scale, void* loss, void* slope, void* direction_a, void* direction_b,
                          int threads) {
-    const Problem problem{{a, n, d, a_dtype}, {b, n, d, b_dtype}, scale, threads};
+    const Problem problem{{a, n, d, a_dtype}, {b, n, d, b_dtype}, scale, at_most(threads, tiles(n, n))};
     if (a_dtype == DType::f64)
         forward(problem, *static_cast<const double*>(bias),
                 Results<double>{static_cast<double*>(loss), static_cast<double*>(slope),

@@ -60,6 +60,11 @@ inline Vec<T> broadcast(T x) {
     return x - Vec<T>{};
 }
 
+template <class T>
+constexpr T kLowest = T(-3.4e38);  // a finite minus infinity: differences of two of them are not NaN
+template <class T>
+constexpr T kInfinity = T(__builtin_inf());
+
 template <class V>
 inline V vmax(V a, V b) {
     return a > b ? a : b;

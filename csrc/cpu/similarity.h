@@ -5,20 +5,12 @@
 // operand of the similarities and the vector operand of the weighted sums: two small copies and no transposition.
 #pragma once
 
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
-
 #include "buffer.h"
 #include "dtype.h"
+#include "threads.h"
 #include "tile.h"
 
 namespace fastssl::FASTSSL_ISA {
-
-template <class T>
-constexpr T kLowest = T(-3.4e38);  // a finite minus infinity: differences of two of them are not NaN
-template <class T>
-constexpr T kInfinity = T(__builtin_inf());
 
 // Columns that are packed together: the width of the register block.
 template <class T>
@@ -34,12 +26,9 @@ inline std::int64_t within(std::int64_t value, std::int64_t low, std::int64_t hi
     return value < low ? low : smaller(value, high);
 }
 
-inline int thread_index() {
-#if defined(_OPENMP)
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
+// How many tiles the similarities of so many rows with so many others make.
+inline std::int64_t tiles(std::int64_t rows, std::int64_t others) {
+    return ((rows + kTile - 1) / kTile) * ((others + kTile - 1) / kTile);
 }
 
 // (rows, d), contiguous.

@@ -19,6 +19,7 @@
 #include "buffer.h"
 #include "pages.h"
 #include "simd.h"
+#include "threads.h"
 
 namespace fastssl::FASTSSL_ISA {
 namespace {
@@ -248,7 +249,8 @@ void sinkhorn_knopp(const void* scores, std::int64_t rows, std::int64_t columns,
                     std::int64_t iterations, void* out, int threads) {
     const auto run = [&](auto type) {
         using T = decltype(type);
-        assign(Problem<T>{scores, dtype, rows, columns, static_cast<T>(1.0 / temp), static_cast<T*>(out), threads},
+        assign(Problem<T>{scores, dtype, rows, columns, static_cast<T>(1.0 / temp), static_cast<T*>(out),
+                          for_elements(threads, rows * columns)},
                iterations);
     };
     if (dtype == DType::f64)

@@ -8,6 +8,7 @@
 #include "update_center.h"
 
 #include "simd.h"
+#include "threads.h"
 
 namespace fastssl::FASTSSL_ISA {
 namespace {
@@ -41,7 +42,7 @@ void update_block(T* center, const S* rows, std::int64_t count, std::int64_t col
 void update_center(void* center, DType center_dtype, const void* rows, std::int64_t count, std::int64_t columns,
                    DType rows_dtype, double momentum, int threads) {
     const std::int64_t blocks = (columns + kBlock - 1) / kBlock;
-    const int shares = blocks < threads ? static_cast<int>(blocks) : threads;
+    const int shares = at_most(threads, blocks);
     const auto run = [&](auto type) {
         using T = decltype(type);
         const T m = static_cast<T>(momentum), rate = static_cast<T>((1.0 - momentum) / static_cast<double>(count));

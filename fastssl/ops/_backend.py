@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -190,9 +191,12 @@ def triton(op: str, function: str) -> Callable[..., Any]:
 
 def triton_cuda(*tensors: Tensor) -> str | None:
     """Why the Triton kernels cannot take these tensors."""
-    if find_spec("triton") is None:
-        return "triton is not installed"
-    return _placed("cuda", *tensors)
+    return _placed("cuda", *tensors) if _has_triton() else "triton is not installed"
+
+
+@cache
+def _has_triton() -> bool:  # a search of the path costs more than a small call
+    return find_spec("triton") is not None
 
 
 def _placed(device: str, *tensors: Tensor) -> str | None:
