@@ -30,11 +30,13 @@ template <>
 struct VectorOf<float> {
     typedef float type __attribute__((vector_size(kVectorBytes)));
     typedef std::int32_t integer __attribute__((vector_size(kVectorBytes)));
+    typedef std::uint32_t bits __attribute__((vector_size(kVectorBytes)));
 };
 template <>
 struct VectorOf<double> {
     typedef double type __attribute__((vector_size(kVectorBytes)));
     typedef std::int64_t integer __attribute__((vector_size(kVectorBytes)));
+    typedef std::uint64_t bits __attribute__((vector_size(kVectorBytes)));
 };
 template <class T>
 using Vec = typename VectorOf<T>::type;
@@ -143,18 +145,18 @@ inline Vec<T> exp_polynomial(Vec<T> r) {
 template <class T>
 inline Vec<T> exp(Vec<T> x) {
     using C = ExpConstants<T>;
-    using Integer = typename VectorOf<T>::integer;
+    using Bits = typename VectorOf<T>::bits;  // unsigned: they wrap where x is out of range and the result not used
     const Vec<T> shifted = x * C::log2e + C::rounder;
     const Vec<T> n = shifted - C::rounder;
     const Vec<T> p = exp_polynomial<T>((x - n * C::ln2_high) - n * C::ln2_low);
     // 2^n by its bits, in two factors so that n = 128 (just under the largest x) does not overflow on the way
-    Integer k;
+    Bits k;
     std::memcpy(&k, &shifted, sizeof k);
-    Integer magic;
+    Bits magic;
     const Vec<T> rounder = broadcast<T>(C::rounder);
     std::memcpy(&magic, &rounder, sizeof magic);
     k -= magic;
-    const Integer bits = (k + (C::bias - 1)) << C::mantissa;
+    const Bits bits = (k + (C::bias - 1)) << C::mantissa;
     Vec<T> scale;
     std::memcpy(&scale, &bits, sizeof scale);
     const Vec<T> value = p * scale * T(2);
