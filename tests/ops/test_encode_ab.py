@@ -62,7 +62,8 @@ def test_all_colours_of_a_photograph(engine) -> None:
 def test_any_bins(engine, case: str) -> None:
     """Lists of every length: crowded cells, no cell at all, and a plane without width."""
     generator = torch.Generator().manual_seed(1)
-    random = 100 * torch.randn(4000 if case == "many" else 200, 2, generator=generator)
+    # too many for the pixels to pay for a grid, and more distances than the reference holds at a time
+    random = 100 * torch.randn(1000 if case == "many" else 200, 2, generator=generator)
     bins = {
         "random": random,
         "many": random,
