@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml constraints.txt setup.py CMakeLists.txt $(shell find csrc -type f)
 
-.PHONY: demo test lint rivals clean
+.PHONY: demo test lint sanitize rivals clean
 
 demo: .venv/demo-ready
 	$(BIN)/fastssl pretrain simclr --config benchmarks/demo.yaml --out runs/demo --overwrite
@@ -16,6 +16,10 @@ lint: .venv/test-ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# the ops' tests on C++ kernels that check addresses and undefined behaviour
+sanitize: .venv/test-ready
+	.ci/sanitize $(BIN)/python
 
 # other libraries to measure against, beside our torch: `.venv/bin/python -m benchmarks` then includes them
 rivals: .venv/test-ready
