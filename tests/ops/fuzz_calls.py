@@ -1,0 +1,283 @@
+"""A valid call of every op, drawn at random, and how far from the exact result one may be: the table of the fuzz."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from fuzz_helpers import FLOATS, Drawn, tensors_of
+from torch import Tensor
+
+Arguments = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Fuzzed:
+    """What the fuzz knows of an op.
+
+    ``arguments`` draws a valid call. ``errors`` tells, of its arguments in float64, what one rounding may come to in the
+    results and in the gradients; None if results must be equal. ``differentiable`` name arguments that may ask for a
+    gradient, ``written`` those that the op writes. ``agree`` compares results that cannot be compared number by number.
+    """
+
+    arguments: Callable[[Drawn], Arguments]
+    errors: Callable[[Arguments], tuple[float, float]] | None
+    differentiable: tuple[str, ...] = ()
+    written: tuple[str, ...] = ()
+    agree: Callable[[Arguments, dict[str, Tensor]], None] | None = None
+
+
+def largest(*values: object) -> float:
+    """The largest magnitude in tensors, lists of them, or numbers."""
+    found = [float(x.abs().max()) for value in values for x in tensors_of(value) if x.numel()]
+    return max([*found, *(abs(value) for value in values if isinstance(value, float))], default=0.0)
+
+
+def _contrast(queries: Tensor, *others: Tensor | None, scale: float, rows: float = 1.0) -> tuple[float, float]:
+    """Roundings of logits, seen in a loss and in its gradients, of which ``rows`` are summed."""
+    longest = max(float(x.norm(dim=1).max()) if x is not None and len(x) else 0.0 for x in (queries, *others))
+    logit = scale * longest**2
+    return (1 + logit) * rows, (1 + logit) ** 2 * (scale * longest + logit + longest**2 + 1) * rows
+
+
+def _pairs(drawn: Drawn, names: tuple[str, str]) -> Arguments:
+    n, d, dtype = drawn.size(), drawn.size(), drawn.dtype()
+    return {name: drawn.rows(n, d, dtype) for name in names}
+
+
+def _nt_xent(drawn: Drawn) -> Arguments:
+    return {**_pairs(drawn, ("z0", "z1")), "temperature": drawn.scale(0.02, 5)}
+
+
+def _clip(drawn: Drawn) -> Arguments:
+    return {**_pairs(drawn, ("a", "b")), "logit_scale": drawn.scale(-5, 50)}
+
+
+def _siglip(drawn: Drawn) -> Arguments:
+    return {**_clip(drawn), "logit_bias": drawn.scale(-12, 5)}
+
+
+def _info_nce(drawn: Drawn) -> Arguments:
+    n, d, dtype = drawn.size(), drawn.size(), drawn.dtype()
+    m = drawn.size(least=n)
+    call: Arguments = {"queries": drawn.rows(n, d, dtype), "keys": drawn.rows(m, d, dtype)}
+    targets = torch.arange(n)
+    if drawn.chance():
+        call["targets"] = targets = drawn.integers((n,), m)
+    if m > 1 and drawn.chance():
+        call["exclude"] = drawn.laid_out((targets + 1 + drawn.integers((n,), m - 1)) % m)
+    if drawn.chance():
+        call["negatives"] = drawn.rows(drawn.size(least=0), d, drawn.dtype())
+    return {**call, "temperature": drawn.scale(0.02, 5), "reduction": drawn.pick(["mean", "sum", "none"])}
+
+
+def _info_nce_errors(call: Arguments) -> tuple[float, float]:
+    rows = 1.0 if call["reduction"] == "mean" else 2.0 * len(call["queries"])
+    return _contrast(call["queries"], call["keys"], call.get("negatives"), scale=1 / float(call["temperature"]), rows=rows)
+
+
+def _queue_info_nce(drawn: Drawn) -> Arguments:
+    call = _pairs(drawn, ("query", "key"))
+    queue = drawn.rows(drawn.size(least=0), call["key"].shape[1], drawn.dtype())
+    return {**call, "queue": queue, "temperature": drawn.number(0.02, 5)}
+
+
+def _enqueue(drawn: Drawn) -> Arguments:
+    length, d = drawn.size(), drawn.size()
+    cursor = torch.tensor(drawn.pick([0, 1, length - 1, length, -1, 2**62, -(2**63)]))
+    return {
+        "queue": drawn.numbers((length, d), drawn.dtype(), written=True),
+        "cursor": cursor if drawn.chance() else cursor[None],
+        "keys": drawn.rows(drawn.size(least=0), d, drawn.dtype()),
+        "normalize": drawn.chance(),
+    }
+
+
+def _ema_update(drawn: Drawn) -> Arguments:
+    shapes = [tuple(drawn.size(least=0, most=17) for _ in range(drawn.pick([1, 2, 0, 4]))) for _ in range(drawn.pick([1, 3, 0]))]
+    targets, sources, copies = [], [], []
+    for shape in shapes:
+        if drawn.chance():
+            targets.append(drawn.numbers(shape, drawn.dtype(), written=True))
+            sources.append(drawn.numbers(shape, drawn.dtype()))
+            copies.append(drawn.numbers(shape, drawn.dtype(), written=True))
+        else:
+            dtype = drawn.pick([torch.int64, torch.bool, torch.uint8, torch.int16])
+            plain = [torch.randint(2, shape).to(dtype) for _ in range(3)]
+            for x, into in zip(plain, (targets, sources, copies), strict=True):
+                into.append(drawn.laid_out(x, written=True))
+    call: Arguments = {"targets": targets, "sources": sources, "momentum": drawn.number(0, 1)}
+    return {**call, "copies": copies} if drawn.chance() else call
+
+
+def _random_masking(drawn: Drawn) -> Arguments:
+    batch, length = drawn.size(), drawn.size()
+    noise = drawn.numbers((batch, length), torch.float32, 0, drawn.pick([1.0, 5.0]))
+    return {"batch": batch, "length": length, "ratio": drawn.number(0, (length - 1) / length), "noise": noise}
+
+
+def _position_embedding(drawn: Drawn, length: int, d: int) -> Arguments:
+    if drawn.chance():
+        return {}
+    pos = drawn.numbers((length, d), drawn.dtype())
+    return {"pos_embed": pos if drawn.chance() else pos[None]}
+
+
+def _take_patches(drawn: Drawn) -> Arguments:
+    batch, length, d = drawn.size(least=0, most=17), drawn.size(least=0), drawn.size(least=0)
+    x = drawn.numbers((batch, length, d), drawn.dtype())
+    kept = drawn.size(least=0) if length else 0
+    return {"x": x, "ids": drawn.integers((batch, kept), length), **_position_embedding(drawn, length, d)}
+
+
+def _restore_patches(drawn: Drawn) -> Arguments:
+    batch, length, d = drawn.size(least=0, most=17), drawn.size(least=0), drawn.size(least=0)
+    ids = drawn.permutations(batch, length) if drawn.chance() else drawn.integers((batch, length), length)
+    return {
+        "x": drawn.numbers((batch, drawn.size(least=0, most=length), d), drawn.dtype()),
+        "ids_restore": ids,
+        "mask_token": drawn.numbers((1, 1, d) if drawn.chance() else (d,), drawn.dtype()),
+        **_position_embedding(drawn, length, d),
+    }
+
+
+def _patches_errors(call: Arguments) -> tuple[float, float]:
+    size = call["x"].shape[0] * max(call["x"].shape[1], call.get("ids_restore", call.get("ids")).shape[1])
+    return largest(*call.values()), 2.0 * size + 1
+
+
+def _image(drawn: Drawn, channels: int, dtype: torch.dtype, low: float, high: float) -> Tensor:
+    leading = [drawn.size(most=4) for _ in range(drawn.pick([1, 0, 2]))]
+    return drawn.numbers((*leading, channels, drawn.size(most=33), drawn.size(most=33)), dtype, low, high)
+
+
+def _chroma(drawn: Drawn, channels: int, low: float, high: float) -> Tensor:
+    shape = (drawn.size(most=4), channels, drawn.size(most=33), drawn.size(most=33))
+    return drawn.numbers(shape, drawn.dtype(), low, high)
+
+
+def _encode_ab(drawn: Drawn) -> Arguments:
+    spread = drawn.pick([100.0, 1.0, 0.0])
+    bins = Drawn(drawn.draw, wild=False).numbers((drawn.size(least=5), 2), drawn.dtype(), -spread, spread)
+    return {"ab": _chroma(drawn, 2, -120, 120), "bins": bins}
+
+
+def _nearest_bins(call: Arguments, got: dict[str, Tensor]) -> None:
+    """The ids may differ where two bins are equally near to rounding, their distances and weights may not."""
+    ab, bins = call["ab"].double(), call["bins"].double()
+    ids, weights = got["result 0"], got["result 1"]
+    distances = (ab.movedim(1, -1)[..., None, :] - bins).square().sum(-1).movedim(-1, 1)
+    want = distances.sort(dim=1).values[:, :5]
+    eps = torch.finfo(weights.dtype).eps
+    rounding = 32 * eps * (largest(ab) + largest(bins)) ** 2
+    assert all(len(set(column)) == 5 for column in ids.movedim(1, -1).reshape(-1, 5).tolist())
+    torch.testing.assert_close(distances.gather(1, ids), want, rtol=0, atol=rounding)
+    torch.testing.assert_close(weights.double(), (-want / 50).softmax(1), rtol=0, atol=rounding / 25 + 32 * eps)
+
+
+def _decode_ab(drawn: Drawn) -> Arguments:
+    count = drawn.size()
+    bins = drawn.numbers((count, 2), drawn.dtype(), -100, 100)
+    return {"logits": _chroma(drawn, count, -9, 9), "bins": bins, "temperature": drawn.number(0.05, 3)}
+
+
+def _distillation(drawn: Drawn) -> Arguments:
+    students, batch, prototypes = drawn.size(most=8), drawn.size(most=17), drawn.size()
+    teachers, dtype = drawn.size(least=2 if students == 1 else 1, most=4), drawn.dtype()
+    shape = (teachers, batch, prototypes)
+    of_teacher = drawn.pick(FLOATS if dtype == torch.float64 else FLOATS[:3])
+    call = {"student": drawn.numbers((students, batch, prototypes), dtype), "student_temp": drawn.number(0.05, 2)}
+    if drawn.chance():
+        return {**call, "teacher": drawn.numbers(shape, of_teacher, 0, 1), "teacher_temp": None}
+    center = {"center": drawn.numbers((prototypes,), drawn.dtype())} if drawn.chance() else {}
+    return {**call, **center, "teacher": drawn.numbers(shape, of_teacher), "teacher_temp": drawn.number(0.03, 2)}
+
+
+def _distillation_errors(call: Arguments) -> tuple[float, float]:
+    student = largest(call["student"]) / call["student_temp"] + 1
+    mass = float(call["teacher"].sum(2).max()) if call["teacher_temp"] is None else 1.0
+    teacher = 1.0 if call["teacher_temp"] is None else 2 * largest(call["teacher"], call.get("center")) / call["teacher_temp"]
+    error = 8 * (1 + mass) * student * (teacher + 1)
+    return error, error / call["student_temp"]
+
+
+def _sinkhorn(drawn: Drawn) -> Arguments:
+    scores = drawn.numbers((drawn.size(), drawn.size()), drawn.dtype(), -1, 1)
+    return {"scores": scores, "temp": drawn.number(0.04, 2), "iterations": drawn.pick([1, 2, 3, 5])}
+
+
+def _update_center(drawn: Drawn) -> Arguments:
+    dtype, d = drawn.pick([torch.float32, torch.float64]), drawn.size()
+    rows = (drawn.size(), d) if drawn.chance() else (drawn.size(most=4), drawn.size(most=17), d)
+    teacher = drawn.numbers(rows, drawn.pick(FLOATS if dtype == torch.float64 else FLOATS[:3]))
+    return {"center": drawn.numbers((d,), dtype, written=True), "teacher": teacher, "momentum": drawn.number(0, 1)}
+
+
+def _knn(drawn: Drawn) -> Arguments:
+    queries, size, d, dtype, classes = drawn.size(), drawn.size(), drawn.size(), drawn.dtype(), drawn.size()
+    return {
+        "features": drawn.rows(queries, d, dtype),
+        "bank": drawn.rows(size, d, dtype),
+        "labels": drawn.integers((size,), classes),
+        "k": drawn.size(most=size),
+        "temperature": drawn.number(0.05, 1),
+        "num_classes": classes,
+    }
+
+
+def _votes(call: Arguments, got: dict[str, Tensor]) -> None:
+    """Each query's, where rounding cannot change which k rows are its nearest."""
+    unit = torch.nn.functional.normalize
+    similarity = unit(call["features"].double(), dim=1) @ unit(call["bank"].double(), dim=1).T
+    scores, k = got["result 0"], call["k"]
+    ranked, ids = similarity.sort(dim=1, descending=True)
+    weights = ((ranked[:, :k] - ranked[:, :1]) / call["temperature"]).exp()
+    want = torch.zeros(scores.shape, dtype=torch.float64).scatter_add_(1, call["labels"][ids[:, :k]], weights)
+    want /= want.sum(1, keepdim=True)
+    decided = ranked[:, k - 1] - ranked[:, k] > 1e-5 if k < ranked.shape[1] else torch.full((len(want),), True)
+    torch.testing.assert_close(scores.double()[decided], want[decided], rtol=0, atol=1e-4)
+    torch.testing.assert_close(scores.sum(1), torch.ones_like(scores[:, 0]), rtol=0, atol=1e-4)
+
+
+CALLS: dict[str, Fuzzed] = {
+    "clip_loss": Fuzzed(
+        _clip, lambda c: _contrast(c["a"], c["b"], scale=abs(float(c["logit_scale"]))), ("a", "b", "logit_scale")
+    ),
+    "decode_ab": Fuzzed(
+        _decode_ab, lambda c: ((largest(c["logits"]) / c["temperature"] + 1) * largest(c["bins"]), 0.0)
+    ),
+    "distillation_loss": Fuzzed(_distillation, _distillation_errors, ("student",)),
+    "ema_update_": Fuzzed(
+        _ema_update, lambda c: (largest(c["targets"], c["sources"]), 0.0), written=("targets", "copies")
+    ),
+    "encode_ab": Fuzzed(_encode_ab, None, agree=_nearest_bins),
+    "enqueue_": Fuzzed(_enqueue, lambda c: (1 + largest(c["keys"]), 0.0), written=("queue", "cursor")),
+    "info_nce": Fuzzed(_info_nce, _info_nce_errors, ("queries", "keys", "temperature")),
+    "knn_classify": Fuzzed(_knn, None, agree=_votes),
+    "lab_to_rgb": Fuzzed(lambda drawn: {"lab": _image(drawn, 3, drawn.dtype(), -50, 100)}, lambda c: (300.0, 0.0)),
+    "nt_xent": Fuzzed(
+        _nt_xent, lambda c: _contrast(c["z0"], c["z1"], scale=1 / float(c["temperature"])), ("z0", "z1", "temperature")
+    ),
+    "queue_info_nce": Fuzzed(
+        _queue_info_nce,
+        lambda c: _contrast(c["query"], c["key"], c["queue"], scale=1 / c["temperature"]),
+        ("query", "key"),
+    ),
+    "random_masking": Fuzzed(_random_masking, None),
+    "restore_patches": Fuzzed(_restore_patches, _patches_errors, ("x", "mask_token", "pos_embed")),
+    "rgb_to_lab": Fuzzed(lambda drawn: {"rgb": _image(drawn, 3, drawn.dtype(), 0, 1)}, lambda c: (1000.0, 0.0)),
+    "siglip_loss": Fuzzed(
+        _siglip,
+        lambda c: _contrast(
+            c["a"], c["b"], scale=abs(float(c["logit_scale"])) + abs(float(c["logit_bias"])), rows=len(c["a"])
+        ),
+        ("a", "b", "logit_scale", "logit_bias"),
+    ),
+    "sinkhorn_knopp": Fuzzed(_sinkhorn, lambda c: (4 * largest(c["scores"]) / c["temp"] + c["iterations"] + 1, 0.0)),
+    "take_patches": Fuzzed(_take_patches, _patches_errors, ("x", "pos_embed")),
+    "update_center_": Fuzzed(
+        _update_center, lambda c: (largest(c["center"], c["teacher"]), 0.0), written=("center",)
+    ),
+}

@@ -1,0 +1,170 @@
+"""Every op with arguments drawn at random: it agrees with its formula or says in words what it needs, and never more.
+
+`pytest tests/ops/test_fuzz.py --hypothesis-profile thorough` draws hundreds of times as many, anew at each run.
+"""
+
+from __future__ import annotations
+
+import fractions
+import inspect
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fuzz_calls import CALLS, Arguments
+from fuzz_helpers import SIZES, Drawn, engines, mapped, memory, run, tensors_of
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fastssl import ops
+
+OPS = sorted(name for name in ops.__all__ if name not in {"backend", "explain", "gamut_bins"})
+WRONG_DTYPES = [torch.int64, torch.bool, torch.complex64, torch.uint8, torch.int32, *SIZES[:0], torch.float8_e4m3fn]
+ODD = [
+    *(None, True, 0, -1, 1, 7, 10**400, -(2**63), 2**62, 0.0, -0.5, 0.5, 1e-320, 1e-46, 1e308, 3e38),
+    *(float("nan"), float("inf"), float("-inf"), 1j, "0.5", "mean", b"", [], [1.0], {}, object()),
+    *(fractions.Fraction(1, 2), np.float32(0.5), np.int64(2), np.float64("nan"), np.ones(2)),
+    *(torch.tensor(0.5), torch.tensor([0.5]), torch.tensor(2), torch.tensor(float("nan")), torch.tensor(True)),
+    *(torch.tensor(0.5, device="meta"), torch.tensor(1j), torch.empty(0), torch.empty(0, 0, 0), torch.eye(3).to_sparse()),
+]
+
+
+@st.composite
+def calls(draw: Any, name: str, wild: bool = False) -> Arguments:
+    return CALLS[name].arguments(Drawn(draw, wild))
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_fuzz_knows_every_op(name: str) -> None:
+    assert name in CALLS, f"add {name} to CALLS in tests/ops/fuzz_calls.py: docs/adding-an-op.md says how"
+
+
+def in_float64(arguments: Arguments) -> Arguments:
+    return {
+        key: mapped(value, lambda x: x.double() if x.is_floating_point() else x) for key, value in arguments.items()
+    }
+
+
+def assert_shaped_like_the_fake(name: str, arguments: Arguments, got: dict[str, Tensor]) -> None:
+    """Shapes and dtypes of the results are those that a compiler was told."""
+    there = {key: mapped(value, lambda x: x.to("meta")) for key, value in arguments.items()}
+    want = [(x.shape, x.dtype) for x in tensors_of(getattr(ops, name)(**there))]
+    assert [(x.shape, x.dtype) for key, x in got.items() if key.startswith("result")] == want
+
+
+@pytest.mark.parametrize("name", sorted(CALLS))
+@given(data=st.data())
+def test_fuzz_of_valid_calls_agrees_with_the_formula(name: str, data: st.DataObject) -> None:
+    op = CALLS[name]
+    arguments = data.draw(calls(name))
+    able = [key for key in op.differentiable if isinstance(arguments.get(key), Tensor)]
+    asking = data.draw(st.lists(st.sampled_from(able), unique=True)) if able else []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(data.draw(st.sampled_from([2, 1, 3])))
+    try:
+        results = {engine: run(name, arguments, op.written, asking) for engine in engines()}
+    finally:
+        torch.set_num_threads(threads)
+    exact = in_float64(arguments) if op.errors else arguments
+    with ops.backend("reference"):
+        want = run(name, exact, op.written, asking)
+    for engine, got in results.items():
+        assert_shaped_like_the_fake(name, arguments, got)
+        if op.agree:
+            op.agree(arguments, got)
+            continue
+        assert got.keys() == want.keys()
+        for key, x in got.items():
+            if op.errors is None or not x.is_floating_point():
+                assert torch.equal(x, want[key]), f"{engine}: {key}"
+                continue
+            computed_in = torch.float64 if x.dtype == torch.float64 else torch.float32
+            error = op.errors(exact)[key.startswith("gradient")]
+            atol = 64 * torch.finfo(computed_in).eps * error + torch.finfo(x.dtype).tiny
+            assert x.isfinite().all(), f"{engine}: {key} is not finite"
+            torch.testing.assert_close(
+                x.double(), want[key], rtol=2 * torch.finfo(x.dtype).eps, atol=atol, msg=lambda m: f"{engine}: {key}: {m}"  # noqa: B023
+            )
+
+
+@pytest.mark.parametrize("name", sorted(CALLS))
+@given(data=st.data())
+def test_fuzz_of_any_values_never_ends_the_process(name: str, data: st.DataObject) -> None:
+    op = CALLS[name]
+    arguments = data.draw(calls(name, wild=True))
+    asking = [key for key in op.differentiable if isinstance(arguments.get(key), Tensor)]
+    finite = all(x.isfinite().all() for value in arguments.values() for x in tensors_of(value))
+    poisoned = not finite and any(x.isnan().any() for value in arguments.values() for x in tensors_of(value))
+    nans = {}
+    for engine in engines():
+        got = run(name, arguments, op.written, asking)
+        assert_shaped_like_the_fake(name, arguments, got)
+        nans[engine] = {key: x.isnan() for key, x in got.items() if key.startswith("result")}
+    if poisoned:  # what is lost to a NaN in the formula may not look like a number
+        for engine, found in nans.items():
+            for key, lost in nans["reference"].items():
+                assert (found[key] | ~lost).all(), f"{engine}: {key}"
+
+
+@st.composite
+def changed(draw: Any, value: object) -> object:
+    """Something that an argument is not: another kind of thing, or a tensor that differs in one way."""
+    if isinstance(value, list) and value and draw(st.booleans()):
+        kept = draw(st.integers(0, len(value) - 1))
+        return draw(st.sampled_from([value[:kept], [*value, value[kept]], [*value[:kept], draw(changed(value[kept]))]]))
+    if not isinstance(value, Tensor) or draw(st.integers(0, 3)) == 0:
+        return draw(st.sampled_from(ODD))
+    kind = draw(st.sampled_from(["dtype", "meta", "cut", "one", "more", "fewer", "flat", "T", "far", "sparse", "list"]))
+    dim = draw(st.integers(0, max(value.dim() - 1, 0)))
+    if kind == "dtype":
+        return value.to(draw(st.sampled_from(WRONG_DTYPES)))
+    if kind == "meta":
+        return value.to("meta")
+    if kind in ("cut", "one") and value.dim():
+        return value.narrow(dim, 0, min(kind == "one", value.shape[dim]))
+    if kind == "far":
+        return value.to(torch.float32 if value.dtype == torch.bool else value.dtype) * 3 - 2
+    if kind == "sparse":
+        return value.contiguous().to_sparse() if value.dim() else value
+    return {
+        "more": lambda: value[None],
+        "fewer": lambda: value[0] if value.dim() and len(value) else value,
+        "flat": lambda: value.flatten(),
+        "T": lambda: value.movedim(0, -1) if value.dim() else value,
+        "list": lambda: value.tolist(),
+    }.get(kind, lambda: None)()
+
+
+def outcome(name: str, arguments: Arguments) -> dict[str, Tensor] | Exception:
+    """The results, or what the op said; anything else it raises passes through."""
+    try:
+        return run(name, arguments, CALLS[name].written)
+    except (ValueError, TypeError) as error:
+        if not str(error).startswith(f"{name}: "):
+            raise
+        return error
+
+
+@pytest.mark.parametrize("name", sorted(CALLS))
+@given(data=st.data())
+def test_fuzz_of_wrong_calls_is_answered_in_words(name: str, data: st.DataObject) -> None:
+    """And a refused call changed nothing."""
+    arguments = data.draw(calls(name))
+    names = [key for key in inspect.signature(getattr(ops, name)).parameters if key not in {"backend", "device"}]
+    for key in data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=2, unique=True)):
+        arguments[key] = data.draw(changed(arguments.get(key)))
+    before = [memory(x).clone() for v in arguments.values() for x in tensors_of(v) if x.layout == torch.strided]
+    outcomes = []
+    for _ in engines():
+        outcomes.append(outcome(name, arguments))
+    after = [memory(x) for v in arguments.values() for x in tensors_of(v) if x.layout == torch.strided]
+    assert all(torch.equal(x, y) for x, y in zip(before, after, strict=True) if x.device.type == "cpu")
+    kinds = {type(found) for found in outcomes}
+    assert len(kinds) == 1, f"engines disagree: {outcomes}"
+    if kinds == {dict}:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert_shaped_like_the_fake(name, arguments, outcomes[0])
