@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -18,10 +18,37 @@ def shape(tensor: Tensor) -> str:
     return f"({', '.join(map(str, tensor.shape))})"
 
 
-def float_tensor(op: str, name: str, value: object, dims: str) -> Tensor:
-    """``value`` must be a floating-point tensor with as many dimensions as ``dims`` has letters."""
+def tensor(op: str, name: str, value: object) -> Tensor:
+    """``value`` must be a tensor whose elements lie in memory as its strides say: not a sparse one."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{op}: {name} must be a tensor; got {type(value).__name__}")
+    if value.layout != torch.strided:
+        raise TypeError(f"{op}: {name} must be dense; got {value.layout}")
+    return value
+
+
+def number(op: str, name: str, value: object) -> float:
+    """``value`` must be a real number, not a bool; infinite if it is beyond what a float holds."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{op}: {name} must be a number; got {type(value).__name__}")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def whole(op: str, name: str, value: object) -> int:
+    """``value`` must be an integer, not a bool, that 64 bits hold."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{op}: {name} must be an integer; got {type(value).__name__}")
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{op}: {name} must be an integer of 64 bits; got {value}")
+    return int(value)
+
+
+def float_tensor(op: str, name: str, value: object, dims: str) -> Tensor:
+    """``value`` must be a floating-point tensor with as many dimensions as ``dims`` has letters."""
+    value = tensor(op, name, value)
     if value.dtype not in FLOATS:
         raise TypeError(f"{op}: {name} must be float32, bfloat16, float16 or float64; got {value.dtype}")
     if value.dim() != len(dims):
@@ -48,12 +75,10 @@ def as_autocast_casts(x: Tensor) -> Tensor:
 
 def positive(op: str, name: str, value: object) -> float:
     """``value`` must be a finite number above 0."""
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{op}: {name} must be a number; got {type(value).__name__}")
-    number = float(value)
-    if not (math.isfinite(number) and number > 0):
+    found = number(op, name, value)
+    if not (math.isfinite(found) and found > 0):
         raise ValueError(f"{op}: {name} must be finite and above 0; got {value}")
-    return number
+    return found
 
 
 def one_device(op: str, first: tuple[str, Tensor], second: tuple[str, Tensor]) -> None:
@@ -72,17 +97,17 @@ def scale(op: str, name: str, value: object, *, above_zero: bool = False) -> flo
         return float_tensor(op, name, value, "")
     if above_zero:
         return positive(op, name, value)
-    if not isinstance(value, Real) or isinstance(value, bool):
+    if not isinstance(value, Real):
         raise TypeError(f"{op}: {name} must be a number or a tensor; got {type(value).__name__}")
-    if not math.isfinite(float(value)):
+    found = number(op, name, value)
+    if not math.isfinite(found):
         raise ValueError(f"{op}: {name} must be finite; got {value}")
-    return float(value)
+    return found
 
 
 def index_tensor(op: str, name: str, value: object, length: int, device: torch.device) -> Tensor:
     """``value`` must be an int64 tensor (length) on ``device``; ``in_range`` checks what it holds, where it is read."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{op}: {name} must be a tensor; got {type(value).__name__}")
+    value = tensor(op, name, value)
     if value.dtype != torch.int64:
         raise TypeError(f"{op}: {name} must be int64; got {value.dtype}")
     if value.shape != (length,):
@@ -124,6 +149,6 @@ def scaled(rows: Tensor, factor: float | Tensor) -> tuple[Tensor, float]:
 
 def momentum(op: str, value: object) -> float:
     """``value`` must be a number in [0, 1]."""
-    if not isinstance(value, Real) or not 0.0 <= float(value) <= 1.0:
+    if not isinstance(value, Real) or not 0.0 <= number(op, "momentum", value) <= 1.0:
         raise ValueError(f"{op}: momentum must be a number in [0, 1]; got {value}")
     return float(value)

@@ -38,8 +38,7 @@ def gamut_bins(*, device: torch.device | str | None = None) -> Tensor:
 
 def check_image(op: str, name: str, value: object) -> Tensor:
     """``value`` must be a floating-point tensor (..., 3, H, W) that is not empty."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{op}: {name} must be a tensor; got {type(value).__name__}")
+    value = _check.tensor(op, name, value)
     if value.dtype not in _check.FLOATS:
         raise TypeError(f"{op}: {name} must be float32, bfloat16, float16 or float64; got {value.dtype}")
     if value.dim() < 3 or value.shape[-3] != 3:

@@ -12,8 +12,7 @@ from fastssl.ops import _check
 
 def indices(op: str, name: str, ids: object, x: Tensor) -> Tensor:
     """``ids`` must be int64, of two dimensions, and as many samples as ``x`` on its device."""
-    if not isinstance(ids, Tensor):
-        raise TypeError(f"{op}: {name} must be a tensor; got {type(ids).__name__}")
+    ids = _check.tensor(op, name, ids)
     if ids.dtype != torch.int64:
         raise TypeError(f"{op}: {name} must be int64; got {ids.dtype}")
     if ids.dim() != 2 or ids.shape[0] != x.shape[0]:

@@ -42,6 +42,8 @@ def enqueue_(
         raise ValueError(
             f"{_OP}: queue (K, D) and keys (N, D) must agree on D; got {_check.shape(queue)} and {_check.shape(keys)}"
         )
+    if not isinstance(normalize, bool):
+        raise TypeError(f"{_OP}: normalize must be True or False; got {type(normalize).__name__}")
     if not isinstance(cursor, Tensor) or cursor.dtype != torch.int64:
         got = cursor.dtype if isinstance(cursor, Tensor) else type(cursor).__name__
         raise TypeError(f"{_OP}: cursor must be an int64 tensor; got {got}")

@@ -64,6 +64,7 @@ def knn_classify(
             f"got {_check.shape(features)} and {_check.shape(bank)}"
         )
     _check_labels(bank, labels)
+    k, num_classes = _check.whole(_OP, "k", k), _check.whole(_OP, "num_classes", num_classes)
     if not 1 <= k <= len(bank):
         raise ValueError(f"{_OP}: k must be in [1, {len(bank)}], the size of the bank; got {k}")
     if num_classes < 1:
@@ -77,8 +78,7 @@ _COLDEST = 1e-30  # float32 still divides by it; the nearest alone votes long be
 
 
 def _check_labels(bank: Tensor, labels: object) -> None:
-    if not isinstance(labels, Tensor):
-        raise TypeError(f"{_OP}: labels must be a tensor; got {type(labels).__name__}")
+    labels = _check.tensor(_OP, "labels", labels)
     if labels.dtype != torch.int64:
         raise TypeError(f"{_OP}: labels must be int64; got {labels.dtype}")
     if labels.shape != bank.shape[:1]:

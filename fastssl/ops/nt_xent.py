@@ -52,7 +52,7 @@ def nt_xent(z0: Tensor, z1: Tensor, *, temperature: float | Tensor, backend: str
     _check.alike("nt_xent", ("z0", z0), ("z1", z1))
     if isinstance(scale, Tensor):  # <z_i, z_j> / t is the product of two rows, each divided by the root of t
         _check.one_device("nt_xent", ("z0", z0), ("temperature", scale))
-        root = scale.rsqrt()
+        root = scale.to(_native.accumulator(z0.dtype)).rsqrt()  # of a narrow type, it would be rounded
         (z0, _), (z1, scale) = _check.scaled(z0, root), _check.scaled(z1, root)
     loss: Tensor = _forward.call(z0, z1, scale, backend)[0]
     return loss

@@ -54,6 +54,8 @@ def random_masking(
             shape, or a generator or noise on another device than ``device``.
         RuntimeError: if ``backend`` cannot serve the call.
     """
+    batch, length = _check.whole(_OP, "batch", batch), _check.whole(_OP, "length", length)
+    ratio = _check.number(_OP, "ratio", ratio)
     if batch < 1 or length < 1:
         raise ValueError(f"{_OP}: batch and length must be at least 1; got {batch} and {length}")
     if not 0.0 <= ratio < 1.0:

@@ -39,8 +39,7 @@ def sinkhorn_knopp(scores: Tensor, *, temp: float, iterations: int, backend: str
     if scores.numel() == 0:
         raise ValueError(f"{_OP}: needs at least one sample and one prototype; got {_check.shape(scores)}")
     temp = _check.positive(_OP, "temp", temp)
-    if not isinstance(iterations, int) or isinstance(iterations, bool):
-        raise TypeError(f"{_OP}: iterations must be an integer; got {type(iterations).__name__}")
+    iterations = _check.whole(_OP, "iterations", iterations)
     if iterations < 1:
         raise ValueError(f"{_OP}: iterations must be at least 1; got {iterations}")
     assignment: Tensor = _sinkhorn_knopp.call(scores.detach(), temp, iterations, backend)

@@ -84,7 +84,7 @@ class Drawn:
 
     def laid_out(self, x: Tensor, written: bool = False) -> Tensor:
         """The same values elsewhere in memory, among elements that nobody may read or write."""
-        layout = self.pick([name for name in LAYOUTS if not (written and name == "expanded")])
+        layout = self.pick([name for name in LAYOUTS if not (written and name in ("expanded", "negated"))])
         if layout == "expanded" and x.dim() and x.shape[0] > 1:
             return x[:1].expand(x.shape)
         if layout == "negated" and x.dtype.is_floating_point:
@@ -120,6 +120,11 @@ def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return type(value)(mapped(part, change) for part in value) if isinstance(value, (list, tuple)) else value
 
 
+def in_memory(x: Tensor) -> bool:
+    """Whether a tensor's elements lie in this process's memory as its strides say."""
+    return x.device.type == "cpu" and x.layout == torch.strided
+
+
 def memory(x: Tensor) -> Tensor:
     """The bytes of a tensor's whole storage."""
     return torch.empty(0, dtype=torch.uint8).set_(x.untyped_storage())
@@ -127,7 +132,7 @@ def memory(x: Tensor) -> Tensor:
 
 def copied(x: Tensor) -> Tensor:
     """The same tensor in the same layout in memory of its own, with what lies around it."""
-    if x.device.type != "cpu" or x.layout != torch.strided:
+    if not in_memory(x):
         return x.clone()
     twin = torch.empty(0, dtype=x.dtype).set_(x.untyped_storage().clone(), x.storage_offset(), x.shape, x.stride())
     return torch._neg_view(twin) if x.is_neg() else twin
@@ -147,6 +152,18 @@ def engines() -> Iterator[str]:
         _native.cpu.set_isa(fastest)
 
 
+def on_every_engine(call: Callable[[], T]) -> dict[str, T]:
+    """What a call gives on each engine that can serve it; the reference serves all."""
+    found = {}
+    for engine in engines():
+        try:
+            found[engine] = call()
+        except RuntimeError as error:
+            if engine == "reference" or "cannot serve this call" not in str(error):
+                raise
+    return found
+
+
 def run(
     name: str, arguments: dict[str, Any], written: Sequence[str] = (), asking: Sequence[str] = ()
 ) -> dict[str, Tensor]:
@@ -162,11 +179,11 @@ def run(
         upstream = [torch.linspace(1, 2, x.numel(), dtype=x.dtype, device=x.device).view(x.shape) for x in found.values()]
         grads = torch.autograd.grad(list(found.values()), list(leaves.values()), upstream)
         found |= {f"gradient of {key}": grad for key, grad in zip(leaves, grads, strict=True)}
-    for key in written:
+    for key in (key for key in written if key in given):
         found |= {f"{key} {i}": x.clone() for i, x in enumerate(tensors_of(given[key]))}
     for key, value in arguments.items():
         for before, after in zip(tensors_of(value), tensors_of(given[key]), strict=True):
-            if before.device.type == "cpu" and before.layout == torch.strided:
+            if in_memory(before):
                 if key in written:
                     after.copy_(before)
                 assert torch.equal(memory(before), memory(after.detach())), f"{name} wrote around or into {key}"

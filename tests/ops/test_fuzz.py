@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from fuzz_calls import CALLS, Arguments
-from fuzz_helpers import SIZES, Drawn, engines, mapped, memory, run, tensors_of
+from fuzz_helpers import Drawn, in_memory, mapped, memory, on_every_engine, run, tensors_of
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -22,7 +22,7 @@ from torch import Tensor
 from fastssl import ops
 
 OPS = sorted(name for name in ops.__all__ if name not in {"backend", "explain", "gamut_bins"})
-WRONG_DTYPES = [torch.int64, torch.bool, torch.complex64, torch.uint8, torch.int32, *SIZES[:0], torch.float8_e4m3fn]
+WRONG_DTYPES = [torch.int64, torch.bool, torch.complex64, torch.uint8, torch.int32, torch.float8_e4m3fn]
 ODD = [
     *(None, True, 0, -1, 1, 7, 10**400, -(2**63), 2**62, 0.0, -0.5, 0.5, 1e-320, 1e-46, 1e308, 3e38),
     *(float("nan"), float("inf"), float("-inf"), 1j, "0.5", "mean", b"", [], [1.0], {}, object()),
@@ -65,7 +65,7 @@ def test_fuzz_of_valid_calls_agrees_with_the_formula(name: str, data: st.DataObj
     threads = torch.get_num_threads()
     torch.set_num_threads(data.draw(st.sampled_from([2, 1, 3])))
     try:
-        results = {engine: run(name, arguments, op.written, asking) for engine in engines()}
+        results = on_every_engine(lambda: run(name, arguments, op.written, asking))
     finally:
         torch.set_num_threads(threads)
     exact = in_float64(arguments) if op.errors else arguments
@@ -99,8 +99,7 @@ def test_fuzz_of_any_values_never_ends_the_process(name: str, data: st.DataObjec
     finite = all(x.isfinite().all() for value in arguments.values() for x in tensors_of(value))
     poisoned = not finite and any(x.isnan().any() for value in arguments.values() for x in tensors_of(value))
     nans = {}
-    for engine in engines():
-        got = run(name, arguments, op.written, asking)
+    for engine, got in on_every_engine(lambda: run(name, arguments, op.written, asking)).items():
         assert_shaped_like_the_fake(name, arguments, got)
         nans[engine] = {key: x.isnan() for key, x in got.items() if key.startswith("result")}
     if poisoned:  # what is lost to a NaN in the formula may not look like a number
@@ -124,7 +123,7 @@ def changed(draw: Any, value: object) -> object:
     if kind == "meta":
         return value.to("meta")
     if kind in ("cut", "one") and value.dim():
-        return value.narrow(dim, 0, min(kind == "one", value.shape[dim]))
+        return value.narrow(dim, 0, min(int(kind == "one"), value.shape[dim]))
     if kind == "far":
         return value.to(torch.float32 if value.dtype == torch.bool else value.dtype) * 3 - 2
     if kind == "sparse":
@@ -156,12 +155,10 @@ def test_fuzz_of_wrong_calls_is_answered_in_words(name: str, data: st.DataObject
     names = [key for key in inspect.signature(getattr(ops, name)).parameters if key not in {"backend", "device"}]
     for key in data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=2, unique=True)):
         arguments[key] = data.draw(changed(arguments.get(key)))
-    before = [memory(x).clone() for v in arguments.values() for x in tensors_of(v) if x.layout == torch.strided]
-    outcomes = []
-    for _ in engines():
-        outcomes.append(outcome(name, arguments))
-    after = [memory(x) for v in arguments.values() for x in tensors_of(v) if x.layout == torch.strided]
-    assert all(torch.equal(x, y) for x, y in zip(before, after, strict=True) if x.device.type == "cpu")
+    held = [x for value in arguments.values() for x in tensors_of(value) if in_memory(x)]
+    before = [memory(x).clone() for x in held]
+    outcomes = list(on_every_engine(lambda: outcome(name, arguments)).values())
+    assert all(torch.equal(x, memory(y)) for x, y in zip(before, held, strict=True))
     kinds = {type(found) for found in outcomes}
     assert len(kinds) == 1, f"engines disagree: {outcomes}"
     if kinds == {dict}:
