@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 
@@ -46,11 +46,18 @@ def ema_update_(
         RuntimeError: if ``backend`` cannot serve the call.
     """
     momentum = _check.momentum(_OP, momentum)
-    targets, sources, copies = list(targets), list(sources), list(copies or ())
+    targets, sources = _listed("targets", targets), _listed("sources", sources)
+    copies = [] if copies is None else _listed("copies", copies)
     _check_lists(targets, sources, copies)
     if targets:
         with torch.no_grad():
             _ema_update.call(targets, sources, momentum, copies, backend)
+
+
+def _listed(name: str, tensors: object) -> list[Tensor]:
+    if not isinstance(tensors, Iterable) or isinstance(tensors, Tensor):
+        raise TypeError(f"{_OP}: {name} must be a list of tensors; got {type(tensors).__name__}")
+    return list(tensors)
 
 
 def _check_lists(targets: list[Tensor], sources: list[Tensor], copies: list[Tensor]) -> None:
@@ -80,6 +87,7 @@ def _plainly_alike(target: Tensor, source: Tensor) -> bool:
         and target.dtype == source.dtype
         and target.shape == source.shape
         and target.device == source.device
+        and target.layout == source.layout == torch.strided
         and target.is_contiguous()
         and not target.is_complex()
     )
@@ -87,8 +95,7 @@ def _plainly_alike(target: Tensor, source: Tensor) -> bool:
 
 def _check_pair(name: str, target: Tensor, other_name: str, other: Tensor) -> None:
     for label, tensor in ((name, target), (other_name, other)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{_OP}: {label} must be a tensor; got {type(tensor).__name__}")
+        _check.tensor(_OP, label, tensor)
         if tensor.is_complex():
             raise TypeError(f"{_OP}: {label} must be real; got {tensor.dtype}")
     for label, tensor in ((name, target), (other_name, other)):

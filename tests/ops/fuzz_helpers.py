@@ -97,7 +97,7 @@ class Drawn:
         poison = math.nan if x.dtype.is_floating_point else x.dtype != torch.bool and torch.iinfo(x.dtype).min
         storage = torch.full((math.prod(room) + 2 * offset,), poison, dtype=x.dtype)
         inner = storage[offset : offset + math.prod(room)]
-        if layout == "transposed":
+        if layout == "transposed" and x.dim():
             inner = inner.view(room[::-1]).permute(*reversed(range(x.dim())))
         else:
             inner = inner.view(room)[tuple(slice(None, None, step) for step in steps)]
