@@ -1,4 +1,5 @@
 // fastssl._cpu: the C++ kernels, on raw addresses; fastssl.ops checks what it passes.
+#include "../cpu/block_masking.h"
 #include "../cpu/clip_loss.h"
 #include "../cpu/decode_ab.h"
 #include "../cpu/distillation_loss.h"
@@ -34,6 +35,7 @@ PYBIND11_MODULE(_cpu, m) {
         throw std::invalid_argument("unknown instruction set '" + name + "': choose baseline, avx2 or avx512");
     });
 
+    bind(m, "block_masking", +[] { return FASTSSL_SELECT(block_masking); });
     bind(m, "clip_loss_backward", +[] { return FASTSSL_SELECT(clip_loss_backward); });
     bind(m, "clip_loss_forward", +[] { return FASTSSL_SELECT(clip_loss_forward); });
     bind(m, "decode_ab", +[] { return FASTSSL_SELECT(decode_ab); });

@@ -12,6 +12,7 @@
 
 #include "buffer.h"
 #include "dtype.h"
+#include "noise_order.h"
 #include "simd.h"
 #include "threads.h"
 
@@ -27,13 +28,6 @@ struct Outputs {
     std::int64_t keep, *ids_keep, *ids_restore;
     float* mask;
 };
-
-// Orders as the noise does, among unsigned numbers.
-std::uint32_t sort_key(float noise) {
-    const std::uint32_t bits = to_bits(noise + 0.0f);  // -0 and 0 are equal, so they keep their order
-    const std::uint32_t key = (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
-    return noise != noise ? 0xffffffffu : key;
-}
 
 // Adds one to the lanes where `holds` is true, which is -1: one instruction, with AVX-512's masks too.
 void add_one(Keys& counts, Keys holds) { counts = kLanes == 16 ? (holds ? counts + 1 : counts) : counts - holds; }

@@ -2,6 +2,7 @@
 
 from fastssl.ops._backend import backend, explain
 from fastssl.ops._color import gamut_bins
+from fastssl.ops.block_masking import block_masking
 from fastssl.ops.clip_loss import clip_loss
 from fastssl.ops.decode_ab import decode_ab
 from fastssl.ops.distillation_loss import distillation_loss
@@ -25,6 +26,7 @@ from fastssl.ops.update_center import update_center_
 
 __all__ = [
     "backend",
+    "block_masking",
     "clip_loss",
     "decode_ab",
     "distillation_loss",

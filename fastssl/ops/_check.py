@@ -41,9 +41,54 @@ def whole(op: str, name: str, value: object) -> int:
     """``value`` must be an integer, not a bool, that 64 bits hold."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise TypeError(f"{op}: {name} must be an integer; got {type(value).__name__}")
-    if not -(2**63) <= value < 2**63:
-        raise ValueError(f"{op}: {name} must be an integer of 64 bits; got {value}")
-    return int(value)
+    found = int(value)
+    if not -(2**63) <= found < 2**63:
+        raise ValueError(f"{op}: {name} must be an integer of 64 bits; got {found}")
+    return found
+
+
+def one_or_two(op: str, name: str, value: object) -> tuple[int, int]:
+    """Height and width: ``value`` must be one integer or two, each at least 1."""
+    pair = value if isinstance(value, (tuple, list)) else (value, value)
+    if len(pair) != 2:
+        raise ValueError(f"{op}: {name} must be one integer or two; got {len(pair)}")
+    first, second = (whole(op, name, number) for number in pair)
+    if min(first, second) < 1:
+        raise ValueError(f"{op}: {name} must be at least 1; got {value}")
+    return first, second
+
+
+def generator(op: str, value: object, device: torch.device | str | None) -> torch.Generator | None:
+    """``value`` must be None or a generator on ``device``, if that is told."""
+    if value is None:
+        return None
+    if not isinstance(value, torch.Generator):
+        raise TypeError(f"{op}: generator must be a torch.Generator; got {type(value).__name__}")
+    if device is not None and value.device.type != torch.device(device).type:
+        raise ValueError(f"{op}: generator is on {value.device}, and device={device} was asked for")
+    return value
+
+
+def uniform_noise(
+    op: str,
+    noise: object,
+    shape_: tuple[int, int],
+    drawn_by: torch.Generator | None,
+    device: torch.device | str | None,
+) -> Tensor:
+    """float32 ``noise`` of this shape, on ``device`` if that is told; drawn in [0, 1) where none is given."""
+    drawn_by = generator(op, drawn_by, device)
+    if noise is None:
+        where = device if device is not None or drawn_by is None else drawn_by.device
+        return torch.rand(shape_, generator=drawn_by, device=where)
+    given = float_tensor(op, "noise", noise, "BN")
+    if given.dtype != torch.float32:
+        raise TypeError(f"{op}: noise must be float32; got {given.dtype}")
+    if given.shape != shape_:
+        raise ValueError(f"{op}: noise must have shape {shape_}; got {shape(given)}")
+    if device is not None and given.device.type != torch.device(device).type:
+        raise ValueError(f"{op}: noise is on {given.device}, and device={device} was asked for")
+    return given
 
 
 def float_tensor(op: str, name: str, value: object, dims: str) -> Tensor:
@@ -88,13 +133,16 @@ def one_device(op: str, first: tuple[str, Tensor], second: tuple[str, Tensor]) -
         raise ValueError(f"{op}: {name0} and {name1} must be on one device; got {x0.device} and {x1.device}")
 
 
-def scale(op: str, name: str, value: object, *, above_zero: bool = False) -> float | Tensor:
-    """``value`` must be a finite number (above 0), or a floating-point tensor without dimensions.
+def scale(op: str, name: str, value: object, rows: Tensor, *, above_zero: bool = False) -> float | Tensor:
+    """``value`` must be a finite number (above 0), or a floating-point tensor without dimensions near ``rows``.
 
     What the tensor holds is not checked: that would wait for its device, and leave a compiled graph.
     """
     if isinstance(value, Tensor):
-        return float_tensor(op, name, value, "")
+        given = float_tensor(op, name, value, "")
+        if given.device.type not in ("cpu", rows.device.type):  # torch lets a number on the CPU scale any device's rows
+            raise ValueError(f"{op}: {name} must be on {rows.device} or on the CPU; got {given.device}")
+        return given
     if above_zero:
         return positive(op, name, value)
     if not isinstance(value, Real):

@@ -40,7 +40,7 @@ def clip_loss(a: Tensor, b: Tensor, *, logit_scale: float | Tensor, backend: str
         RuntimeError: if ``backend`` cannot serve the call, or on a second derivative, which is not supported.
     """
     a, b = _check.pairs(_OP, a, b)
-    a, scale = _check.scaled(a, _check.scale(_OP, "logit_scale", logit_scale))
+    a, scale = _check.scaled(a, _check.scale(_OP, "logit_scale", logit_scale, a))
     loss: Tensor = _forward.call(a, b, scale, backend)[0]
     return loss
 

@@ -44,9 +44,8 @@ def enqueue_(
         )
     if not isinstance(normalize, bool):
         raise TypeError(f"{_OP}: normalize must be True or False; got {type(normalize).__name__}")
-    if not isinstance(cursor, Tensor) or cursor.dtype != torch.int64:
-        got = cursor.dtype if isinstance(cursor, Tensor) else type(cursor).__name__
-        raise TypeError(f"{_OP}: cursor must be an int64 tensor; got {got}")
+    if _check.tensor(_OP, "cursor", cursor).dtype != torch.int64:
+        raise TypeError(f"{_OP}: cursor must be int64; got {cursor.dtype}")
     if cursor.shape not in ((), (1,)):
         raise ValueError(f"{_OP}: cursor must be one number, () or (1); got {_check.shape(cursor)}")
     _check.one_device(_OP, ("queue", queue), ("keys", keys))

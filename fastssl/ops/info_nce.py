@@ -58,7 +58,7 @@ def info_nce(
         RuntimeError: if ``backend`` cannot serve the call, or on a second derivative, which is not supported.
     """
     _check_rows(queries, keys, negatives)
-    scale = _check.scale(_OP, "temperature", temperature, above_zero=True)
+    scale = _check.scale(_OP, "temperature", temperature, queries, above_zero=True)
     if reduction not in REDUCTIONS:
         raise ValueError(f"{_OP}: reduction must be one of {', '.join(REDUCTIONS)}; got {reduction!r}")
     n, m = len(queries), len(keys)
@@ -78,9 +78,8 @@ def info_nce(
 
 def _check_rows(queries: Tensor, keys: Tensor, negatives: Tensor | None) -> None:
     _check.float_tensor(_OP, "queries", queries, "ND")
-    for name, rows, dims in (("keys", keys, "MD"), ("negatives", negatives, "KD")):
-        if rows is None:
-            continue
+    others = [("keys", keys, "MD")] if negatives is None else [("keys", keys, "MD"), ("negatives", negatives, "KD")]
+    for name, rows, dims in others:
         _check.float_tensor(_OP, name, rows, dims)
         if rows.shape[1] != queries.shape[1]:
             raise ValueError(

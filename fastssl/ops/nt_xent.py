@@ -41,7 +41,7 @@ def nt_xent(z0: Tensor, z1: Tensor, *, temperature: float | Tensor, backend: str
     """
     _check.float_tensor("nt_xent", "z0", z0, "ND")
     _check.float_tensor("nt_xent", "z1", z1, "ND")
-    scale = _check.scale("nt_xent", "temperature", temperature, above_zero=True)
+    scale = _check.scale("nt_xent", "temperature", temperature, z0, above_zero=True)
     if z0.shape != z1.shape:
         raise ValueError(
             f"nt_xent: z0 and z1 must have the same shape (N, D); got {_check.shape(z0)} and {_check.shape(z1)}"

@@ -57,9 +57,9 @@ def propagate_labels(
     _check.alike(_OP, ("target", target), ("context", context))
     _check_frames(target, context, labels)
     count = context.shape[0] * context.shape[2] * context.shape[3]
-    if not 1 <= k <= count:
+    if not 1 <= _check.whole(_OP, "k", k) <= count:
         raise ValueError(f"{_OP}: k must be in [1, {count}], the pixels of the context; got {k}")
-    if radius is not None and radius < 0:
+    if radius is not None and _check.whole(_OP, "radius", radius) < 0:
         raise ValueError(f"{_OP}: radius must be at least 0, or None; got {radius}")
     temperature = max(_check.positive(_OP, "temperature", temperature), _COLDEST)
     out: Tensor = _propagate_labels.call(

@@ -63,22 +63,9 @@ def random_masking(
     keep = kept_patches(length, ratio)
     if keep < 1:
         raise ValueError(f"{_OP}: ratio {ratio} keeps none of {length} patches; it must leave at least one")
-    if noise is None:
-        where = device if device is not None or generator is None else generator.device
-        noise = torch.rand(batch, length, generator=generator, device=where)
-    _check_noise(noise, batch, length, device)
+    noise = _check.uniform_noise(_OP, noise, (batch, length), generator, device)
     ids_keep, ids_restore, mask = _random_masking.call(noise, keep, backend)
     return ids_keep, ids_restore, mask
-
-
-def _check_noise(noise: Tensor, batch: int, length: int, device: torch.device | str | None) -> None:
-    _check.float_tensor(_OP, "noise", noise, "BL")
-    if noise.dtype != torch.float32:
-        raise TypeError(f"{_OP}: noise must be float32; got {noise.dtype}")
-    if noise.shape != (batch, length):
-        raise ValueError(f"{_OP}: noise must be (batch, length) = ({batch}, {length}); got {_check.shape(noise)}")
-    if device is not None and noise.device.type != torch.device(device).type:
-        raise ValueError(f"{_OP}: noise is on {noise.device}, and device={device} was asked for")
 
 
 def reference(noise: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -47,8 +47,8 @@ def siglip_loss(
         RuntimeError: if ``backend`` cannot serve the call, or on a second derivative, which is not supported.
     """
     a, b = _check.pairs(_OP, a, b)
-    bias = _check.scale(_OP, "logit_bias", logit_bias)
-    a, scale = _check.scaled(a, _check.scale(_OP, "logit_scale", logit_scale))
+    bias = _check.scale(_OP, "logit_bias", logit_bias, a)
+    a, scale = _check.scaled(a, _check.scale(_OP, "logit_scale", logit_scale, a))
     dtype = _native.accumulator(a.dtype)
     if isinstance(bias, Tensor):
         bias = bias.to(device=a.device, dtype=dtype)

@@ -56,14 +56,17 @@ def tiles(
     _check.float_tensor(_OP, "images", images, "NCHW")
     if images.numel() == 0:
         raise ValueError(f"{_OP}: needs at least one image, channel and pixel; got {_check.shape(images)}")
-    rows, columns = _both(grid, "grid")
+    rows, columns = _check.one_or_two(_OP, "grid", grid)
     cell = (images.shape[2] // rows, images.shape[3] // columns)
     if min(cell) < 1:
         raise ValueError(f"{_OP}: a grid of {rows} x {columns} needs as many pixels; got images {_check.shape(images)}")
-    height, width = cell if size is None else _both(size, "size")
+    height, width = cell if size is None else _check.one_or_two(_OP, "size", size)
     if height > cell[0] or width > cell[1]:
         raise ValueError(f"{_OP}: size must fit into a cell of {cell[0]} x {cell[1]}; got {height} x {width}")
-    room = (cell[0] - height, cell[1] - width)
+    if not isinstance(normalize, bool):
+        raise TypeError(f"{_OP}: normalize must be True or False; got {type(normalize).__name__}")
+    generator = _check.generator(_OP, generator, images.device)
+    room, jitter = (cell[0] - height, cell[1] - width), _check.whole(_OP, "jitter", jitter)
     if offsets is not None:
         _check_offsets(offsets, images, rows * columns, jitter)
     elif jitter:
@@ -71,15 +74,6 @@ def tiles(
     order = _cells(order, images, rows * columns)
     out: Tensor = _tiles.call(images, order, offsets, rows, columns, height, width, normalize, backend)
     return out
-
-
-def _both(value: int | tuple[int, int], name: str) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else value
-    if len(pair) != 2 or not all(isinstance(number, int) for number in pair):
-        raise TypeError(f"{_OP}: {name} must be one int or two; got {value}")
-    if min(pair) < 1:
-        raise ValueError(f"{_OP}: {name} must be at least 1; got {value}")
-    return pair
 
 
 def _check_offsets(offsets: Tensor, images: Tensor, cells: int, jitter: int) -> None:
@@ -91,8 +85,7 @@ def _check_offsets(offsets: Tensor, images: Tensor, cells: int, jitter: int) -> 
 
 
 def _check_int64(name: str, value: object, images: Tensor) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{_OP}: {name} must be a tensor; got {type(value).__name__}")
+    value = _check.tensor(_OP, name, value)
     if value.dtype != torch.int64:
         raise TypeError(f"{_OP}: {name} must be int64; got {value.dtype}")
     _check.one_device(_OP, ("images", images), (name, value))

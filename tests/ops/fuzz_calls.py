@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +18,10 @@ Arguments = dict[str, Any]
 class Fuzzed:
     """What the fuzz knows of an op.
 
-    ``arguments`` draws a valid call. ``errors`` tells, of its arguments in float64, what one rounding may come to in the
-    results and in the gradients; None if results must be equal. ``differentiable`` name arguments that may ask for a
-    gradient, ``written`` those that the op writes. ``agree`` compares results that cannot be compared number by number.
+    ``arguments`` draws a valid call. ``errors`` tells, of its arguments in float64, what one rounding may come to in
+    the results and in the gradients; None if results must be equal. ``differentiable`` name arguments that may ask for
+    a gradient, ``written`` those that the op writes. ``agree`` compares results that cannot be compared number by
+    number.
     """
 
     arguments: Callable[[Drawn], Arguments]
@@ -75,7 +77,9 @@ def _info_nce(drawn: Drawn) -> Arguments:
 
 def _info_nce_errors(call: Arguments) -> tuple[float, float]:
     rows = 1.0 if call["reduction"] == "mean" else 2.0 * len(call["queries"])
-    return _contrast(call["queries"], call["keys"], call.get("negatives"), scale=1 / float(call["temperature"]), rows=rows)
+    return _contrast(
+        call["queries"], call["keys"], call.get("negatives"), scale=1 / float(call["temperature"]), rows=rows
+    )
 
 
 def _queue_info_nce(drawn: Drawn) -> Arguments:
@@ -96,7 +100,10 @@ def _enqueue(drawn: Drawn) -> Arguments:
 
 
 def _ema_update(drawn: Drawn) -> Arguments:
-    shapes = [tuple(drawn.size(least=0, most=17) for _ in range(drawn.pick([1, 2, 0, 4]))) for _ in range(drawn.pick([1, 3, 0]))]
+    shapes = [
+        tuple(drawn.size(least=0, most=17) for _ in range(drawn.pick([1, 2, 0, 4])))
+        for _ in range(drawn.pick([1, 3, 0]))
+    ]
     targets, sources, copies = [], [], []
     for shape in shapes:
         if drawn.chance():
@@ -116,6 +123,21 @@ def _random_masking(drawn: Drawn) -> Arguments:
     batch, length = drawn.size(), drawn.size()
     noise = drawn.numbers((batch, length), torch.float32, 0, drawn.pick([1.0, 5.0]))
     return {"batch": batch, "length": length, "ratio": drawn.number(0, (length - 1) / length), "noise": noise}
+
+
+def _block_masking(drawn: Drawn) -> Arguments:
+    batch, height, width = drawn.size(most=17), drawn.size(most=17), drawn.size(most=131)
+    least = drawn.size()
+    masked = drawn.size(least=0) % (height * width + 1)
+    return {
+        "batch": batch,
+        "grid": (height, width),
+        "masked": drawn.integers((batch,), height * width + 1) if drawn.chance() else masked,
+        "min_block": least,
+        "max_block": drawn.pick([None, least, least + 7]),
+        "aspect": (low := drawn.number(1e-3, 4), low * drawn.number(1, 50)),
+        "noise": drawn.numbers((batch, 128 + height * width), torch.float32, 0, drawn.pick([1.0, 5.0])),
+    }
 
 
 def _position_embedding(drawn: Drawn, length: int, d: int) -> Arguments:
@@ -198,7 +220,9 @@ def _distillation(drawn: Drawn) -> Arguments:
 def _distillation_errors(call: Arguments) -> tuple[float, float]:
     student = largest(call["student"]) / call["student_temp"] + 1
     mass = float(call["teacher"].sum(2).max()) if call["teacher_temp"] is None else 1.0
-    teacher = 1.0 if call["teacher_temp"] is None else 2 * largest(call["teacher"], call.get("center")) / call["teacher_temp"]
+    teacher = (
+        1.0 if call["teacher_temp"] is None else 2 * largest(call["teacher"], call.get("center")) / call["teacher_temp"]
+    )
     error = 8 * (1 + mass) * student * (teacher + 1)
     return error, error / call["student_temp"]
 
@@ -241,7 +265,59 @@ def _votes(call: Arguments, got: dict[str, Tensor]) -> None:
     torch.testing.assert_close(scores.sum(1), torch.ones_like(scores[:, 0]), rtol=0, atol=1e-4)
 
 
+def _propagate(drawn: Drawn) -> Arguments:
+    frames, d, classes = drawn.size(most=3), drawn.size(most=67), drawn.size(most=8)
+    height, width, dtype = drawn.size(most=8), drawn.size(most=17), drawn.dtype()
+    return {
+        "target": drawn.numbers((d, height, width), dtype),
+        "context": drawn.numbers((frames, d, height, width), dtype),
+        "labels": drawn.numbers((frames, classes, height, width), drawn.dtype()),
+        "radius": drawn.pick([None, 0, 1, 3, 2**62]),
+        "k": drawn.size(most=frames * height * width),
+        "temperature": drawn.number(0.05, 1),
+    }
+
+
+def _propagated(call: Arguments, got: dict[str, Tensor]) -> None:
+    """Each pixel's label, where rounding cannot change which k pixels are its nearest."""
+    (frames, _, height, width), k = call["context"].shape, call["k"]
+    unit = torch.nn.functional.normalize
+    queries = unit(call["target"].double().flatten(1), dim=0).T
+    keys = unit(call["context"].double().movedim(1, 0).flatten(1), dim=0)
+    values = call["labels"].double().movedim(1, 0).flatten(1)
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    distance = torch.maximum((y.flatten()[:, None] - y.flatten()).abs(), (x.flatten()[:, None] - x.flatten()).abs())
+    outside = distance.repeat(1, frames) > (math.inf if call["radius"] is None else call["radius"])
+    ranked, pixels = (queries @ keys).masked_fill(outside, -math.inf).sort(dim=1, descending=True)
+    weights = ((ranked[:, :k] - ranked[:, :1]) / call["temperature"]).softmax(1)
+    want = (weights * values[:, pixels[:, :k]]).sum(2)
+    gap = ranked[:, k - 1] - ranked[:, k] if k < ranked.shape[1] else torch.full((len(ranked),), math.inf)
+    decided = ~(gap <= 1e-5)  # -inf less -inf: fewer than k are in reach
+    label = got["result 0"].double().flatten(1)
+    torch.testing.assert_close(label[:, decided], want[:, decided], rtol=0, atol=1e-4 * (1 + largest(values)))
+
+
+def _tiles(drawn: Drawn) -> Arguments:
+    rows, columns = drawn.size(most=4), drawn.size(most=4)
+    n, cell = drawn.size(most=5), (drawn.size(most=17), drawn.size(most=33))
+    pixels = (rows * cell[0] + drawn.pick(range(rows)), columns * cell[1] + drawn.pick(range(columns)))
+    size = tuple(drawn.size(most=side) for side in cell)
+    call: Arguments = {
+        "images": drawn.numbers((n, drawn.size(most=4), *pixels), drawn.dtype()),
+        "grid": (rows, columns) if rows != columns or drawn.chance() else rows,
+        "size": size,
+        "normalize": drawn.chance(),
+    }
+    if drawn.chance():
+        shape = (drawn.size(most=13),) if drawn.chance() else (n, drawn.size(most=13))
+        call["order"] = drawn.integers(shape, rows * columns)
+    room = [side - of + 1 for side, of in zip(cell, size, strict=True)]
+    offsets = torch.stack([drawn.integers((n, rows * columns), limit) for limit in room], 2)
+    return {**call, "offsets": drawn.laid_out(offsets)}
+
+
 CALLS: dict[str, Fuzzed] = {
+    "block_masking": Fuzzed(_block_masking, None),
     "clip_loss": Fuzzed(
         _clip, lambda c: _contrast(c["a"], c["b"], scale=abs(float(c["logit_scale"]))), ("a", "b", "logit_scale")
     ),
@@ -260,6 +336,7 @@ CALLS: dict[str, Fuzzed] = {
     "nt_xent": Fuzzed(
         _nt_xent, lambda c: _contrast(c["z0"], c["z1"], scale=1 / float(c["temperature"])), ("z0", "z1", "temperature")
     ),
+    "propagate_labels": Fuzzed(_propagate, None, agree=_propagated),
     "queue_info_nce": Fuzzed(
         _queue_info_nce,
         lambda c: _contrast(c["query"], c["key"], c["queue"], scale=1 / c["temperature"]),
@@ -277,7 +354,6 @@ CALLS: dict[str, Fuzzed] = {
     ),
     "sinkhorn_knopp": Fuzzed(_sinkhorn, lambda c: (4 * largest(c["scores"]) / c["temp"] + c["iterations"] + 1, 0.0)),
     "take_patches": Fuzzed(_take_patches, _patches_errors, ("x", "pos_embed")),
-    "update_center_": Fuzzed(
-        _update_center, lambda c: (largest(c["center"], c["teacher"]), 0.0), written=("center",)
-    ),
+    "tiles": Fuzzed(_tiles, lambda c: (400 * largest(c["images"]) + 4 if c["normalize"] else 0.0, 0.0)),
+    "update_center_": Fuzzed(_update_center, lambda c: (largest(c["center"], c["teacher"]), 0.0), written=("center",)),
 }

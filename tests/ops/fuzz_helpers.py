@@ -1,4 +1,4 @@
-"""What the fuzz of the ops draws and how it runs a call: tensors in any layout, every engine, and what each left behind."""
+"""What the fuzz draws and how it runs a call: tensors in any layout, every engine, and what each left behind."""
 
 from __future__ import annotations
 
@@ -176,7 +176,9 @@ def run(
     returned = getattr(ops, name)(**given)
     found = {f"result {i}": x for i, x in enumerate(tensors_of(returned))}
     if leaves and all(x.requires_grad for x in found.values()):
-        upstream = [torch.linspace(1, 2, x.numel(), dtype=x.dtype, device=x.device).view(x.shape) for x in found.values()]
+        upstream = [
+            torch.linspace(1, 2, x.numel(), dtype=x.dtype, device=x.device).view(x.shape) for x in found.values()
+        ]
         grads = torch.autograd.grad(list(found.values()), list(leaves.values()), upstream)
         found |= {f"gradient of {key}": grad for key, grad in zip(leaves, grads, strict=True)}
     for key in (key for key in written if key in given):

@@ -182,8 +182,8 @@ BAD = [
     (dict(keys=Z(4)), ValueError, r"keys must have shape \(N, D\); got \(4\)"),
     (dict(keys=Z(2, 4).int()), TypeError, "keys must be float32.*got torch.int32"),
     (dict(keys=Z(2, 4, device="meta")), ValueError, "queue and keys must be on one device; got cpu and meta"),
-    (dict(cursor=3), TypeError, "cursor must be an int64 tensor; got int"),
-    (dict(cursor=torch.tensor(3.0)), TypeError, "cursor must be an int64 tensor; got torch.float32"),
+    (dict(cursor=3), TypeError, "cursor must be a tensor; got int"),
+    (dict(cursor=torch.tensor(3.0)), TypeError, "cursor must be int64; got torch.float32"),
     (
         dict(cursor=torch.zeros(2, dtype=torch.int64)),
         ValueError,

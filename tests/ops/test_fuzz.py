@@ -28,7 +28,13 @@ ODD = [
     *(float("nan"), float("inf"), float("-inf"), 1j, "0.5", "mean", b"", [], [1.0], {}, object()),
     *(fractions.Fraction(1, 2), np.float32(0.5), np.int64(2), np.float64("nan"), np.ones(2)),
     *(torch.tensor(0.5), torch.tensor([0.5]), torch.tensor(2), torch.tensor(float("nan")), torch.tensor(True)),
-    *(torch.tensor(0.5, device="meta"), torch.tensor(1j), torch.empty(0), torch.empty(0, 0, 0), torch.eye(3).to_sparse()),
+    *(
+        torch.tensor(0.5, device="meta"),
+        torch.tensor(1j),
+        torch.empty(0),
+        torch.empty(0, 0, 0),
+        torch.eye(3).to_sparse(),
+    ),
 ]
 
 
@@ -87,7 +93,11 @@ def test_fuzz_of_valid_calls_agrees_with_the_formula(name: str, data: st.DataObj
             atol = 64 * torch.finfo(computed_in).eps * error + torch.finfo(x.dtype).tiny
             assert x.isfinite().all(), f"{engine}: {key} is not finite"
             torch.testing.assert_close(
-                x.double(), want[key], rtol=2 * torch.finfo(x.dtype).eps, atol=atol, msg=lambda m: f"{engine}: {key}: {m}"  # noqa: B023
+                x.double(),
+                want[key],
+                rtol=2 * torch.finfo(x.dtype).eps,
+                atol=atol,
+                msg=lambda m: f"{engine}: {key}: {m}",  # noqa: B023
             )
 
 

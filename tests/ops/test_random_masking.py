@@ -118,8 +118,14 @@ BAD = [
     (dict(ratio=-0.1), ValueError, "got -0.1"),
     (dict(ratio=float("nan")), ValueError, "got nan"),
     (dict(ratio=0.99), ValueError, "ratio 0.99 keeps none of 8 patches"),
-    (dict(noise=torch.rand(3, 8)), ValueError, r"\(batch, length\) = \(2, 8\); got \(3, 8\)"),
+    (dict(noise=torch.rand(3, 8)), ValueError, r"noise must have shape \(2, 8\); got \(3, 8\)"),
     (dict(noise=torch.rand(2, 8).double()), TypeError, "noise must be float32; got torch.float64"),
+    (dict(generator=0), TypeError, "generator must be a torch.Generator; got int"),
+    (
+        dict(generator=torch.Generator(), device="cuda"),
+        ValueError,
+        "generator is on cpu, and device=cuda was asked for",
+    ),
     (dict(noise=torch.rand(2, 8), device="cuda"), ValueError, "noise is on cpu, and device=cuda was asked for"),
 ]
 
