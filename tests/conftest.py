@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, settings
 _compiled = tempfile.TemporaryDirectory(prefix="fastssl-inductor-")
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = _compiled.name
 
-# The same examples at each run, few enough for every change; `--hypothesis-profile thorough` looks further, anew each time.
+# The same examples at each run, few enough for every change; `--hypothesis-profile thorough` looks further, anew each
+# time.
 _any_speed = dict(deadline=None, suppress_health_check=list(HealthCheck))
 settings.register_profile("brief", max_examples=60, derandomize=True, database=None, **_any_speed)
 settings.register_profile("thorough", max_examples=1000, print_blob=True, **_any_speed)

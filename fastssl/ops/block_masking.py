@@ -35,8 +35,8 @@ def block_masking(
     larger than what is left to mask, the aspect ratio (height / width) log-uniform in ``aspect``, the place uniform in
     the grid. One that does not fit into the grid, adds nothing or adds too much is passed over. After 32 of them, what
     still lacks is filled with single patches drawn uniformly, so each sample has exactly as many as asked for, where
-    BEiT has at most as many. A sample takes four numbers a rectangle and one a patch of the noise, and equal noise gives
-    equal masks with every backend and any number of threads.
+    BEiT has at most as many. A sample takes four numbers a rectangle and one a patch of the noise, and equal noise
+    gives equal masks with every backend and any number of threads.
 
     Args:
         batch: samples, > 0.
@@ -103,7 +103,7 @@ def _counts(masked: int | Tensor, batch: int, patches: int, device: torch.device
 
 
 def _chosen(u: Tensor, count: Tensor | int) -> Tensor:
-    """Which of ``count`` equal parts of [0, 1) each number is in; what lies outside, or is NaN, is in the nearest one."""
+    """Which of ``count`` equal parts of [0, 1) each number is in, the nearest one if outside; NaN is in the first."""
     part = u * count
     return torch.where(part > 0, part, 0).minimum(torch.as_tensor(count, device=u.device) - 1).to(torch.int64)
 

@@ -33,7 +33,7 @@ class Fuzzed:
 
 def largest(*values: object) -> float:
     """The largest magnitude in tensors, lists of them, or numbers."""
-    found = [float(x.abs().max()) for value in values for x in tensors_of(value) if x.numel()]
+    found = [float(x.double().abs().max()) for value in values for x in tensors_of(value) if x.numel()]
     return max([*found, *(abs(value) for value in values if isinstance(value, float))], default=0.0)
 
 
@@ -69,7 +69,7 @@ def _info_nce(drawn: Drawn) -> Arguments:
     if drawn.chance():
         call["targets"] = targets = drawn.integers((n,), m)
     if m > 1 and drawn.chance():
-        call["exclude"] = drawn.laid_out((targets + 1 + drawn.integers((n,), m - 1)) % m)
+        call["exclude"] = (targets + 1 + drawn.integers((n,), m - 1)) % m  # none is its row's target
     if drawn.chance():
         call["negatives"] = drawn.rows(drawn.size(least=0), d, drawn.dtype())
     return {**call, "temperature": drawn.scale(0.02, 5), "reduction": drawn.pick(["mean", "sum", "none"])}
