@@ -119,6 +119,23 @@ def _ema_update(drawn: Drawn) -> Arguments:
     return {**call, "copies": copies} if drawn.chance() else call
 
 
+def _averaged(call: Arguments, got: dict[str, Tensor]) -> None:
+    """Averages rounded once, integers taken over, and copies that are the written targets cast."""
+    momentum = call["momentum"]
+    for i, (target, source) in enumerate(zip(call["targets"], call["sources"], strict=True)):
+        found = got[f"targets {i}"]
+        if found.is_floating_point():
+            exact = {target.dtype, source.dtype} == {torch.float64}
+            rounding = 64 * torch.finfo(torch.float64 if exact else torch.float32).eps * largest(target, source)
+            finfo = torch.finfo(found.dtype)
+            want = momentum * target.double() + (1 - momentum) * source.double()
+            torch.testing.assert_close(found.double(), want, rtol=2 * finfo.eps, atol=rounding + finfo.tiny)
+        else:
+            assert torch.equal(found, source.to(found.dtype))
+        if "copies" in call:
+            assert torch.equal(got[f"copies {i}"], found.to(call["copies"][i].dtype))
+
+
 def _random_masking(drawn: Drawn) -> Arguments:
     batch, length = drawn.size(), drawn.size()
     noise = drawn.numbers((batch, length), torch.float32, 0, drawn.pick([1.0, 5.0]))
@@ -325,9 +342,7 @@ CALLS: dict[str, Fuzzed] = {
         _decode_ab, lambda c: ((largest(c["logits"]) / c["temperature"] + 1) * largest(c["bins"]), 0.0)
     ),
     "distillation_loss": Fuzzed(_distillation, _distillation_errors, ("student",)),
-    "ema_update_": Fuzzed(
-        _ema_update, lambda c: (largest(c["targets"], c["sources"]), 0.0), written=("targets", "copies")
-    ),
+    "ema_update_": Fuzzed(_ema_update, None, written=("targets", "copies"), agree=_averaged),
     "encode_ab": Fuzzed(_encode_ab, None, agree=_nearest_bins),
     "enqueue_": Fuzzed(_enqueue, lambda c: (1 + largest(c["keys"]), 0.0), written=("queue", "cursor")),
     "info_nce": Fuzzed(_info_nce, _info_nce_errors, ("queries", "keys", "temperature")),
