@@ -23,23 +23,25 @@ OPTIONAL = {
     "sklearn": "t-SNE in the report (pip install 'fastssl[report]')",
     "jinja2": "the report's page (pip install 'fastssl[report]')",
 }
+BUILD = "run `pip install -e .` in its folder"
 
 
-def _built(part: str) -> str:
+def _built(part: str, otherwise: str) -> str:
+    """What the build recorded of one part, or, where it left no record, ``otherwise``."""
     record = Path(fastssl.__file__).parent / "_build.json"
-    if not record.exists():
-        return "run `pip install -e .` in its folder"
-    return str(json.loads(record.read_text())[part])
+    return str(json.loads(record.read_text())[part]) if record.exists() else otherwise
 
 
 def _cpu() -> str:
     if _native.cpu is None:
-        return f"{_native.CPU_MISSING}; {_built('cpu')}"
-    return f"{_native.cpu.isa()} in use, {_built('cpu')}"
+        return f"{_native.CPU_MISSING}; {_built('cpu', BUILD)}"
+    return f"{_native.cpu.isa()} in use, {_built('cpu', 'built elsewhere')}"
 
 
 def _cuda() -> str:
-    return _built("cuda") if _native.cuda is not None else f"{_native.CUDA_MISSING}; {_built('cuda')}"
+    if _native.cuda is None:
+        return f"{_native.CUDA_MISSING}; {_built('cuda', BUILD)}"
+    return _built("cuda", "built elsewhere")
 
 
 def _gpu() -> str:
