@@ -2,7 +2,8 @@
 #include <stdexcept>
 #include <string>
 
-#include "../cuda/kernels.h"
+#include "../cuda/ema_update.h"
+#include "../cuda/random_masking.h"
 #include "bind.h"
 
 namespace py = pybind11;

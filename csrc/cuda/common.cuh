@@ -5,6 +5,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <cstddef>
 #include <cstdint>
 
 namespace fastssl::cuda {
@@ -40,6 +41,25 @@ __device__ inline void with_type(DType dtype, F f) {
         case DType::f64: f(double{}); break;
         default: break;
     }
+}
+
+// The block's dynamic shared memory, whose size the launch gives.
+template <class T>
+__device__ inline T* dynamic_shared() {
+    extern __shared__ __align__(16) unsigned char memory[];
+    return reinterpret_cast<T*>(memory);
+}
+
+// Launches a kernel and returns what CUDA says of the launch; what goes wrong later shows at the next synchronisation.
+template <class... Parameters, class... Arguments>
+inline cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes,
+                          cudaStream_t stream, Arguments... arguments) {
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = stream;
+    return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
 }
 
 // kPack elements that a thread moves at once, as loads and stores of 16 bytes.

@@ -7,8 +7,9 @@
 // Bytes moved: source and target read once, target and copy written once.
 // CUDA and not Triton: pointers to any number of tensors of mixed types, and nothing but memory traffic.
 // Reference and tests: fastssl/ops/ema_update.py, tests/ops/test_ema_update.py.
+#include "ema_update.h"
+
 #include "common.cuh"
-#include "kernels.h"
 
 namespace fastssl::cuda {
 namespace {
@@ -122,8 +123,7 @@ __global__ void __launch_bounds__(kThreads) ema_update_kernel(const EmaChunk* ch
 
 cudaError_t ema_update(const EmaChunk* chunks, std::int64_t count, double momentum, cudaStream_t stream) {
     if (count == 0) return cudaSuccess;
-    ema_update_kernel<<<static_cast<unsigned>(count), kThreads, 0, stream>>>(chunks, momentum);
-    return cudaGetLastError();
+    return launch(ema_update_kernel, static_cast<unsigned>(count), kThreads, 0, stream, chunks, momentum);
 }
 
 }  // namespace fastssl::cuda

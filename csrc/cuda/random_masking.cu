@@ -8,8 +8,9 @@
 // Bytes moved: 4 B L read, (8 keep + 12 L) B written.
 // CUDA and not Triton: a sort with a scatter by rank, no products.
 // Reference and tests: fastssl/ops/random_masking.py, tests/ops/test_random_masking.py.
+#include "random_masking.h"
+
 #include "common.cuh"
-#include "kernels.h"
 
 namespace fastssl::cuda {
 namespace {
@@ -40,7 +41,7 @@ __device__ void sort(std::uint64_t* keys, int size) {
 
 __global__ void random_masking_kernel(const float* noise, int length, int size, int keep, std::int64_t* ids_keep,
                                       std::int64_t* ids_restore, float* mask) {
-    extern __shared__ std::uint64_t keys[];
+    std::uint64_t* const keys = dynamic_shared<std::uint64_t>();
     const std::int64_t sample = blockIdx.x;
     for (int i = threadIdx.x; i < size; i += blockDim.x)
         keys[i] = i < length ? sort_key(noise[sample * length + i], i) : ~std::uint64_t{0};
@@ -61,9 +62,8 @@ cudaError_t random_masking(const float* noise, std::int64_t batch, std::int64_t 
     int size = 2;
     while (size < length) size *= 2;
     const int threads = size / 2 < 32 ? 32 : size / 2 > 1024 ? 1024 : size / 2;
-    random_masking_kernel<<<static_cast<unsigned>(batch), threads, size * sizeof(std::uint64_t), stream>>>(
-        noise, static_cast<int>(length), size, static_cast<int>(keep), ids_keep, ids_restore, mask);
-    return cudaGetLastError();
+    return launch(random_masking_kernel, static_cast<unsigned>(batch), threads, size * sizeof(std::uint64_t), stream,
+                  noise, length, size, keep, ids_keep, ids_restore, mask);
 }
 
 }  // namespace fastssl::cuda
