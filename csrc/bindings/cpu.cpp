@@ -30,9 +30,9 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("isa", [] { return isa_name(current_isa()); });
     m.def("supported_isa", [] { return isa_name(supported_isa()); });
     m.def("set_isa", [](const std::string& name) {
-        for (const Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512})
+        for (const Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512, Isa::avx512bf16})
             if (name == isa_name(isa)) return set_isa(isa);
-        throw std::invalid_argument("unknown instruction set '" + name + "': choose baseline, avx2 or avx512");
+        throw std::invalid_argument("unknown instruction set '" + name + "': choose baseline, avx2, avx512 or avx512bf16");
     });
 
     bind(m, "block_masking", +[] { return FASTSSL_SELECT(block_masking); });
@@ -48,8 +48,8 @@ PYBIND11_MODULE(_cpu, m) {
     bind(m, "info_nce_forward", +[] { return FASTSSL_SELECT(info_nce_forward); });
     bind(m, "knn_classify", +[] { return FASTSSL_SELECT(knn_classify); });
     bind(m, "lab_to_rgb", +[] { return FASTSSL_SELECT(lab_to_rgb); });
-    bind(m, "nt_xent_backward", +[] { return FASTSSL_SELECT(nt_xent_backward); });
-    bind(m, "nt_xent_forward", +[] { return FASTSSL_SELECT(nt_xent_forward); });
+    bind(m, "nt_xent_backward", +[] { return FASTSSL_SELECT_BF16(nt_xent_backward); });
+    bind(m, "nt_xent_forward", +[] { return FASTSSL_SELECT_BF16(nt_xent_forward); });
     bind(m, "propagate_labels", +[] { return FASTSSL_SELECT(propagate_labels); });
     bind(m, "queue_info_nce_backward", +[] { return FASTSSL_SELECT(queue_info_nce_backward); });
     bind(m, "queue_info_nce_forward", +[] { return FASTSSL_SELECT(queue_info_nce_forward); });

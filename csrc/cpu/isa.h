@@ -2,7 +2,8 @@
 //
 // CMake compiles the kernels once for each instruction set with FASTSSL_ISA set to its name, which becomes the
 // namespace of everything in them. FASTSSL_KERNEL declares a kernel in all of these namespaces; `select` (isa.cpp)
-// takes the one the processor can run. Kernels use no inline function of the standard library: the linker keeps
+// takes the one the processor can run. The products' kernels alone are compiled for avx512bf16 too, and chosen by
+// FASTSSL_SELECT_BF16: the others gain nothing from it. Kernels use no inline function of the standard library: the linker keeps
 // one copy of such a function for all objects, and might keep the copy that needs the newest processor.
 #pragma once
 
@@ -20,20 +21,27 @@
     }                                    \
     namespace fastssl::avx512 {          \
     declaration;                         \
+    }                                    \
+    namespace fastssl::avx512bf16 {      \
+    declaration;                         \
     }
 #define FASTSSL_SELECT(kernel) \
     ::fastssl::select(&::fastssl::baseline::kernel, &::fastssl::avx2::kernel, &::fastssl::avx512::kernel)
+#define FASTSSL_SELECT_BF16(kernel)                                                                         \
+    ::fastssl::select(&::fastssl::baseline::kernel, &::fastssl::avx2::kernel, &::fastssl::avx512::kernel, \
+                      &::fastssl::avx512bf16::kernel)
 #else
 #define FASTSSL_KERNEL(declaration) \
     namespace fastssl::baseline {   \
     declaration;                    \
     }
 #define FASTSSL_SELECT(kernel) ::fastssl::select(&::fastssl::baseline::kernel)
+#define FASTSSL_SELECT_BF16(kernel) FASTSSL_SELECT(kernel)
 #endif
 
 namespace fastssl {
 
-enum class Isa { baseline, avx2, avx512 };
+enum class Isa { baseline, avx2, avx512, avx512bf16 };
 
 Isa supported_isa();             // the best this processor and this build can run
 Isa current_isa();               // the one in use: the best, unless set_isa chose another
@@ -41,8 +49,9 @@ void set_isa(Isa isa);           // throws std::invalid_argument if the processo
 const char* isa_name(Isa isa);
 
 template <class F>
-F select(F baseline, [[maybe_unused]] F avx2 = nullptr, [[maybe_unused]] F avx512 = nullptr) {
+F select(F baseline, [[maybe_unused]] F avx2 = nullptr, [[maybe_unused]] F avx512 = nullptr, F avx512bf16 = nullptr) {
     switch (current_isa()) {
+        case Isa::avx512bf16: return avx512bf16 != nullptr ? avx512bf16 : avx512;
         case Isa::avx512: return avx512;
         case Isa::avx2: return avx2;
         default: return baseline;

@@ -12,6 +12,9 @@
 // Where no |s| can exceed kPlainBound (by the longest row, and so for all normalised rows with t >= 1/64),
 // exp(s) is summed as it is. Elsewhere each tile's exponentials are shifted by its maxima.
 //
+// bfloat16 rows are multiplied as they are where the processor can (operand.h): s is then as exact as in float, and G,
+// its positives subtracted, is rounded to bfloat16 before its product.
+//
 // Accumulated in float (double for f64). Extra memory: 3 R d elements; nothing grows with R^2.
 // Reference and tests: fastssl/ops/nt_xent.py, tests/ops/test_nt_xent.py.
 #include "nt_xent.h"
@@ -35,17 +38,17 @@ void mask(T* tile, T outside, int rows, int columns, bool diagonal) {
 }
 
 // The similarities of two blocks, with minus infinity for what is no pair.
-template <class T>
-void similarities(const Rows<T>& rows, std::int64_t first, std::int64_t second, T scale, T* tile) {
-    inner_products<T>(rows.depth_block(first), rows.depth_block(second), rows.d, tile);
+template <class O, class T = Sum<O>>
+void similarities(const Rows<O>& rows, std::int64_t first, std::int64_t second, Sum<O> scale, T* tile) {
+    inner_products<O>(rows.depth_block(first), rows.depth_block(second), rows.depth, tile);
     for (int i = 0; i < kTile * kTile; i += kWidth<T>) store<T>(tile + i, load<T>(tile + i) * scale);
     mask<T>(tile, -kInfinity<T>, rows.size(first), rows.size(second), first == second);
 }
 
 // Replaces inner products by their exponentials, and by 0 where there is no pair.
-template <class T>
-void exponentials(const Rows<T>& rows, std::int64_t first, std::int64_t second, T scale, T* tile) {
-    inner_products<T>(rows.depth_block(first), rows.depth_block(second), rows.d, tile);
+template <class O, class T = Sum<O>>
+void exponentials(const Rows<O>& rows, std::int64_t first, std::int64_t second, Sum<O> scale, T* tile) {
+    inner_products<O>(rows.depth_block(first), rows.depth_block(second), rows.depth, tile);
     for (int i = 0; i < kTile * kTile; i += kWidth<T>) store<T>(tile + i, exp<T>(load<T>(tile + i) * scale));
     if (first == second || rows.size(second) < kTile)
         mask<T>(tile, T(0), rows.size(first), rows.size(second), first == second);
@@ -71,8 +74,9 @@ void add_column_sums(const T* tile, T* sums) {
     for (int v = 0; v < vectors; ++v) store<T>(sums + v * kWidth<T>, load<T>(sums + v * kWidth<T>) + columns[v]);
 }
 
-template <class T>
-void add_shifted_tile(const Rows<T>& rows, std::int64_t first, std::int64_t second, T scale, const RunningLse<T>& lse) {
+template <class O, class T = Sum<O>>
+void add_shifted_tile(const Rows<O>& rows, std::int64_t first, std::int64_t second, Sum<O> scale,
+                      const RunningLse<T>& lse) {
     alignas(64) T tile[kTile * kTile];
     TileSums<T> sums;
     similarities(rows, first, second, scale, tile);
@@ -81,18 +85,30 @@ void add_shifted_tile(const Rows<T>& rows, std::int64_t first, std::int64_t seco
     if (first != second) lse.add(second, sums.lane_shifts, sums.lane_sums);
 }
 
-template <class T>
-void add_plain_tile(const Rows<T>& rows, std::int64_t first, std::int64_t second, T scale, T* total) {
+template <class O, class T = Sum<O>>
+void add_plain_tile(const Rows<O>& rows, std::int64_t first, std::int64_t second, Sum<O> scale, T* total) {
     alignas(64) T tile[kTile * kTile];
     exponentials(rows, first, second, scale, tile);
     add_row_sums(tile, total + first * kTile);
     if (first != second) add_column_sums(tile, total + second * kTile);
 }
 
+// The similarity of each pair of views, n of them.
 template <class T>
-void forward(const void* z0, const void* z1, std::int64_t n, std::int64_t d, DType dtype, double temperature, T* loss,
+void similarities_of_pairs(const void* z0, const void* z1, std::int64_t n, std::int64_t d, DType dtype, T scale,
+                           T* positives, int threads) {
+    with_type(dtype, [&](auto type) {
+        using S = decltype(type);
+#pragma omp parallel for num_threads(for_elements(threads, n * d)) schedule(static)
+        for (std::int64_t i = 0; i < n; ++i)
+            positives[i] = dot<T>(static_cast<const S*>(z0) + i * d, static_cast<const S*>(z1) + i * d, d) * scale;
+    });
+}
+
+template <class O, class T = Sum<O>>
+void forward(const void* z0, const void* z1, std::int64_t n, std::int64_t d, DType dtype, double temperature, void* loss,
              T* lse, int threads) {
-    Rows<T> rows(n, d);
+    Rows<O> rows(n, d);
     pack_all(rows, z0, z1, dtype, threads);
     const T scale = static_cast<T>(1.0 / temperature);
     const bool plain = rows.plain(scale);
@@ -103,6 +119,8 @@ void forward(const void* z0, const void* z1, std::int64_t n, std::int64_t d, DTy
         else
             add_shifted_tile(rows, first, second, scale, sums);
     });
+    const Buffer<T> positives(n);
+    similarities_of_pairs(z0, z1, n, d, dtype, scale, positives.get(), threads);
     double sum_of_losses = 0;
     for (std::int64_t i = 0; i < rows.count; ++i) {
         const T maximum = sums.maximum.get()[i];
@@ -111,13 +129,11 @@ void forward(const void* z0, const void* z1, std::int64_t n, std::int64_t d, DTy
         // two parts that together hold what one would round: the backward subtracts one after the other
         lse[i] = plain ? static_cast<T>(whole) : maximum;
         lse[rows.count + i] = static_cast<T>(plain ? whole - static_cast<double>(lse[i]) : log_total);
-        const std::int64_t other = i < n ? i + n : i - n;
-        const T* z = rows.by_row.get();
-        const T positive = dot(z + i * rows.columns, z + other * rows.columns, rows.columns) * scale;
+        const T positive = positives.get()[i < n ? i : i - n];
         // both nearly cancel where the loss is small: subtract the positive from the maximum first
         sum_of_losses += static_cast<double>(maximum - positive) + log_total;
     }
-    *loss = static_cast<T>(sum_of_losses / static_cast<double>(rows.count));
+    *static_cast<T*>(loss) = static_cast<T>(sum_of_losses / static_cast<double>(rows.count));
 }
 
 // Replaces exponentials by G: both probabilities of a pair share its exponential.
@@ -135,8 +151,8 @@ void plain_weights(T* tile, const T* row_inverse, const T* column_inverse) {
 }
 
 // Subtracts 2 at the positives: row i of the first view meets its other view in column i + n.
-template <class T>
-void subtract_positives(const Rows<T>& rows, std::int64_t first, std::int64_t second, T* tile) {
+template <class O, class T = Sum<O>>
+void subtract_positives(const Rows<O>& rows, std::int64_t first, std::int64_t second, T* tile) {
     const std::int64_t offset = first * kTile + rows.n - second * kTile;
     for (std::int64_t i = 0; i < kTile; ++i) {
         const std::int64_t j = i + offset;
@@ -149,9 +165,9 @@ void subtract_positives(const Rows<T>& rows, std::int64_t first, std::int64_t se
 }
 
 // `inverse` holds each row's exp(-lse) where the plain sums serve, else null.
-template <class T>
-void add_gradient(const Rows<T>& rows, std::int64_t first, std::int64_t second, T scale, const T* lse, const T* inverse,
-                  T* grad) {
+template <class O, class T = Sum<O>>
+void add_gradient(const Rows<O>& rows, std::int64_t first, std::int64_t second, Sum<O> scale, const T* lse,
+                  const T* inverse, T* grad) {
     alignas(64) T tile[kTile * kTile];
     if (inverse != nullptr) {
         exponentials(rows, first, second, scale, tile);
@@ -162,15 +178,16 @@ void add_gradient(const Rows<T>& rows, std::int64_t first, std::int64_t second, 
         weigh(tile, kTile, of(first), of(second));
     }
     subtract_positives(rows, first, second, tile);
-    accumulate_product<T, false>(tile, rows.row_block(second), rows.columns, grad + first * kTile * rows.columns);
+    const Weights<O> weights(tile, kTile, kTile);
+    accumulate_product<O, false>(weights, rows.row_block(second), rows.columns, grad + first * kTile * rows.columns);
     if (first != second)
-        accumulate_product<T, true>(tile, rows.row_block(first), rows.columns, grad + second * kTile * rows.columns);
+        accumulate_product<O, true>(weights, rows.row_block(first), rows.columns, grad + second * kTile * rows.columns);
 }
 
-template <class T>
+template <class O, class T = Sum<O>>
 void backward(const T* grad_loss, const void* z0, const void* z1, const T* lse, std::int64_t n, std::int64_t d,
               DType dtype, double temperature, void* grad0, void* grad1, int threads) {
-    Rows<T> rows(n, d);
+    Rows<O> rows(n, d);
     pack_all(rows, z0, z1, dtype, threads);
     const std::int64_t padded = rows.blocks * kTile, elements = padded * rows.columns;
     Buffer<T> grad(elements), inverse(padded);
@@ -203,21 +220,19 @@ void backward(const T* grad_loss, const void* z0, const void* z1, const T* lse, 
 
 void nt_xent_forward(const void* z0, const void* z1, std::int64_t n, std::int64_t d, DType dtype, double temperature,
                      void* loss, void* lse, int threads) {
-    if (dtype == DType::f64)
-        forward<double>(z0, z1, n, d, dtype, temperature, static_cast<double*>(loss), static_cast<double*>(lse),
-                        threads);
-    else
-        forward<float>(z0, z1, n, d, dtype, temperature, static_cast<float*>(loss), static_cast<float*>(lse), threads);
+    with_operand(dtype, [&](auto operand) {
+        using O = decltype(operand);
+        forward<O>(z0, z1, n, d, dtype, temperature, loss, static_cast<Sum<O>*>(lse), threads);
+    });
 }
 
 void nt_xent_backward(const void* grad, const void* z0, const void* z1, const void* lse, std::int64_t n,
                       std::int64_t d, DType dtype, double temperature, void* grad0, void* grad1, int threads) {
-    if (dtype == DType::f64)
-        backward<double>(static_cast<const double*>(grad), z0, z1, static_cast<const double*>(lse), n, d, dtype,
-                         temperature, grad0, grad1, threads);
-    else
-        backward<float>(static_cast<const float*>(grad), z0, z1, static_cast<const float*>(lse), n, d, dtype,
-                        temperature, grad0, grad1, threads);
+    with_operand(dtype, [&](auto operand) {
+        using O = decltype(operand);
+        backward<O>(static_cast<const Sum<O>*>(grad), z0, z1, static_cast<const Sum<O>*>(lse), n, d, dtype, temperature,
+                    grad0, grad1, threads);
+    });
 }
 
 }  // namespace fastssl::FASTSSL_ISA

@@ -1,6 +1,9 @@
 // The rows of two views as one matrix, packed for the products of tile.h.
 #pragma once
 
+#include <cstring>
+#include <type_traits>
+
 #include "buffer.h"
 #include "dtype.h"
 #include "symmetric_order.h"
@@ -13,40 +16,75 @@ namespace {
 // e^64 = 6e27: sums of 10^9 of them, and their inverses, are normal numbers in float.
 constexpr int kPlainBound = 64;
 
-template <class T>
-T dot(const T* a, const T* b, std::int64_t columns) {
+template <class T, class S>
+T dot(const S* a, const S* b, std::int64_t d) {
     Vec<T> sums = {};
-    for (std::int64_t k = 0; k < columns; k += kWidth<T>) sums += load<T>(a + k) * load<T>(b + k);
+    for (std::int64_t k = 0; k < d; k += kWidth<T>) {
+        T x[kWidth<T>] = {}, y[kWidth<T>] = {};
+        const std::int64_t left = d - k < kWidth<T> ? d - k : kWidth<T>;
+        for (std::int64_t lane = 0; lane < left; ++lane) {
+            x[lane] = static_cast<T>(widen(a[k + lane]));
+            y[lane] = static_cast<T>(widen(b[k + lane]));
+        }
+        sums += load<T>(x) * load<T>(y);
+    }
     return sum<T>(sums);
 }
 
+// The two views' rows one after the other.
+template <class S>
+struct Views {
+    const S* z0;
+    const S* z1;
+    std::int64_t n, d;
+
+    const S* row(std::int64_t i) const { return i < n ? z0 + i * d : z1 + (i - n) * d; }
+};
+
+// Row after row as the products' operands: [kTile][columns] of numbers, or of pairs of neighbours in a row.
+inline void copy_row(const bfloat16* in, std::int64_t d, std::int64_t columns, Pair* out) {
+    std::memset(static_cast<void*>(out), 0, static_cast<std::size_t>(columns) * sizeof *out);
+    if (d > 0) std::memcpy(static_cast<void*>(out), in, static_cast<std::size_t>(d) * sizeof *in);
+}
+template <class T, class S>
+void copy_row(const S* in, std::int64_t d, std::int64_t columns, T* out) {
+    for (std::int64_t k = 0; k < d; ++k) out[k] = static_cast<T>(widen(in[k]));
+    for (std::int64_t k = d; k < columns; ++k) out[k] = T(0);
+}
+
 // The rows of both views, padded with zeros to whole tiles, in the two orders that the products read.
-template <class T>
+template <class O>
 struct Rows {
+    using T = Sum<O>;
+
     Rows(std::int64_t n, std::int64_t d)
         : n(n),
           count(2 * n),
           d(d),
+          depth(operands<O>(d)),
           blocks((count + kTile - 1) / kTile),
           columns((d + kBlockColumns<T> - 1) / kBlockColumns<T> * kBlockColumns<T>),
-          by_depth(blocks * kTile * d),
-          by_row(blocks * kTile * columns),
+          by_depth(blocks * kTile * depth),
+          by_row(blocks * kTile / kDepths<O> * columns),
           squares(blocks) {}
 
-    std::int64_t n, count, d, blocks, columns;
-    Buffer<T> by_depth;  // [block][d][kTile]
-    Buffer<T> by_row;    // [block][kTile][columns]
+    std::int64_t n, count, d, depth, blocks, columns;
+    Buffer<O> by_depth;  // [block][depth][kTile]
+    Buffer<O> by_row;    // [block][kTile / kDepths][columns]
     Buffer<T> squares;   // [block]: the largest <z_i, z_i>
 
-    const T* depth_block(std::int64_t block) const { return by_depth.get() + block * kTile * d; }
-    const T* row_block(std::int64_t block) const { return by_row.get() + block * kTile * columns; }
+    const O* depth_block(std::int64_t block) const { return by_depth.get() + block * kTile * depth; }
+    O* row_block(std::int64_t block) const { return by_row.get() + block * kTile / kDepths<O> * columns; }
     int size(std::int64_t block) const {
         const std::int64_t left = count - block * kTile;
         return static_cast<int>(left < kTile ? left : kTile);
     }
 
     // While two blocks meet, each is read in both orders and its gradient added to.
-    Order order() const { return Order(blocks, kTile * (d + 2 * columns) * static_cast<std::int64_t>(sizeof(T))); }
+    Order order() const {
+        const std::int64_t read = kTile * (d + columns) * static_cast<std::int64_t>(sizeof(O)) / kDepths<O>;
+        return Order(blocks, read + kTile * columns * static_cast<std::int64_t>(sizeof(T)));
+    }
 
     // Whether no |s| of two rows exceeds kPlainBound; false where there is a NaN.
     bool plain(T scale) const {
@@ -56,44 +94,66 @@ struct Rows {
     }
 
     template <class S>
-    void pack(std::int64_t block, const S* z0, const S* z1) {
-        T* row_first = by_row.get() + block * kTile * columns;
+    void pack(std::int64_t block, const Views<S>& views) {
         T most = T(0);
-        for (int i = 0; i < kTile; ++i) {
-            const std::int64_t row = block * kTile + i;
-            T* out = row_first + i * columns;
-            const S* in = row < n ? z0 + row * d : z1 + (row - n) * d;
-            for (std::int64_t k = 0; k < columns; ++k) out[k] = T(0);
-            if (row < count)
-                for (std::int64_t k = 0; k < d; ++k) out[k] = static_cast<T>(widen(in[k]));
-            const T square = dot(out, out, columns);
+        for (int i = 0; i < size(block); ++i) {
+            const S* row = views.row(block * kTile + i);
+            const T square = dot<T>(row, row, d);
             most = square <= most ? most : square;  // a NaN is kept
         }
         squares.get()[block] = most;
-        transpose(row_first, by_depth.get() + block * kTile * d);
+        if constexpr (kDepths<O> == 1) {
+            pack_rows(block, views, row_block(block), columns);
+        } else {
+            const std::int64_t width = columns / 2;
+            const Buffer<O> pairs(kTile * width);
+            pack_rows(block, views, pairs.get(), width);
+            interleave(pairs.get(), width, row_block(block));
+        }
     }
 
-    // [kTile][columns] -> [d][kTile], in squares of kWidth that stay in the nearest cache.
-    void transpose(const T* row_first, T* depth_first) const {
-        for (std::int64_t k0 = 0; k0 < d; k0 += kWidth<T>) {
-            const std::int64_t last = k0 + kWidth<T> < d ? k0 + kWidth<T> : d;
-            for (int i = 0; i < kTile; i += kWidth<T>)
+private:
+    // Into `rows` [kTile][width], and from there to by_depth.
+    template <class S>
+    void pack_rows(std::int64_t block, const Views<S>& views, O* rows, std::int64_t width) {
+        for (int i = 0; i < kTile; ++i) {
+            const bool real = i < size(block);
+            copy_row(real ? views.row(block * kTile + i) : views.z0, real ? d : 0, width, rows + i * width);
+        }
+        transpose(rows, width, by_depth.get() + block * kTile * depth);
+    }
+
+    // [kTile][width] -> [depth][kTile], in squares of kWidth that stay in the nearest cache.
+    void transpose(const O* row_first, std::int64_t width, O* depth_first) const {
+        for (std::int64_t k0 = 0; k0 < depth; k0 += kWidth<O>) {
+            const std::int64_t last = k0 + kWidth<O> < depth ? k0 + kWidth<O> : depth;
+            for (int i = 0; i < kTile; i += kWidth<O>)
                 for (std::int64_t k = k0; k < last; ++k) {
-                    T line[kWidth<T>];
-                    for (int lane = 0; lane < kWidth<T>; ++lane) line[lane] = row_first[(i + lane) * columns + k];
-                    store<T>(depth_first + k * kTile + i, load<T>(line));
+                    O line[kWidth<O>];
+                    for (int lane = 0; lane < kWidth<O>; ++lane) line[lane] = row_first[(i + lane) * width + k];
+                    store<O>(depth_first + k * kTile + i, load<O>(line));
                 }
         }
     }
+
+    // Pairs of neighbours in a row [kTile][width] -> pairs of rows [kTile / 2][2 width].
+    static void interleave(const O* rows, std::int64_t width, O* out) {
+        for (int i = 0; i < kTile; i += 2, rows += 2 * width)
+            for (std::int64_t k = 0; k < width; ++k, out += 2) {
+                out[0] = O{rows[k].first, rows[width + k].first};
+                out[1] = O{rows[k].second, rows[width + k].second};
+            }
+    }
 };
 
-template <class T>
-void pack_all(Rows<T>& rows, const void* z0, const void* z1, DType dtype, int threads) {
+template <class O>
+void pack_all(Rows<O>& rows, const void* z0, const void* z1, DType dtype, int threads) {
 #pragma omp parallel for num_threads(at_most(threads, rows.blocks)) schedule(static)
     for (std::int64_t block = 0; block < rows.blocks; ++block)
         with_type(dtype, [&](auto type) {
             using S = decltype(type);
-            rows.pack(block, static_cast<const S*>(z0), static_cast<const S*>(z1));
+            if constexpr (kDepths<O> == 1 || std::is_same_v<S, bfloat16>)
+                rows.pack(block, Views<S>{static_cast<const S*>(z0), static_cast<const S*>(z1), rows.n, rows.d});
         });
 }
 

@@ -11,7 +11,7 @@ import torch
 from fastssl import ops
 from fastssl.ops import _native
 
-ISAS = ("baseline", "avx2", "avx512")
+ISAS = ("baseline", "avx2", "avx512", "avx512bf16")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,92 @@
+// What products multiply: numbers of the type that they are summed in, or pairs of bfloat16 where the processor
+// multiplies and adds these at once, twice as many as of float in an instruction, each product exact.
+#pragma once
+
+#include "dtype.h"
+#include "simd.h"
+
+namespace fastssl::FASTSSL_ISA {
+
+// Two neighbours along the depth of a product.
+struct Pair {
+    bfloat16 first, second;
+};
+static_assert(sizeof(Pair) == sizeof(float));
+
+template <>
+struct VectorOf<Pair> {
+    typedef std::int32_t type __attribute__((vector_size(kVectorBytes)));
+};
+
+template <>
+inline Vec<Pair> broadcast<Pair>(Pair x) {
+    std::int32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return bits - Vec<Pair>{};
+}
+
+template <class O>
+struct SumOf {
+    using type = O;
+};
+template <>
+struct SumOf<Pair> {
+    using type = float;
+};
+// What products of O are summed in.
+template <class O>
+using Sum = typename SumOf<O>::type;
+
+// How many steps of the depth one operand holds.
+template <class O>
+constexpr int kDepths = 1;
+template <>
+constexpr int kDepths<Pair> = 2;
+
+template <class O>
+inline std::int64_t operands(std::int64_t depth) {
+    return (depth + kDepths<O> - 1) / kDepths<O>;
+}
+
+// sum + a b, lane by lane.
+template <class O>
+inline Vec<Sum<O>> multiply_add(Vec<Sum<O>> sum, Vec<O> a, Vec<O> b) {
+    return sum + a * b;
+}
+
+#if defined(__AVX512BF16__)
+template <>
+inline Vec<float> multiply_add<Pair>(Vec<float> sum, Vec<Pair> a, Vec<Pair> b) {
+    return (Vec<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+}
+
+// x[0..15] and y[0..15], rounded to nearest, as pairs (x[i], y[i]).
+inline Vec<Pair> paired(Vec<float> x, Vec<float> y) {
+    constexpr __mmask16 kAll = 0xffff;  // g++ warns of the unmasked forms' own undefined operands
+    const __m512i low = _mm512_maskz_cvtepu16_epi32(kAll, (__m256i)_mm512_cvtneps_pbh((__m512)x));
+    const __m512i high = _mm512_maskz_cvtepu16_epi32(kAll, (__m256i)_mm512_cvtneps_pbh((__m512)y));
+    return (Vec<Pair>)_mm512_or_si512(low, _mm512_maskz_slli_epi32(kAll, high, 16));
+}
+
+// The 32 numbers that follow p, rounded to nearest, as pairs of neighbours.
+inline Vec<Pair> neighbours(const float* p) {
+    return (Vec<Pair>)_mm512_cvtne2ps_pbh((__m512)load<float>(p + kWidth<float>), (__m512)load<float>(p));
+}
+
+using BFloat16Operand = Pair;
+#else
+using BFloat16Operand = float;  // widened
+#endif
+
+// Calls f with a value of the type that products of tensors of `dtype` multiply (its value is meaningless).
+template <class F>
+inline void with_operand(DType dtype, F f) {
+    if (dtype == DType::f64)
+        f(double{});
+    else if (dtype == DType::bf16)
+        f(BFloat16Operand{});
+    else
+        f(float{});
+}
+
+}  // namespace fastssl::FASTSSL_ISA
