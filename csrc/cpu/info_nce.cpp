@@ -10,6 +10,7 @@
 // Groups of rows (of queries, then of keys) times parts of the other side are the tasks; parts are combined in their
 // order and depend on the sizes alone, so bits do not depend on the number of threads.
 //
+// bfloat16 rows are multiplied as they are where the processor can (operand.h), with the softmax rounded to bfloat16.
 // Accumulated in float (double for f64). Extra memory: a copy of the lanes and their sums; nothing grows with n m.
 // Reference and tests: fastssl/ops/info_nce.py, tests/ops/test_info_nce.py.
 #include "info_nce.h"
@@ -36,8 +37,8 @@ struct Problem {
 };
 
 // Keeps the positives of a tile of keys, and takes them and the excluded columns out of it.
-template <class T>
-void take_out(const StreamedTile<T>& tile, const Columns& columns, T* positives) {
+template <class O, class T = Sum<O>>
+void take_out(const StreamedTile<O>& tile, const Columns& columns, T* positives) {
     for (int i = 0; i < tile.lane_count; ++i) {
         const std::int64_t row = tile.block * kTile + i, first = tile.index * kTile;
         const std::int64_t target = columns.target(row) - first, excluded = columns.excluded(row) - first;
@@ -49,16 +50,17 @@ void take_out(const StreamedTile<T>& tile, const Columns& columns, T* positives)
     }
 }
 
-template <class T>
+template <class O, class T = Sum<O>>
 void forward(const Problem& problem, double weight, T* loss, T* statistics, T* direction) {
     const std::int64_t n = problem.queries.rows;
     const int threads = problem.threads;
-    const Lanes<T> lanes(problem.queries, static_cast<T>(1.0 / problem.temperature), threads);
+    const Lanes<O> lanes(problem.queries, threads);
     const InnerRows inner{problem.keys, problem.negatives};
-    const LaneSplit split(problem.queries.blocks(), inner.tiles(), 2 * lanes.bytes_a_block());
+    const LaneSplit split(problem.queries.blocks(), inner.tiles(), lanes.bytes_a_block());
     const RunningSums<T> running(split, direction != nullptr ? round_up(problem.keys.d, kPanel<T>) : 0, threads);
     Buffer<T> positives(n);
-    stream(lanes, inner, T(1), split, threads, [&](const StreamedTile<T>& tile) {
+    const T scale = static_cast<T>(1.0 / problem.temperature);
+    stream(lanes, inner, scale, split, threads, [&](const StreamedTile<O>& tile) {
         if (tile.index < problem.keys.blocks()) take_out(tile, problem.columns, positives.get());
         running.absorb(tile);
     });
@@ -78,8 +80,8 @@ void forward(const Problem& problem, double weight, T* loss, T* statistics, T* d
 }
 
 // Replaces the similarities of keys (lanes) and queries (inner rows) by G.
-template <class T>
-void weigh(const StreamedTile<T>& tile, const Columns& columns, const T* grad, const T* statistics, std::int64_t n) {
+template <class O, class T = Sum<O>>
+void weigh(const StreamedTile<O>& tile, const Columns& columns, const T* grad, const T* statistics, std::int64_t n) {
     for (int j = 0; j < tile.rows; ++j) {
         const std::int64_t row = tile.index * kTile + j, first = tile.block * kTile;
         T* values = tile.values + j * kTile;
@@ -92,24 +94,26 @@ void weigh(const StreamedTile<T>& tile, const Columns& columns, const T* grad, c
     }
 }
 
-template <class T, class S>
+template <class O, class S, class T = Sum<O>>
 void backward_to_keys(const Problem& problem, const T* grad, const T* statistics, S* grad_keys) {
     const std::int64_t d = problem.keys.d, columns = round_up(d, kPanel<T>);
     const int threads = problem.threads;
-    const Lanes<T> lanes(problem.keys, T(1), threads);
+    const Lanes<O> lanes(problem.keys, threads);
     const InnerRows inner{problem.queries, RowMatrix{nullptr, 0, d, problem.queries.dtype}};
-    const LaneSplit split(problem.keys.blocks(), inner.tiles(), 2 * lanes.bytes_a_block());
+    const LaneSplit split(problem.keys.blocks(), inner.tiles(), lanes.bytes_a_block());
     const LaneSums<T> sums(split, columns, threads);
-    stream(lanes, inner, static_cast<T>(1.0 / problem.temperature), split, threads, [&](const StreamedTile<T>& tile) {
+    const T scale = static_cast<T>(1.0 / problem.temperature);
+    stream(lanes, inner, scale, split, threads, [&](const StreamedTile<O>& tile) {
         weigh(tile, problem.columns, grad, statistics, problem.queries.rows);
-        add_rows_to_lanes(tile.values, tile.inner, tile.rows, tile.lane_count, columns, sums.at(tile.block, tile.part));
+        const Weights<O> weights(tile.values, tile.rows, tile.lane_count);
+        add_rows_to_lanes(weights, tile.inner, tile.rows, tile.lane_count, columns, sums.at(tile.block, tile.part));
     });
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (std::int64_t block = 0; block < split.blocks; ++block) {
         const T* all = sums.combine(block);
         for (int i = 0; i < problem.keys.size(block); ++i) {
             S* out = grad_keys + (block * kTile + i) * d;
-            for_each_column(all, i, d, [&](std::int64_t k, T sum) { narrow(sum, out[k]); });
+            for_each_column(all, i, d, [&](std::int64_t k, T sum) { narrow(scale * sum, out[k]); });
         }
     }
 }
@@ -122,7 +126,7 @@ void backward_to_queries(const T* grad, const T* direction, const RowMatrix& que
         for (std::int64_t k = row * d; k < (row + 1) * d; ++k) narrow(grad[row] * direction[k], grad_queries[k]);
 }
 
-template <class T>
+template <class O, class T = Sum<O>>
 void backward(const Problem& problem, const T* grad, const T* statistics, const T* direction, void* grad_queries,
               void* grad_keys) {
     with_type(grad_queries != nullptr ? problem.queries.dtype : DType::none, [&](auto type) {
@@ -131,7 +135,7 @@ void backward(const Problem& problem, const T* grad, const T* statistics, const 
     });
     with_type(grad_keys != nullptr ? problem.keys.dtype : DType::none, [&](auto type) {
         using S = decltype(type);
-        backward_to_keys(problem, grad, statistics, static_cast<S*>(grad_keys));
+        backward_to_keys<O>(problem, grad, statistics, static_cast<S*>(grad_keys));
     });
 }
 
@@ -143,12 +147,11 @@ void info_nce_forward(const void* queries, const void* keys, const void* negativ
                       void* loss, void* statistics, void* direction, int threads) {
     const Problem problem{{queries, n, d, queries_dtype}, {keys, m, d, keys_dtype}, {negatives, k, d, negatives_dtype},
                           {targets, exclude},             temperature,              at_most(threads, tiles(n, m + k))};
-    if (queries_dtype == DType::f64)
-        forward(problem, weight, static_cast<double*>(loss), static_cast<double*>(statistics),
-                static_cast<double*>(direction));
-    else
-        forward(problem, weight, static_cast<float*>(loss), static_cast<float*>(statistics),
-                static_cast<float*>(direction));
+    with_operand(beside(queries_dtype, beside(keys_dtype, negatives_dtype)), [&](auto operand) {
+        using T = Sum<decltype(operand)>;
+        forward<decltype(operand)>(problem, weight, static_cast<T*>(loss), static_cast<T*>(statistics),
+                                   static_cast<T*>(direction));
+    });
 }
 
 void info_nce_backward(const void* grad, const void* queries, const void* keys, const std::int64_t* targets,
@@ -157,12 +160,11 @@ void info_nce_backward(const void* grad, const void* queries, const void* keys, 
                        void* grad_queries, void* grad_keys, int threads) {
     const Problem problem{{queries, n, d, queries_dtype}, {keys, m, d, keys_dtype}, {nullptr, 0, d, keys_dtype},
                           {targets, exclude},             temperature,              at_most(threads, tiles(n, m))};
-    if (queries_dtype == DType::f64)
-        backward(problem, static_cast<const double*>(grad), static_cast<const double*>(statistics),
-                 static_cast<const double*>(direction), grad_queries, grad_keys);
-    else
-        backward(problem, static_cast<const float*>(grad), static_cast<const float*>(statistics),
-                 static_cast<const float*>(direction), grad_queries, grad_keys);
+    with_operand(beside(queries_dtype, keys_dtype), [&](auto operand) {
+        using T = Sum<decltype(operand)>;
+        backward<decltype(operand)>(problem, static_cast<const T*>(grad), static_cast<const T*>(statistics),
+                                    static_cast<const T*>(direction), grad_queries, grad_keys);
+    });
 }
 
 }  // namespace fastssl::FASTSSL_ISA

@@ -36,7 +36,8 @@ public:
 
     // Replaces exp(s - maximum) for the similarities of a tile and adds them; those of minus infinity count for
     // nothing.
-    void absorb(const StreamedTile<T>& tile) const {
+    template <class O>
+    void absorb(const StreamedTile<O>& tile) const {
         const Running<T> running = at(tile.block, tile.part);
         alignas(64) T factors[kTile];
         for (int i = 0; i < tile.lane_count; i += kWidth<T>) {
@@ -55,7 +56,8 @@ public:
         }
         if (sums_.columns == 0) return;
         rescale(factors, tile.lane_count, running.sums);
-        add_rows_to_lanes(tile.values, tile.inner, tile.rows, tile.lane_count, sums_.columns, running.sums);
+        const Weights<O> weights(tile.values, tile.rows, tile.lane_count);
+        add_rows_to_lanes(weights, tile.inner, tile.rows, tile.lane_count, sums_.columns, running.sums);
     }
 
     // Adds the other parts of a block to its first, in their order.

@@ -48,6 +48,23 @@ inline std::int64_t operands(std::int64_t depth) {
     return (depth + kDepths<O> - 1) / kDepths<O>;
 }
 
+// The k-th operand of a row of d numbers; what lies after the last is zero.
+template <class O, class S>
+inline O operand(const S* row, std::int64_t k, std::int64_t d) {
+    if constexpr (kDepths<O> == 1)
+        return static_cast<O>(widen(row[k]));
+    else if constexpr (sizeof(S) == sizeof(bfloat16))  // of bfloat16: with_operand sees to it
+        return Pair{{row[2 * k].bits}, {2 * k + 1 < d ? row[2 * k + 1].bits : std::uint16_t{0}}};
+    else
+        return O{};
+}
+
+// A row of d numbers as `count` pairs of neighbours, zeros after the last.
+inline void copy_pairs(const bfloat16* row, std::int64_t d, std::int64_t count, Pair* out) {
+    for (std::int64_t k = d / 2; k < count; ++k) out[k] = Pair{};
+    if (d > 0) std::memcpy(static_cast<void*>(out), row, static_cast<std::size_t>(d) * sizeof *row);
+}
+
 // sum + a b, lane by lane.
 template <class O>
 inline Vec<Sum<O>> multiply_add(Vec<Sum<O>> sum, Vec<O> a, Vec<O> b) {
@@ -77,6 +94,11 @@ using BFloat16Operand = Pair;
 #else
 using BFloat16Operand = float;  // widened
 #endif
+
+// What rows of one type are multiplied as with those of another: pairs need both to be of bfloat16.
+inline DType beside(DType rows, DType others) {
+    return rows == DType::bf16 && others != DType::bf16 ? DType::f32 : rows;
+}
 
 // Calls f with a value of the type that products of tensors of `dtype` multiply (its value is meaningless).
 template <class F>

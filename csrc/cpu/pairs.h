@@ -7,22 +7,22 @@
 namespace fastssl::FASTSSL_ISA {
 
 // Every block of a matrix as inner rows, zeros after the last row.
-template <class T>
+template <class O>
 struct PackedRows {
-    PackedRows(const RowMatrix& matrix, T scale, int threads)
-        : stride(kTile * round_up(matrix.d, kPanel<T>)), packed(matrix.blocks() * stride) {
+    PackedRows(const RowMatrix& matrix, int threads)
+        : d(matrix.d), stride(packed_size<O>(matrix.d)), packed(matrix.blocks() * stride) {
 #pragma omp parallel for num_threads(threads) schedule(static)
         for (std::int64_t block = 0; block < matrix.blocks(); ++block) {
-            T* out = packed.get() + block * stride;
+            O* out = packed.get() + block * stride;
             if (matrix.size(block) < kTile)
-                for (std::int64_t k = 0; k < stride; ++k) out[k] = T(0);
-            pack_inner(matrix, block, scale, out);
+                for (std::int64_t k = 0; k < stride; ++k) out[k] = O{};
+            pack_inner(matrix, block, out);
         }
     }
-    T* block(std::int64_t index) const { return packed.get() + index * stride; }
+    Inner<O> block(std::int64_t index) const { return inner_at<O>(packed.get() + index * stride, d); }
 
-    std::int64_t stride;
-    Buffer<T> packed;
+    std::int64_t d, stride;
+    Buffer<O> packed;
 };
 
 // Sums in the same order, from 0; of no rows where they are not wanted.
@@ -51,12 +51,15 @@ struct RowSums {
 };
 
 // sums[j] += sum_i tile[j][i] lane_i, the lanes packed as inner rows.
-template <class T>
-inline void add_lanes_to_rows(const T* tile, const T* lanes, int rows, int lane_count, std::int64_t d, T* sums) {
-    for (std::int64_t k = 0; k < d; k += kPanel<T>, lanes += kTile * kPanel<T>, sums += kTile * kPanel<T>)
+template <class O>
+inline void add_lanes_to_rows(const Weights<O>& weights, const Inner<O>& lanes, int rows, int lane_count,
+                              std::int64_t d, Sum<O>* sums) {
+    constexpr int depth = kTile / kDepths<O>;
+    const O* in = lanes.along_rows;
+    for (std::int64_t k = 0; k < d; k += kPanel<O>, in += depth * kPanel<O>, sums += kTile * kPanel<O>)
         for (int j = 0; j < rows; j += kBlockRows)
-            multiply_block<T, kTile, 1, true>(tile + j * kTile, lanes, kPanel<T>, lane_count, sums + j * kPanel<T>,
-                                              kPanel<T>);
+            multiply_block<O, depth, 1, true>(weights.along_rows + j * depth, in, kPanel<O>, operands<O>(lane_count),
+                                              sums + j * kPanel<O>, kPanel<O>);
 }
 
 // Calls visit(I, J, tile) once for every pair of blocks, in rounds: in round r block I of `a` meets block I + r of `b`.

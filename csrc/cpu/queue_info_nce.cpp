@@ -7,6 +7,8 @@
 // 4 n k d floating-point operations and n k exponentials for forward and backward. Groups of queries times parts of
 // the queue are the tasks; parts are combined in their order, and depend on the sizes alone.
 //
+// A bfloat16 queue and queries are multiplied as they are where the processor can (operand.h), with the softmax rounded
+// to bfloat16.
 // Accumulated in float (double for f64). Extra memory: a copy of the queries, and their sums for each part of the
 // queue, of which there are fewer the more queries there are (LaneSplit). Bytes read: the queue, once for a group of
 // queries.
@@ -34,17 +36,17 @@ void dot_rows(const RowMatrix& a, const RowMatrix& b, T scale, T* out, int threa
     });
 }
 
-template <class T>
+template <class O, class T = Sum<O>>
 void forward(const RowMatrix& query, const RowMatrix& key, const RowMatrix& queue, double temperature, T* loss,
              T* share, T* direction, int most_threads) {
     const std::int64_t n = query.rows;
     const int threads = at_most(most_threads, tiles(n, queue.rows));
     const T scale = static_cast<T>(1.0 / temperature);
-    const Lanes<T> lanes(query, scale, threads);
+    const Lanes<O> lanes(query, threads);
     const InnerRows inner{queue, RowMatrix{nullptr, 0, query.d, queue.dtype}};
-    const LaneSplit split(query.blocks(), inner.tiles(), 2 * lanes.bytes_a_block());
+    const LaneSplit split(query.blocks(), inner.tiles(), lanes.bytes_a_block());
     const RunningSums<T> running(split, direction != nullptr ? round_up(query.d, kPanel<T>) : 0, threads);
-    stream(lanes, inner, T(1), split, threads, [&](const StreamedTile<T>& tile) { running.absorb(tile); });
+    stream(lanes, inner, scale, split, threads, [&](const StreamedTile<O>& tile) { running.absorb(tile); });
 
     Buffer<T> positive(n);
     dot_rows(query, key, scale, positive.get(), threads);
@@ -75,12 +77,11 @@ void queue_info_nce_forward(const void* query, const void* key, const void* queu
                             std::int64_t d, DType dtype, DType queue_dtype, double temperature, void* loss, void* share,
                             void* direction, int threads) {
     const RowMatrix queries{query, n, d, dtype}, keys{key, n, d, dtype}, negatives{queue, k, d, queue_dtype};
-    if (dtype == DType::f64)
-        forward(queries, keys, negatives, temperature, static_cast<double*>(loss), static_cast<double*>(share),
-                static_cast<double*>(direction), threads);
-    else
-        forward(queries, keys, negatives, temperature, static_cast<float*>(loss), static_cast<float*>(share),
-                static_cast<float*>(direction), threads);
+    with_operand(beside(dtype, queue_dtype), [&](auto operand) {
+        using T = Sum<decltype(operand)>;
+        forward<decltype(operand)>(queries, keys, negatives, temperature, static_cast<T*>(loss), static_cast<T*>(share),
+                                   static_cast<T*>(direction), threads);
+    });
 }
 
 void queue_info_nce_backward(const void* grad, const void* query, const void* share, const void* direction,

@@ -7,6 +7,7 @@
 // No pair needs another's sum, so one pass gives the loss and all gradients up to a factor: 6 n^2 d floating-point
 // operations (4 for one side, 2 for none), an exponential and a quotient for each pair. Rounds: pairs.h.
 //
+// bfloat16 rows are multiplied as they are where the processor can (operand.h), with G rounded to bfloat16.
 // Accumulated in float (double for f64), the loss and the bias's gradient over rows in double. Extra memory: 5 n d
 // elements; nothing grows with n^2. Reference and tests: fastssl/ops/siglip_loss.py, tests/ops/test_siglip_loss.py.
 #include "siglip_loss.h"
@@ -69,13 +70,13 @@ struct Results {
     T* direction_b;
 };
 
-template <class T>
+template <class O, class T = Sum<O>>
 void forward(const Problem& problem, T bias, const Results<T>& out) {
     const std::int64_t n = problem.a.rows, d = problem.a.d, padded = problem.a.blocks() * kTile;
     const int threads = problem.threads;
     const T scale = static_cast<T>(problem.scale);
-    const Lanes<T> lanes(problem.a, scale, threads);
-    const PackedRows<T> inner(problem.b, T(1), threads), scaled_a(problem.a, scale, threads);
+    const Lanes<O> lanes(problem.a, threads);
+    const PackedRows<O> inner(problem.b, threads), a_as_inner(problem.a, threads);
     const RowSums<T> sums_a(problem.a, out.direction_a != nullptr, threads);
     const RowSums<T> sums_b(problem.b, out.direction_b != nullptr, threads);
     Buffer<T> losses(padded), slopes(padded), positives(padded);
@@ -84,7 +85,7 @@ void forward(const Problem& problem, T bias, const Results<T>& out) {
     for_each_pair<T>(problem.a.blocks(), threads, [&](std::int64_t first, std::int64_t second, T* tile) {
         const int lane_count = problem.a.size(first), rows = problem.b.size(second);
         const std::int64_t row = first * kTile;
-        similarities<T>(inner.block(second), rows, lanes.block(first), lane_count, d, tile);
+        similarities<O>(inner.block(second), rows, lanes.block(first), lane_count, d, scale, tile);
         for (int i = 0; first == second && i < rows; ++i) {  // a pair is no negative: minus infinity adds nothing
             positives.get()[row + i] = tile[i * kTile + i] + bias;
             tile[i * kTile + i] = -kInfinity<T>;
@@ -92,10 +93,11 @@ void forward(const Problem& problem, T bias, const Results<T>& out) {
         add_tile(tile, rows, bias, losses.get() + row, slopes.get() + row);
         for (int i = 0; first == second && i < rows; ++i)
             tile[i * kTile + i] = static_cast<T>(-1.0 / (1.0 + ::exp(static_cast<double>(positives.get()[row + i]))));
+        const Weights<O> weights(tile, rows, lane_count);
         if (out.direction_a != nullptr)
-            add_rows_to_lanes(tile, inner.block(second), rows, lane_count, d, sums_a.block(first));
+            add_rows_to_lanes(weights, inner.block(second), rows, lane_count, d, sums_a.block(first));
         if (out.direction_b != nullptr)
-            add_lanes_to_rows(tile, scaled_a.block(first), rows, lane_count, d, sums_b.block(second));
+            add_lanes_to_rows(weights, a_as_inner.block(first), rows, lane_count, d, sums_b.block(second));
     });
 
     double loss = 0, slope = 0;
@@ -106,8 +108,8 @@ void forward(const Problem& problem, T bias, const Results<T>& out) {
     }
     *out.loss = static_cast<T>(loss / static_cast<double>(n));
     *out.slope = static_cast<T>(slope / static_cast<double>(n));
-    const T factor = static_cast<T>(1.0 / static_cast<double>(n));
-    if (out.direction_a != nullptr) sums_a.write(factor * scale, out.direction_a, threads);
+    const T factor = scale * static_cast<T>(1.0 / static_cast<double>(n));
+    if (out.direction_a != nullptr) sums_a.write(factor, out.direction_a, threads);
     if (out.direction_b != nullptr) sums_b.write(factor, out.direction_b, threads);
 }
 
@@ -126,14 +128,12 @@ void siglip_loss_forward(const void* a, const void* b, const void* bias, std::in
                          DType b_dtype, double scale, void* loss, void* slope, void* direction_a, void* direction_b,
                          int threads) {
     const Problem problem{{a, n, d, a_dtype}, {b, n, d, b_dtype}, scale, at_most(threads, tiles(n, n))};
-    if (a_dtype == DType::f64)
-        forward(problem, *static_cast<const double*>(bias),
-                Results<double>{static_cast<double*>(loss), static_cast<double*>(slope),
-                                static_cast<double*>(direction_a), static_cast<double*>(direction_b)});
-    else
-        forward(problem, *static_cast<const float*>(bias),
-                Results<float>{static_cast<float*>(loss), static_cast<float*>(slope),
-                               static_cast<float*>(direction_a), static_cast<float*>(direction_b)});
+    with_operand(beside(a_dtype, b_dtype), [&](auto operand) {
+        using T = Sum<decltype(operand)>;
+        forward<decltype(operand)>(problem, *static_cast<const T*>(bias),
+                                   Results<T>{static_cast<T*>(loss), static_cast<T*>(slope),
+                                              static_cast<T*>(direction_a), static_cast<T*>(direction_b)});
+    });
 }
 
 void siglip_loss_backward(const void* grad, const void* direction, std::int64_t count, DType dtype, bool wide,

@@ -1,8 +1,9 @@
 // Tiles of similarities and products with them: what the contrastive losses share.
 //
 // tile[j][i] = <inner_j, lane_i> for kTile rows of each side. The lanes lie across the vectors, so what is reduced or
-// scaled for each of them needs no shuffle; the inner rows are streamed. The same packed inner rows are the broadcast
-// operand of the similarities and the vector operand of the weighted sums: two small copies and no transposition.
+// scaled for each of them needs no shuffle; the inner rows are streamed. Unless operands are pairs, the same packed inner
+// rows are the broadcast operand of the similarities and the vector operand of the weighted sums: two small copies and
+// no transposition.
 #pragma once
 
 #include "buffer.h"
@@ -41,98 +42,150 @@ struct RowMatrix {
     int size(std::int64_t block) const { return static_cast<int>(smaller(rows - block * kTile, kTile)); }
 };
 
-// A block of rows, scaled, as inner rows: [columns / kPanel][kTile][kPanel], zeros in the columns after d.
-template <class T>
-void pack_inner(const RowMatrix& matrix, std::int64_t block, T scale, T* out) {
+// A block of rows, packed as inner rows: the broadcast operand of the similarities and the vector operand of the
+// weighted sums.
+template <class O>
+struct Inner {
+    const O* along_features;  // [columns / kPanel][kTile][kPanel / kDepths], neighbours in a row paired
+    const O* along_rows;      // [columns / kPanel][kTile / kDepths][kPanel], neighbouring rows paired
+};
+
+// Operands that one block of packed inner rows takes, in both orders where they differ.
+template <class O>
+std::int64_t packed_size(std::int64_t d) {
+    return kTile * round_up(d, kPanel<O>);
+}
+
+template <class O>
+Inner<O> inner_at(const O* packed, std::int64_t d) {
+    return {packed, kDepths<O> == 1 ? packed : packed + packed_size<O>(d) / 2};
+}
+
+// Packs a block of rows; zeros in the columns after d, and where rows are paired after the last row if it is alone.
+template <class O>
+void pack_inner(const RowMatrix& matrix, std::int64_t block, O* out) {
     const std::int64_t d = matrix.d;
     const int rows = matrix.size(block);
     with_type(matrix.dtype, [&](auto type) {
         using S = decltype(type);
         const S* in = static_cast<const S*>(matrix.data) + block * kTile * d;
-        for (std::int64_t first = 0; first < d; first += kPanel<T>, out += kTile * kPanel<T>)
+        for (std::int64_t first = 0; first < d; first += kPanel<O>, out += kTile * kPanel<O>)
             for (int j = 0; j < rows; ++j) {
                 const S* row = in + j * d + first;
-                T* packed = out + j * kPanel<T>;
-                if (first + kPanel<T> <= d)
-                    for (int k = 0; k < kPanel<T>; ++k) packed[k] = static_cast<T>(widen(row[k])) * scale;
+                O* packed = out + j * kPanel<O>;
+                if (first + kPanel<O> <= d)
+                    for (int k = 0; k < kPanel<O>; ++k) packed[k] = static_cast<O>(widen(row[k]));
                 else
-                    for (int k = 0; k < kPanel<T>; ++k)
-                        packed[k] = first + k < d ? static_cast<T>(widen(row[k])) * scale : T(0);
+                    for (int k = 0; k < kPanel<O>; ++k) packed[k] = first + k < d ? static_cast<O>(widen(row[k])) : O(0);
             }
     });
 }
 
-// A block of rows, scaled, as lanes: [kTile / kPanel][d][kPanel], zeros in the lanes after the last row.
-template <class T>
-void pack_lanes(const RowMatrix& matrix, std::int64_t block, T scale, T* out) {
+template <>
+inline void pack_inner<Pair>(const RowMatrix& matrix, std::int64_t block, Pair* out) {
+    constexpr int panel = kPanel<Pair>;
     const std::int64_t d = matrix.d;
+    const int rows = matrix.size(block);
+    const bfloat16* in = static_cast<const bfloat16*>(matrix.data) + block * kTile * d;
+    Pair* pairs = out + packed_size<Pair>(d) / 2;
+    for (std::int64_t first = 0; first < d; first += panel, out += kTile * panel / 2, pairs += kTile * panel / 2) {
+        const std::int64_t width = smaller(panel, d - first);
+        for (int j = 0; j < rows; ++j)
+            copy_pairs(in + j * d + first, width, panel / 2, out + j * panel / 2);
+        for (int j = 0; j < rows; j += 2) {
+            const Pair* row = out + j * panel / 2;
+            for (int k = 0; k < panel / 2; ++k) {
+                const Pair a = row[k], b = j + 1 < rows ? row[panel / 2 + k] : Pair{};
+                pairs[j / 2 * panel + 2 * k] = Pair{a.first, b.first};
+                pairs[j / 2 * panel + 2 * k + 1] = Pair{a.second, b.second};
+            }
+        }
+    }
+}
+
+// A block of rows as lanes: [kTile / kPanel][depth][kPanel], zeros in the lanes after the last row.
+template <class O>
+void pack_lanes(const RowMatrix& matrix, std::int64_t block, O* out) {
+    const std::int64_t d = matrix.d, depth = operands<O>(d);
     const int rows = matrix.size(block);
     with_type(matrix.dtype, [&](auto type) {
         using S = decltype(type);
         for (int i = 0; i < kTile; ++i) {
             const S* row = static_cast<const S*>(matrix.data) + (block * kTile + i) * d;
-            T* lane = out + i / kPanel<T> * d * kPanel<T> + i % kPanel<T>;
-            for (std::int64_t k = 0; k < d; ++k)
-                lane[k * kPanel<T>] = i < rows ? static_cast<T>(widen(row[k])) * scale : T(0);
+            O* lane = out + i / kPanel<O> * depth * kPanel<O> + i % kPanel<O>;
+            for (std::int64_t k = 0; k < depth; ++k) lane[k * kPanel<O>] = i < rows ? operand<O>(row, k, d) : O{};
         }
     });
 }
 
 // Every block of a matrix as lanes.
-template <class T>
+template <class O>
 struct Lanes {
-    Lanes(const RowMatrix& matrix, T scale, int threads)
-        : matrix(matrix), packed(matrix.blocks() * kTile * matrix.d) {
+    Lanes(const RowMatrix& matrix, int threads)
+        : matrix(matrix), size(kTile * operands<O>(matrix.d)), packed(matrix.blocks() * size) {
 #pragma omp parallel for num_threads(threads) schedule(static)
         for (std::int64_t block = 0; block < matrix.blocks(); ++block)
-            pack_lanes(matrix, block, scale, packed.get() + block * kTile * matrix.d);
+            pack_lanes(matrix, block, packed.get() + block * size);
     }
-    const T* block(std::int64_t index) const { return packed.get() + index * kTile * matrix.d; }
-    std::int64_t bytes_a_block() const { return kTile * matrix.d * static_cast<std::int64_t>(sizeof(T)); }
+    const O* block(std::int64_t index) const { return packed.get() + index * size; }
+    // With as many sums: what a processor's cache holds while inner rows stream by.
+    std::int64_t bytes_a_block() const {
+        return size * static_cast<std::int64_t>(sizeof(O)) +
+               kTile * matrix.d * static_cast<std::int64_t>(sizeof(Sum<O>));
+    }
 
     RowMatrix matrix;
-    Buffer<T> packed;
+    std::int64_t size;  // of a block
+    Buffer<O> packed;
 };
 
 // kBlockRows inner rows against one panel of lanes.
-template <class T>
-inline void similarity_block(const T* inner, const T* lanes, std::int64_t d, T* tile) {
+template <class O>
+inline void similarity_block(const O* inner, const O* lanes, std::int64_t depth, Sum<O> scale, Sum<O>* tile) {
+    using T = Sum<O>;
+    constexpr int stride = kPanel<O> / kDepths<O>;
     Vec<T> sums[kBlockRows][kBlockVectors] = {};
-    for (; d > 0; d -= kPanel<T>, inner += kTile * kPanel<T>) {
-        const std::int64_t depth = smaller(d, kPanel<T>);
-        for (std::int64_t k = 0; k < depth; ++k, lanes += kPanel<T>) {
-            Vec<T> lane[kBlockVectors];
+    for (; depth > 0; depth -= stride, inner += kTile * stride) {
+        const std::int64_t steps = smaller(depth, stride);
+        for (std::int64_t k = 0; k < steps; ++k, lanes += kPanel<O>) {
+            Vec<O> lane[kBlockVectors];
 #pragma GCC unroll 2
-            for (int v = 0; v < kBlockVectors; ++v) lane[v] = load<T>(lanes + v * kWidth<T>);
+            for (int v = 0; v < kBlockVectors; ++v) lane[v] = load<O>(lanes + v * kWidth<O>);
 #pragma GCC unroll 12
             for (int j = 0; j < kBlockRows; ++j) {
-                const Vec<T> scalar = broadcast<T>(inner[j * kPanel<T> + k]);
+                const Vec<O> scalar = broadcast<O>(inner[j * stride + k]);
 #pragma GCC unroll 2
-                for (int v = 0; v < kBlockVectors; ++v) sums[j][v] += scalar * lane[v];
+                for (int v = 0; v < kBlockVectors; ++v) sums[j][v] = multiply_add<O>(sums[j][v], scalar, lane[v]);
             }
         }
     }
 #pragma GCC unroll 12
     for (int j = 0; j < kBlockRows; ++j)
 #pragma GCC unroll 2
-        for (int v = 0; v < kBlockVectors; ++v) store<T>(tile + j * kTile + v * kWidth<T>, sums[j][v]);
+        for (int v = 0; v < kBlockVectors; ++v) store<T>(tile + j * kTile + v * kWidth<T>, sums[j][v] * scale);
 }
 
-// tile[j][i] = <inner_j, lane_i> for the first `rows` inner rows and `lane_count` lanes; what the register blocks write
-// beyond them has no meaning.
-template <class T>
-void similarities(const T* inner, int rows, const T* lanes, int lane_count, std::int64_t d, T* tile) {
-    for (int i = 0; i < lane_count; i += kPanel<T>)
+// tile[j][i] = scale <inner_j, lane_i> for the first `rows` inner rows and `lane_count` lanes; what the register blocks
+// write beyond them has no meaning.
+template <class O>
+void similarities(const Inner<O>& inner, int rows, const O* lanes, int lane_count, std::int64_t d, Sum<O> scale,
+                  Sum<O>* tile) {
+    const std::int64_t depth = operands<O>(d);
+    for (int i = 0; i < lane_count; i += kPanel<O>)
         for (int j = 0; j < rows; j += kBlockRows)
-            similarity_block<T>(inner + j * kPanel<T>, lanes + i * d, d, tile + j * kTile + i);
+            similarity_block<O>(inner.along_features + j * kPanel<O> / kDepths<O>, lanes + i * depth, depth, scale,
+                                tile + j * kTile + i);
 }
 
 // Sums for kTile rows of `columns` columns, in panels as packed inner rows are: [columns / kPanel][kTile][kPanel].
-template <class T>
-inline void add_rows_to_lanes(const T* tile, const T* inner, int rows, int lane_count, std::int64_t columns, T* sums) {
-    for (std::int64_t k = 0; k < columns; k += kPanel<T>, inner += kTile * kPanel<T>, sums += kTile * kPanel<T>)
+template <class O>
+inline void add_rows_to_lanes(const Weights<O>& weights, const Inner<O>& inner, int rows, int lane_count,
+                              std::int64_t columns, Sum<O>* sums) {
+    const O* in = inner.along_rows;
+    for (std::int64_t k = 0; k < columns; k += kPanel<O>, in += kTile * kPanel<O> / kDepths<O>, sums += kTile * kPanel<O>)
         for (int i = 0; i < lane_count; i += kBlockRows)  // sums[i] += sum_j tile[j][i] inner[j]
-            multiply_block<T, 1, kTile, true>(tile + i, inner, kPanel<T>, rows, sums + i * kPanel<T>, kPanel<T>);
+            multiply_block<O, 1, kTile, true>(weights.along_columns + i, in, kPanel<O>, operands<O>(rows),
+                                              sums + i * kPanel<O>, kPanel<O>);
 }
 
 // Row i of sums kept in panels, from `sums` of its block.
@@ -197,34 +250,38 @@ struct InnerRows {
 };
 
 // Similarities of a block of lanes with the `index`-th tile of inner rows, and those rows, packed.
-template <class T>
+template <class O>
 struct StreamedTile {
     std::int64_t block, part, index;
     int rows, lane_count;
-    const T* inner;
-    T* values;
+    Inner<O> inner;
+    Sum<O>* values;
 };
 
 // Calls visit(tile) for every tile; those of one block and part in order and in one thread, others in parallel.
-template <class T, class Visit>
-void stream(const Lanes<T>& lanes, const InnerRows& inner, T scale, const LaneSplit& split, int threads, Visit visit) {
-    const std::int64_t d = lanes.matrix.d, packed = kTile * round_up(d, kPanel<T>), tile_size = kTile * kTile;
-    Buffer<T> scratch(threads * (packed + tile_size));
-    for (std::int64_t k = 0; k < threads * (packed + tile_size); ++k) scratch.get()[k] = T(0);
+template <class O, class Visit>
+void stream(const Lanes<O>& lanes, const InnerRows& inner, Sum<O> scale, const LaneSplit& split, int threads,
+            Visit visit) {
+    const std::int64_t d = lanes.matrix.d, packed = packed_size<O>(d), tile_size = kTile * kTile;
+    Buffer<O> panels(threads * packed);
+    Buffer<Sum<O>> values(threads * tile_size);
+    for (std::int64_t k = 0; k < threads * packed; ++k) panels.get()[k] = O{};
+    for (std::int64_t k = 0; k < threads * tile_size; ++k) values.get()[k] = Sum<O>(0);
 #pragma omp parallel for collapse(2) num_threads(threads) schedule(dynamic, 1)
     for (std::int64_t part = 0; part < split.parts; ++part)
         for (std::int64_t group = 0; group < split.groups(); ++group) {
-            T* panels = scratch.get() + thread_index() * (packed + tile_size);
-            T* tile = panels + packed;
+            O* const panel = panels.get() + thread_index() * packed;
+            Sum<O>* const tile = values.get() + thread_index() * tile_size;
+            const Inner<O> rows_of_tile = inner_at<O>(panel, d);
             const std::int64_t first = group * split.group, last = smaller(first + split.group, split.blocks);
             for (std::int64_t index = split.begin(part); index < split.end(part); ++index) {
                 const RowMatrix& matrix = inner.of(index);
                 const int rows = matrix.size(inner.block(index));
-                pack_inner(matrix, inner.block(index), scale, panels);
+                pack_inner(matrix, inner.block(index), panel);
                 for (std::int64_t block = first; block < last; ++block) {
                     const int lane_count = lanes.matrix.size(block);
-                    similarities<T>(panels, rows, lanes.block(block), lane_count, d, tile);
-                    visit(StreamedTile<T>{block, part, index, rows, lane_count, panels, tile});
+                    similarities<O>(rows_of_tile, rows, lanes.block(block), lane_count, d, scale, tile);
+                    visit(StreamedTile<O>{block, part, index, rows, lane_count, rows_of_tile, tile});
                 }
             }
         }

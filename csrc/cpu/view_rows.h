@@ -1,7 +1,6 @@
 // The rows of two views as one matrix, packed for the products of tile.h.
 #pragma once
 
-#include <cstring>
 #include <type_traits>
 
 #include "buffer.h"
@@ -43,8 +42,7 @@ struct Views {
 
 // Row after row as the products' operands: [kTile][columns] of numbers, or of pairs of neighbours in a row.
 inline void copy_row(const bfloat16* in, std::int64_t d, std::int64_t columns, Pair* out) {
-    std::memset(static_cast<void*>(out), 0, static_cast<std::size_t>(columns) * sizeof *out);
-    if (d > 0) std::memcpy(static_cast<void*>(out), in, static_cast<std::size_t>(d) * sizeof *in);
+    copy_pairs(in, d, columns, out);
 }
 template <class T, class S>
 void copy_row(const S* in, std::int64_t d, std::int64_t columns, T* out) {

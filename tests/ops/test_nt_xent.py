@@ -42,6 +42,8 @@ def assert_as_good_as_plain_torch(z0: Tensor, z1: Tensor, temperature: float) ->
     epsilon = torch.finfo(z0.dtype).eps
     # one rounding of a similarity, seen through 1/t: below this, which of the two is nearer is chance
     chance = epsilon / temperature * (1.0 if z0.dtype in (torch.float32, torch.float64) else 0.1)
+    if z0.dtype == torch.float64:  # what stands for exact is rounded too, as the processor happens to sum
+        chance *= 8
     for got, rival, want in zip(ours, plain, exact, strict=True):
         error, rival_error = ((x.double() - want).abs().max().item() for x in (got, rival))
         scale = max(want.abs().max().item(), 1.0 / len(z0) / temperature if want.dim() else 1.0)
