@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: measures every op and writes the rows to benchmarks/results/."""
+"""``python -m benchmarks``: measures every op and writes the rows to the machine's folder in benchmarks/results/."""
 
 from __future__ import annotations
 
@@ -84,9 +84,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", choices=harness.OPS, help="one op")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads (default: torch's own)")
-    parser.add_argument("--out", type=Path, default=summary.RESULTS, help="folder of the JSON files, one an op")
+    parser.add_argument("--out", type=Path, help="folder of the JSON files, one an op (default: this machine's)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    out = options.out or summary.RESULTS / summary.folder_of(harness.processor())
     limit_memory()
     console = Console(width=160)
     found, told = measured_floors(options.threads, console)
@@ -94,7 +95,7 @@ def main() -> None:
         rows = rows_of(op, found, console)
         console.print(table(rows))
         report = {"run": {**harness.circumstances(), "floors": told}, "rows": rows}
-        with atomic_write(options.out / f"{op}.json") as path:
+        with atomic_write(out / f"{op}.json") as path:
             path.write_text(json.dumps(report, indent=1) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.publish``: docs/performance.md and docs/results.md, every figure from the JSON files."""
+"""``python -m benchmarks.publish``: docs/performance.md, a page a machine, and docs/results.md, from the JSON files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import demo, plots, summary
-from benchmarks.summary import Measured, Report, Row
+from benchmarks.summary import Machine, Measured, Report, Row
 from fastssl.files import atomic_write
 from fastssl.ops import _crossover
 from fastssl.ops._crossover import Crossover
@@ -21,7 +21,7 @@ best rival's median over ours: bold where we are **slower**, and *alike* where e
 implementation can do without, in percent of ours. Memory is what one call adds to the process's high-water mark, ours
 and then plain torch's.
 
-Measured on a CPU. The CUDA and Triton kernels are **not yet run on a GPU**.
+Measured on CPUs, each machine in a run of its own; its name leads to every provider's times, rates and errors. The CUDA and Triton kernels are **not yet run on a GPU**.
 """
 READ_DETAILS = """\
 *fastssl against it*: how many times faster fastssl is than that provider. Rates count what the algorithm itself must
@@ -136,20 +136,20 @@ def detail_cells(case: Measured, row: Row) -> list[object]:
     ]
 
 
-def pictures(report: Report, docs: Path) -> list[str]:
-    """Draws the op's series into ``docs`` and returns the lines that show them."""
+def pictures(report: Report, folder: Path) -> list[str]:
+    """Draws the op's series into ``folder`` and returns the lines that show them on a page there."""
     lines = []
     for series in summary.series(report):
-        name = f"performance-{series.op}-{'-'.join(re.findall(r'[a-z0-9]+', series.fixed))}.svg"
-        with atomic_write(docs / name) as path:
+        name = f"{series.op}-{'-'.join(re.findall(r'[a-z0-9]+', series.fixed))}.svg"
+        with atomic_write(folder / name) as path:
             plots.draw(series, path)
-        lines.append(f"![Time and memory of {series.op} over {series.variable}]({name})\n")
+        lines.append(f"![Time and memory of {series.op} over {series.variable}]({folder.name}/{name})\n")
     return lines
 
 
 def choices(table: dict[str, Crossover]) -> str:
     """Where the automatic choice takes plain torch, and how much was measured to say so."""
-    parts = ["# Which backend is chosen\n", READ_CHOICE]
+    parts = ["## Which backend is chosen\n", READ_CHOICE]
     for op, measured in table.items():
         won = [point for point in measured.points if point.reference_wins]
         told = "plain torch is faster at these" if won else "the C++ kernel is faster at all of them"
@@ -160,15 +160,23 @@ def choices(table: dict[str, Crossover]) -> str:
     return "\n".join(parts)
 
 
-def performance(reports: Sequence[Report], docs: Path) -> str:
-    """The text of performance.md; its pictures are drawn into ``docs``."""
-    cases = [case for report in reports for case in report.cases]
-    parts = [MADE, "# Performance\n", READ_SUMMARY, first_table(reports), "", lost(cases)]
-    parts += [line for report in reports for line in pictures(report, docs)]
-    parts += [choices(_crossover.table()), "# Details\n", READ_DETAILS]
-    for report in reports:
+def machine_page(machine: Machine, docs: Path) -> str:
+    """Everything measured on one machine; its pictures are drawn into a folder beside the page."""
+    parts = [MADE, f"# Performance on {machine.name}\n", READ_DETAILS]
+    parts += [line for report in machine.reports for line in pictures(report, docs / machine.folder)]
+    for report in machine.reports:
         parts += [f"## {report.op}\n", details(report), "", circumstances(report.run), ""]
     return "\n".join(parts)
+
+
+def performance(machines: Sequence[Machine]) -> str:
+    """The text of performance.md."""
+    parts = [MADE, "# Performance\n", READ_SUMMARY]
+    for machine in machines:
+        cases = [case for report in machine.reports for case in report.cases]
+        parts += [f"## [{machine.name}](performance/{machine.folder}.md)\n", first_table(machine.reports), ""]
+        parts.append(lost(cases))
+    return "\n".join([*parts, choices(_crossover.table())])
 
 
 def results() -> str:
@@ -194,11 +202,14 @@ def results() -> str:
 
 
 def main() -> None:
-    measured = list(summary.reports(summary.RESULTS))
-    for name, text in (("performance.md", performance(measured, DOCS)), ("results.md", results())):
-        with atomic_write(DOCS / name) as path:
+    machines = summary.machines(summary.RESULTS)
+    pages = {DOCS / "performance.md": performance(machines), DOCS / "results.md": results()}
+    for machine in machines:
+        pages[DOCS / "performance" / f"{machine.folder}.md"] = machine_page(machine, DOCS / "performance")
+    for page, text in pages.items():
+        with atomic_write(page) as path:
             path.write_text(text)
-        print(DOCS / name)
+        print(page)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The results files as their readers need them: cases, each with its rows, its verdict and the series it belongs to."""
+"""The results files as their readers need them: machines, and cases with rows, verdict and the series they belong to."""
 
 from __future__ import annotations
 
@@ -65,12 +65,35 @@ class Report:
     cases: list[Measured]
 
 
+@dataclass(frozen=True)
+class Machine:
+    """The ops that were measured on one machine: a folder of results."""
+
+    folder: str
+    name: str
+    reports: list[Report]
+
+
+def folder_of(processor: str) -> str:
+    """The name of a machine's folder: ``intel-xeon-2-threads`` of ``Intel(R) Xeon(R) Processor, 2 threads``."""
+    plain = re.sub(r"\((R|TM)\)|\b(Processor|CPU)\b", " ", processor)
+    return "-".join(re.findall(r"[a-z0-9]+", plain.lower()))
+
+
+def machines(results: Path) -> list[Machine]:
+    """Every machine that has results, the one measured last first."""
+    found = []
+    for folder in sorted(path for path in results.iterdir() if path.is_dir()):
+        if measured := list(reports(folder)):
+            found.append(Machine(folder.name, measured[0].run["processor"], measured))
+    return sorted(found, key=lambda machine: max(report.run["date"] for report in machine.reports), reverse=True)
+
+
 def reports(folder: Path) -> Iterator[Report]:
-    """Every op that has results in ``folder``."""
+    """Every op that has results in a machine's folder."""
     for path in sorted(folder.glob("*.json")):
         report = json.loads(path.read_text())
-        if report["rows"] and "provider" in report["rows"][0]:
-            yield Report(path.stem, report["run"], grouped(report["rows"]))
+        yield Report(path.stem, report["run"], grouped(report["rows"]))
 
 
 def grouped(rows: list[Row]) -> list[Measured]:

@@ -26,10 +26,11 @@ template <>
 __device__ inline __nv_bfloat16 narrow<__nv_bfloat16>(float x) { return __float2bfloat16_rn(x); }
 template <>
 __device__ inline __half narrow<__half>(float x) { return __float2half_rn(x); }
+// by way of float, as torch converts
 template <>
-__device__ inline __nv_bfloat16 narrow<__nv_bfloat16>(double x) { return __double2bfloat16(x); }
+__device__ inline __nv_bfloat16 narrow<__nv_bfloat16>(double x) { return narrow<__nv_bfloat16>(static_cast<float>(x)); }
 template <>
-__device__ inline __half narrow<__half>(double x) { return __double2half(x); }
+__device__ inline __half narrow<__half>(double x) { return narrow<__half>(static_cast<float>(x)); }
 
 // Calls f with a value of the type of `dtype` (its value is meaningless); `none` and `bytes` call nothing.
 template <class F>

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks import publish, summary
-from benchmarks.summary import Measured, Report
+from benchmarks.summary import Machine, Measured, Report
 
 
 def row(provider: str, median: float, spread: float = 0.1, **more: Any) -> dict[str, Any]:
@@ -47,14 +47,15 @@ def test_the_page_has_failures_and_a_picture(tmp_path: Path) -> None:
     cases = [case(1.0 * n, 2.0 * n, shape=f"n={n} d=2", peak_extra_megabytes=float(n)) for n in (1, 2, 4)]
     cases[2].rows.append(failed)
     report = Report("an_op", {"rivals": {"timm": "not installed"}, "commit": "abc"}, cases)
-    page = publish.performance([report], tmp_path)
+    machine = Machine("a-machine", "A Machine, 2 threads", [report])
+    page = publish.machine_page(machine, tmp_path)
     assert "gone: failed, not installed" in page
     assert "rivals: timm not installed" in page
-    assert "(performance-an_op-d-2-float32.svg)" in page
-    first = (tmp_path / "performance-an_op-d-2-float32.svg").read_text()
+    assert "(a-machine/an_op-d-2-float32.svg)" in page
+    first = (tmp_path / "a-machine" / "an_op-d-2-float32.svg").read_text()
     assert "<svg" in first
-    publish.performance([report], tmp_path)
-    assert (tmp_path / "performance-an_op-d-2-float32.svg").read_text() == first
+    publish.machine_page(machine, tmp_path)
+    assert (tmp_path / "a-machine" / "an_op-d-2-float32.svg").read_text() == first
 
 
 def test_a_series_needs_three_cases_that_differ_in_one_number() -> None:
@@ -64,7 +65,15 @@ def test_a_series_needs_three_cases_that_differ_in_one_number() -> None:
 
 
 def test_the_committed_results_can_be_published(tmp_path: Path) -> None:
-    reports = list(summary.reports(summary.RESULTS))
-    assert {"nt_xent", "ema_update"} <= {report.op for report in reports}
-    assert "demo" not in {report.op for report in reports}
-    assert publish.performance(reports, tmp_path).count("\n") > 50
+    machines = summary.machines(summary.RESULTS)
+    page = publish.performance(machines)
+    for machine in machines:
+        assert {"nt_xent", "ema_update"} <= {report.op for report in machine.reports}
+        assert f"[{machine.name}](performance/{machine.folder}.md)" in page
+        assert publish.machine_page(machine, tmp_path).count("\n") > 50
+
+
+def test_a_machine_has_one_folder() -> None:
+    assert summary.folder_of("Intel(R) Xeon(R) Processor, 2 threads") == "intel-xeon-2-threads"
+    assert summary.folder_of("Intel(R) Core(TM) i7-8700K CPU @ 3.70GHz, 6 threads") == "intel-core-i7-8700k-3-70ghz-6-threads"
+    assert summary.folder_of("AMD EPYC, 2 threads") == "amd-epyc-2-threads"

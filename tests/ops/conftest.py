@@ -1,12 +1,18 @@
-"""Engines: every way an op can be served, each on its own device; and memory that starts as NaN."""
+"""Engines: every way an op can be served, each on its own device; and memory that starts as NaN.
+
+Without a GPU the CUDA kernels run in an emulator (``emulated.py``), and the Triton kernels in Triton's interpreter, for
+which Triton must be imported under ``TRITON_INTERPRET=1``: then that is the only engine.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pytest
 import torch
+from emulated import EMULATED, INTERPRETED, INTERPRETING, cuda_on_cpu, triton_on_cpu
 
 from fastssl import ops
 from fastssl.ops import _native
@@ -20,30 +26,42 @@ class Engine:
 
     backend: str
     device: torch.device
+    slow: bool = False  # a GPU's kernel on the CPU: large sizes may be left out
 
     def __str__(self) -> str:
         return self.backend
 
 
 def _engines() -> list[object]:
+    if INTERPRETING:
+        return [pytest.param(("triton", INTERPRETED), id="triton-interpreted")]
     cpu = [pytest.param(("cpu", isa), id=f"cpu-{isa}") for isa in ISAS]
     gpu = [pytest.param((name, ""), id=name, marks=pytest.mark.gpu) for name in ("triton", "cuda")]
-    return [pytest.param(("reference", ""), id="reference"), *cpu, *gpu]
+    return [
+        pytest.param(("reference", ""), id="reference"),
+        *cpu,
+        pytest.param(("cuda", EMULATED), id="cuda-emulated"),
+        *gpu,
+    ]
+
+
+ON_CPU = {EMULATED: cuda_on_cpu, INTERPRETED: triton_on_cpu}
 
 
 @pytest.fixture(params=_engines())
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    backend, isa = request.param
+    backend, how = request.param
     needed = getattr(request.module, "BACKENDS", None)
     if needed is not None and backend not in needed:
         pytest.skip(f"the op has no {backend} backend")
     if backend == "cpu":
         assert _native.cpu is not None, _native.CPU_MISSING
-        if ISAS.index(isa) > ISAS.index(_native.cpu.supported_isa()):
-            pytest.skip(f"this processor cannot run {isa}")
-        _native.cpu.set_isa(isa)
-    with ops.backend(backend):
-        yield Engine(backend, torch.device("cuda" if backend in ("triton", "cuda") else "cpu"))
+        if ISAS.index(how) > ISAS.index(_native.cpu.supported_isa()):
+            pytest.skip(f"this processor cannot run {how}")
+        _native.cpu.set_isa(how)
+    on_gpu = backend in ("triton", "cuda") and how not in ON_CPU
+    with ON_CPU.get(how, nullcontext)(), ops.backend(backend):
+        yield Engine(backend, torch.device("cuda" if on_gpu else "cpu"), slow=how in ON_CPU)
     if backend == "cpu":
         _native.cpu.set_isa(_native.cpu.supported_isa())
 

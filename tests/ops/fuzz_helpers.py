@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from hypothesis import strategies as st
+from emulated import INTERPRETING, cuda_on_cpu, triton_on_cpu
 from torch import Tensor
 
 from fastssl import ops
@@ -142,6 +143,12 @@ def engines() -> Iterator[str]:
     """Each backend that this machine's processor serves, forced; the C++ ones with every instruction set it has."""
     with ops.backend("reference"):
         yield "reference"
+    if INTERPRETING:
+        with triton_on_cpu(), ops.backend("triton"):
+            yield "triton-interpreted"
+        return
+    with cuda_on_cpu(), ops.backend("cuda"):
+        yield "cuda-emulated"
     fastest = _native.cpu.supported_isa()
     try:
         for isa in ISAS[: ISAS.index(fastest) + 1]:

@@ -1,0 +1,21 @@
+// What the kernels' sources use of CUDA's host interface, for an ordinary C++ compiler. See emulator.h.
+#pragma once
+
+#include <cstddef>
+
+#define CUDART_VERSION 13000
+
+enum cudaError_t {
+    cudaSuccess = 0,
+    cudaErrorInvalidValue = 1,
+    cudaErrorInvalidConfiguration = 9,
+    cudaErrorLaunchFailure = 719,
+};
+const char* cudaGetErrorString(cudaError_t error);
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline cudaError_t cudaPeekAtLastError() { return cudaSuccess; }
+
+struct EmulatedStream;
+using cudaStream_t = EmulatedStream*;
+
+cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t);

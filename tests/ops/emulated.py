@@ -1,0 +1,88 @@
+"""GPU kernels without a GPU, on CPU tensors.
+
+The CUDA kernels' sources are compiled for the emulator of tests/emulated_cuda; the Triton kernels run in Triton's
+interpreter, if it was imported under ``TRITON_INTERPRET=1``.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pybind11
+import pytest
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from fastssl.ops import _backend, _native
+
+EMULATED, INTERPRETED = "emulated", "interpreted"
+INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
+ROOT = Path(__file__).parent.parent.parent
+BUILD = ROOT / "build" / "emulated"
+
+
+@functools.cache
+def module() -> Any:
+    """``fastssl._cuda`` as the emulator runs it, built anew where a source has changed."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    tools = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    configure = ["cmake", "-S", ROOT, "-B", BUILD, "-G", "Ninja", "-DFASTSSL_EMULATE_CUDA=ON"]
+    configure += [f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
+    with FileLock(BUILD / "lock"):  # several workers may want it at once
+        for command in (configure, ["cmake", "--build", BUILD]):
+            done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": tools})
+            assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+        (built,) = (BUILD / "out").glob("_cuda*.so")
+        spec = importlib.util.spec_from_file_location("emulated._cuda", built)
+        assert spec is not None
+        assert spec.loader is not None
+        loaded = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(loaded)
+    return loaded
+
+
+def _placed_on_cpu(device: str, *tensors: Tensor) -> str | None:
+    """In place of ``_backend._placed``, which asks for tensors on a GPU."""
+    return _PLACED("cpu", *tensors)
+
+
+def _interpretable(device: str, *tensors: Tensor) -> str | None:
+    """Likewise; Triton 3.9's interpreter multiplies bfloat16 wrongly, so those tests are for a GPU alone."""
+    if any(tensor.dtype == torch.bfloat16 for tensor in tensors):
+        pytest.skip("Triton's interpreter has no product of bfloat16")
+    return _PLACED("cpu", *tensors)
+
+
+_PLACED = _backend._placed
+
+
+@contextmanager
+def cuda_on_cpu() -> Iterator[None]:
+    """Inside, the backend ``cuda`` takes CPU tensors and the emulator runs its kernels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_native, "cuda", module())
+        patch.setattr(_native, "stream", lambda tensor: 0)
+        patch.setattr(_backend, "_placed", _placed_on_cpu)
+        patch.setattr(torch.cuda, "device", lambda _: nullcontext())
+        patch.setattr(torch.cuda, "current_stream", lambda _=None: None)
+        patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+        patch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
+        yield
+
+
+@contextmanager
+def triton_on_cpu() -> Iterator[None]:
+    """Inside, the backend ``triton`` takes CPU tensors and the interpreter runs its kernels."""
+    assert INTERPRETING, "set TRITON_INTERPRET=1 before Triton is imported"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_backend, "_placed", _interpretable)
+        yield
