@@ -1,4 +1,4 @@
-"""The results files as their readers need them: machines, and cases with rows, verdict and the series they belong to."""
+"""The results files as their readers need them: machines, and cases with rows, verdict and their series."""
 
 from __future__ import annotations
 

@@ -75,13 +75,14 @@ def compiled(function: Callable[..., T], **options: Any) -> Callable[..., T]:
 
 def forget_compiled() -> None:
     """So that a rival is compiled for the next case's shapes and not for any."""
-    _compiled.clear()
-    torch._dynamo.reset()
+    if _compiled:  # else torch's compiler need not even be loaded
+        _compiled.clear()
+        torch._dynamo.reset()
 
 
 @contextmanager
 def autotuned() -> Iterator[None]:
-    """Inside, ``compiled`` lets torch try out kernels; its own CUDA graphs are off, for all are timed in one of ours."""
+    """Inside, ``compiled`` lets torch try out kernels; its own CUDA graphs are off, for all are timed in ours."""
     global _mode
     before, _mode = _mode, "max-autotune-no-cudagraphs"
     try:

@@ -20,7 +20,9 @@ from fastssl.errors import UserError
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("build/gpu"), help="folder of results and ledger (%(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("build/gpu"), help="folder of results and ledger (%(default)s)"
+    )
     parser.add_argument("--minutes", type=float, default=8.0, help="for all stages together (%(default)s)")
     parser.add_argument("--only", choices=[*(stage.name for stage in STAGES), "ledger"], help="one stage")
     parser.add_argument("--dry-run", action="store_true", help="all stages on a CPU, by a few small parts each")

@@ -142,7 +142,9 @@ def adopt(out: Path, into: Path = ledger.ROOT) -> list[Path]:
     if len(devices) > 1:
         raise UserError(f"the results in {out} are of several devices: {', '.join(sorted(devices))}")
     folder = into / "benchmarks" / "results" / summary.folder_of(devices.pop())
-    contents = {folder / "check" / f"{stage}.json": record for stage, record in records.items() if stage != "benchmarks"}
+    contents = {
+        folder / "check" / f"{stage}.json": record for stage, record in records.items() if stage != "benchmarks"
+    }
     contents |= {folder / f"{op}.json": report for op, report in reports(records.get("benchmarks", {"parts": {}}))}
     if (out / LEDGER).exists():
         contents[into / "benchmarks" / LEDGER] = json.loads((out / LEDGER).read_text())

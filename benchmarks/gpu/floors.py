@@ -21,7 +21,7 @@ GIGA, MEGA = 1e9, 2**20
 
 @dataclass(frozen=True)
 class GpuFloors:
-    """Rates of the whole GPU: torch's products of float32 rows at float32's accuracy and of bfloat16 rows, and the rest.
+    """Rates of the whole GPU: torch's products of float32 at its accuracy and of bfloat16, and the rest.
 
     ``fma_gflops`` is the better of torch's float32 product and a third of its tf32 one, since three tf32 products have
     float32's accuracy.

@@ -76,6 +76,6 @@ def gpu() -> Iterator[None]:
     with ExitStack() as stack:
         for name, value in pretended.items():
             stack.enter_context(mock.patch.object(torch.cuda, name, value))
-        stack.enter_context(mock.patch.object(where, "on_gpu", lambda: True))
+        stack.enter_context(mock.patch.object(where, "on_gpu", return_value=True))
         stack.enter_context(mock.patch.object(where, "sizes", lambda *, cpu, gpu: cpu))
         yield

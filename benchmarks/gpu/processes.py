@@ -100,7 +100,7 @@ def each(
     tell: Callable[[str, Any, str], None],
     **environment: str,
 ) -> list[str]:
-    """Runs ``command ITEM...``, which prints a line of JSON, {"item": ..., "result": ...}, when it is done with an item.
+    """Runs ``command ITEM...``, which prints {"item": ..., "result": ...} in a line when it is done with an item.
 
     An item in which the process dies has {"failed": why} as its result, and the rest go on in a new process, unless
     two in a row got nothing done.

@@ -1,8 +1,8 @@
 """A case on a GPU: what one call costs on the device, and from Python to the end; its memory.
 
-A call's time on the device is that of CUDA graphs in which calls follow one another without a gap, each on buffers that
-the last ones' have driven out of the L2 cache. What cannot be captured (a rival that waits for the device) is timed call
-by call between two events, the cache emptied before.
+A call's time on the device is that of CUDA graphs in which calls follow one another without a gap, each on buffers
+that the last ones' have driven out of the L2 cache. What cannot be captured (a rival that waits for the device) is
+timed call by call between two events, the cache emptied before.
 """
 
 from __future__ import annotations

@@ -27,7 +27,9 @@ def chunked(z0: Tensor, z1: Tensor, temperature: float) -> Tensor:
 
     def chunk_loss(chunk: Tensor, start: int) -> Tensor:
         i = torch.arange(start, start + len(chunk), device=rows.device)
-        logits = (chunk @ rows.T / temperature).masked_fill(torch.arange(n, device=i.device) == i[:, None], float("-inf"))
+        logits = (chunk @ rows.T / temperature).masked_fill(
+            torch.arange(n, device=i.device) == i[:, None], float("-inf")
+        )
         return torch.nn.functional.cross_entropy(logits, (i + n // 2) % n, reduction="sum")
 
     losses = [

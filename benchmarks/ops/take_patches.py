@@ -96,7 +96,10 @@ def both_rivals() -> dict[str, Callable[[], tuple[Function, Function]]]:
         "torch eager": lambda: (reference, restore_reference),
         "torch.compile": lambda: (where.compiled(reference), where.compiled(restore_reference)),
         "gather before adding": lambda: (take_before_adding, restore_reference),
-        "gather before adding, compiled": lambda: (where.compiled(take_before_adding), where.compiled(restore_reference)),
+        "gather before adding, compiled": lambda: (
+            where.compiled(take_before_adding),
+            where.compiled(restore_reference),
+        ),
     }
 
 

@@ -1,4 +1,4 @@
-"""The check of the GPU kernels without a GPU: a dry run, what is resumed and adopted, processes that die, the ledger."""
+"""The check of the GPU kernels without a GPU: a dry run, what is resumed and adopted, dying processes, the ledger."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def test_a_dry_run_goes_through_all_stages_and_writes_no_ledger(tmp_path: Path) 
 
 
 def test_without_a_gpu_the_check_says_so() -> None:
-    done = subprocess.run([sys.executable, "-m", "benchmarks.gpu"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2
     assert done.stderr == "torch finds no GPU here; --dry-run goes through the stages without one\n"
 
@@ -131,7 +133,10 @@ def test_what_outlasts_its_time_is_ended_and_left() -> None:
     found, left = told(["a", "waits", "b"], seconds=1.0)
     assert time.monotonic() - start < 10
     assert (set(found), left) == ({"a"}, ["waits", "b"])
-    assert processes.run([sys.executable, "-c", "import time; print(1, flush=True); time.sleep(60)"], 0.5) == (None, "1")
+    assert processes.run([sys.executable, "-c", "import time; print(1, flush=True); time.sleep(60)"], 0.5) == (
+        None,
+        "1",
+    )
     assert processes.run([sys.executable, "-c", "print(2); raise SystemExit(3)"], 30) == (3, "2")
 
 
@@ -186,7 +191,9 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Sources of two kernels, and all that reads them told to look there."""
     (tmp_path / "csrc" / "cuda").mkdir(parents=True)
     (tmp_path / "fastssl" / "ops" / "triton").mkdir(parents=True)
-    (tmp_path / "csrc/cuda/ema_update.cu").write_text('#include "ema_update.h"\n#include <cuda.h>\n#include "common.cuh"\n')
+    (tmp_path / "csrc/cuda/ema_update.cu").write_text(
+        '#include "ema_update.h"\n#include <cuda.h>\n#include "common.cuh"\n'
+    )
     (tmp_path / "csrc/cuda/ema_update.h").write_text("// declared\n")
     (tmp_path / "csrc/cuda/common.cuh").write_text("// shared\n")
     (tmp_path / "fastssl/ops/triton/nt_xent.py").write_text("from fastssl.ops.triton import _dot\nimport triton\n")
@@ -253,7 +260,14 @@ def test_readme_and_info_tell_what_the_ledger_says() -> None:
 
 def test_a_checks_results_are_adopted(repository: Path, tmp_path: Path) -> None:
     of = {"device": H100, "dry_run": False}
-    row = {"op": "nt_xent", "shape": "n=1", "dtype": "float32", "provider": "fastssl", "median": 0.01, "best_rival": None}
+    row = {
+        "op": "nt_xent",
+        "shape": "n=1",
+        "dtype": "float32",
+        "provider": "fastssl",
+        "median": 0.01,
+        "best_rival": None,
+    }
     run = {"machine": H100, "processor": "A CPU", "date": "2026-01-01"}
     parts = {"nt_xent n=1 float32": {"op": "nt_xent", "rows": [row]}, "ema": {"failed": "out of memory"}}
     out = tmp_path / "out"

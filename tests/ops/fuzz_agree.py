@@ -18,9 +18,7 @@ def in_float64(arguments: Arguments) -> Arguments:
     }
 
 
-def assert_agree(
-    name: str, arguments: Arguments, asking: Sequence[str], results: dict[str, dict[str, Tensor]]
-) -> None:
+def assert_agree(name: str, arguments: Arguments, asking: Sequence[str], results: dict[str, dict[str, Tensor]]) -> None:
     """What ``run`` gave on each engine is, to rounding, what the formula gives in float64."""
     op = CALLS[name]
     exact = in_float64(arguments) if op.errors else arguments
