@@ -17,6 +17,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ Tell = Callable[[str, Result], None]
 OTHERS = "others"  # the tests that are of no single op
 SMALL, SMALL_TESTS = "nt_xent", ("tests/ops/test_nt_xent.py", "tests/ops/test_gpu.py")  # all that a dry run does
 SMALL_CASES = ("rgb_to_lab 1 x 3 x 32 x 32 float32", "random_masking batch=8 length=196 float32")
-# measured first: what a run that is cut short should have
+# measured first, one case each, then the others' first cases, then the second ones
 FIRST = ("nt_xent", "queue_info_nce", "distillation_loss", "sinkhorn_knopp", "random_masking", "take_patches")
 FIRST += ("ema_update",)
 
@@ -171,7 +172,11 @@ def memcheck(parts: list[str], seconds: float, tell: Tell, dry: bool) -> None:
         for part in parts:
             tell(part, {"skipped": "compute-sanitizer is not installed"})
         return
-    checked: list[object] = [tool, "--tool", "memcheck", "--report-api-errors", "no"] if tool and not dry else []
+    checked: list[object] = (
+        [tool, "--tool", "memcheck", "--report-api-errors", "no", "--target-processes", "application-only"]
+        if tool and not dry
+        else []
+    )
     calls = [sys.executable, "tests/ops/small_calls.py", "cpu" if dry else "cuda"]
 
     def judged(part: str, result: Result, said: str) -> None:
@@ -186,12 +191,12 @@ def memcheck(parts: list[str], seconds: float, tell: Tell, dry: bool) -> None:
 
 
 def cases_in_order(dry: bool) -> list[str]:
-    """The names of all cases, those that matter most first."""
+    """The names of all cases, such that a run that is cut short has measured something of every op."""
     if dry:
         return list(SMALL_CASES)
     where.use("cuda")
-    found = sorted(cases(), key=lambda case: FIRST.index(case.op) if case.op in FIRST else len(FIRST))
-    return [case.name for case in found]
+    of_op = [cases(op) for op in (*FIRST, *(op for op in OPS if op not in FIRST))]
+    return [case.name for turn in zip_longest(*of_op) for case in turn if case is not None]
 
 
 def benchmarks(parts: list[str], seconds: float, tell: Tell, dry: bool) -> None:

@@ -15,7 +15,7 @@ from fastssl import ops
 from fastssl.ops.nt_xent import reference  # type: ignore[attr-defined]
 
 TEMPERATURE = 0.1
-CHUNK, CHUNKS = 512, 32  # at least as many rows, at most as many chunks
+CHUNK, CHUNKS = 512, 16  # at least as many rows, at most as many chunks
 LARGE = 4096
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import publish, summary
+from benchmarks import harness, publish, summary, where
 from benchmarks.gpu import check, ledger, processes, stages
 from benchmarks.gpu.stages import Stage
 from fastssl import info
@@ -170,6 +170,14 @@ def test_memcheck_reads_what_the_sanitizer_says(monkeypatch: pytest.MonkeyPatch)
 )
 def test_every_test_is_of_an_op_or_of_none(test: str, op: str) -> None:
     assert stages.op_of(test) == op
+
+
+def test_every_op_is_measured_before_one_is_measured_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(where, "_device", where.device())  # put back afterwards
+    names = stages.cases_in_order(dry=False)
+    assert names[0] == "nt_xent rows=16384 d=128 bfloat16"
+    assert {name.partition(" ")[0] for name in names[: len(harness.OPS)]} == set(harness.OPS)
+    assert len(set(names)) == len(names)
 
 
 def test_pytests_report_is_counted_by_backend(tmp_path: Path) -> None:

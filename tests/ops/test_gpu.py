@@ -31,13 +31,14 @@ def tensors_of(value: Any) -> list[Tensor]:
     return [x for part in value for x in tensors_of(part)] if isinstance(value, (list, tuple)) else []
 
 
-def example(name: str, scale: float = 1.0) -> tuple[Any, ...]:
-    """The op's example, the same at each call; its numbers times ``scale``."""
+def example(name: str, scale: float | None = None) -> tuple[Any, ...]:
+    """The op's example, the same at each call; with ``scale`` its numbers times that, in another order."""
     torch.manual_seed(0)
     call = OPS[name].example(GPU)
-    for x in tensors_of(call):
-        if x.is_floating_point():
-            x.mul_(scale)
+    if scale is not None:
+        for x in tensors_of(call):
+            if x.is_floating_point():
+                x.copy_(scale * (x.flip(-1) if x.dim() else x))
     return call
 
 
