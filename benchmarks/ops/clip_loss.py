@@ -15,7 +15,7 @@ from fastssl import ops
 from fastssl.ops.clip_loss import reference  # type: ignore[attr-defined]
 
 SCALES = {"logit_scale": 1 / 0.07}
-CHUNK, CHUNKS = 512, 16  # at least as many rows, at most as many chunks
+CHUNK, MOST_CHUNKS = 512, 16
 
 
 def chunked(a: Tensor, b: Tensor, logit_scale: float) -> Tensor:
@@ -25,7 +25,7 @@ def chunked(a: Tensor, b: Tensor, logit_scale: float) -> Tensor:
         own = torch.arange(start, start + len(chunk), device=chunk.device)
         return cross_entropy(logit_scale * chunk @ others.T, own, reduction="sum")
 
-    size = max(CHUNK, len(a) // CHUNKS)
+    size = max(CHUNK, len(a) // MOST_CHUNKS)
     losses = [
         torch.utils.checkpoint.checkpoint(chunk_loss, chunk, others, i * size, use_reentrant=False)
         for rows, others in ((a, b), (b, a))

@@ -15,7 +15,7 @@ from fastssl import ops
 from fastssl.ops.siglip_loss import reference  # type: ignore[attr-defined]
 
 SCALES = {"logit_scale": 10.0, "logit_bias": -10.0}
-CHUNK, CHUNKS = 512, 16  # at least as many rows, at most as many chunks
+CHUNK, MOST_CHUNKS = 512, 16
 
 
 def chunked(a: Tensor, b: Tensor, logit_scale: float, logit_bias: float) -> Tensor:
@@ -26,7 +26,7 @@ def chunked(a: Tensor, b: Tensor, logit_scale: float, logit_bias: float) -> Tens
         signs = 2.0 * (torch.arange(len(others), device=chunk.device) == own[:, None]) - 1
         return -logsigmoid(signs * (logit_scale * chunk @ others.T + logit_bias)).sum()
 
-    size = max(CHUNK, len(a) // CHUNKS)
+    size = max(CHUNK, len(a) // MOST_CHUNKS)
     losses = [
         torch.utils.checkpoint.checkpoint(chunk_loss, chunk, b, i * size, use_reentrant=False)
         for i, chunk in enumerate(a.split(size))
