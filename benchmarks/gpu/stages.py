@@ -58,25 +58,45 @@ class Stage:
 
 
 def build(parts: list[str], seconds: float, tell: Tell, dry: bool) -> None:
-    """Into this very environment, as an editable checkout, since what is tested and measured is this checkout."""
+    """Into this very environment, as an editable checkout, since what is tested and measured is this checkout.
+
+    Where the environment refuses, that is the part's failure, and the modules are built alone for the stages to come.
+    """
     command: list[object] = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps"]
     command += ["--disable-pip-version-check", *(["--dry-run", "--no-index"] if dry else []), "--editable", "."]
     environment = {"FASTSSL_CUDA": os.environ.get("FASTSSL_CUDA", "0" if dry else "1")}
     if not dry and "TORCH_CUDA_ARCH_LIST" not in os.environ and "CUDAARCHS" not in os.environ:
         environment["TORCH_CUDA_ARCH_LIST"] = "{}.{}".format(*torch.cuda.get_device_capability())  # this one alone
+    for old in ROOT.glob("fastssl/_*.so") if not dry else ():
+        old.unlink()  # this process may have loaded it, and a file that is written over would end it
     start = time.monotonic()
     code, said = processes.run(command, seconds, **environment)
     if code is None:
         return
-    result: Result = {"seconds": round(time.monotonic() - start, 1)}
-    if code != 0:
-        result["failed"] = said
-    elif not dry:
+    result: Result = {} if code == 0 else {"failed": said}
+    if code != 0 and not module_is_there():
+        result["modules alone"] = modules_alone(start + seconds - time.monotonic(), environment)
+    if not dry:
         told = "from fastssl import info; print(info.facts()['CUDA kernels'])"
-        result["cuda"] = processes.run([sys.executable, "-c", told], seconds)[1].splitlines()[-1]
+        result["cuda"] = processes.run([sys.executable, "-c", told], 60)[1].splitlines()[-1]
         if not module_is_there():
-            result["failed"] = f"fastssl._cuda was not built: {result['cuda']}"
-    tell("build", result)
+            result.setdefault("failed", "fastssl._cuda was not built")
+    tell("build", {**result, "seconds": round(time.monotonic() - start, 1)})
+
+
+def modules_alone(seconds: float, environment: dict[str, str]) -> str:
+    """Builds the native modules that can be into the checkout, by CMake itself; what came of it."""
+    folder, deadline = ROOT / "build" / "modules", time.monotonic() + seconds
+    pybind11 = processes.run([sys.executable, "-m", "pybind11", "--cmakedir"], seconds)[1]
+    configure: list[object] = ["cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", f"-Dpybind11_DIR={pybind11}"]
+    configure += [f"-DPython_EXECUTABLE={sys.executable}", f"-DFASTSSL_OUT={folder / 'out'}", "-DFASTSSL_CUDA=auto"]
+    for command in (configure, ["cmake", "--build", folder]):
+        code, said = processes.run(command, deadline - time.monotonic(), **environment)
+        if code != 0:
+            return f"failed: {said}"
+    for built in (folder / "out").iterdir():
+        shutil.copy2(built, ROOT / "fastssl" / ("_build.json" if built.name == "build.json" else built.name))
+    return "built"
 
 
 def module_is_there() -> bool:
