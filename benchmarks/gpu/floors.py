@@ -86,14 +86,15 @@ def captured(work: Callable[[], Any]) -> torch.cuda.CUDAGraph:
 
 
 def rate(work: float, run: Callable[[], Any], calls: int = 5) -> float:
-    """Giga-units of ``work`` a second, of which each call of ``run`` does as much; the median of REPEATS."""
+    """Giga-units of ``work`` a second, of which each call of ``run`` does as much; by the median of REPEATS."""
 
     def several() -> None:
         for _ in range(calls):
             run()
 
     replay = captured(several).replay
-    return calls * work / statistics.median(seconds_of(replay) for _ in range(REPEATS)) / GIGA
+    found = calls * work / statistics.median(seconds_of(replay) for _ in range(REPEATS)) / GIGA
+    return float(f"{found:.4g}")
 
 
 def product(dtype: torch.dtype, side: int, tf32: bool = False) -> float:
@@ -127,11 +128,10 @@ def exponentials() -> float | None:
 def measured(side: int = SIDE, megabytes: tuple[float, ...] = MEGABYTES) -> GpuFloors:
     """All floors of the GPU in use, in a few seconds."""
     tf32 = product(torch.float32, side, tf32=True)
-    exp = exponentials()
     return GpuFloors(
-        fma_gflops=round(max(product(torch.float32, side), tf32 / 3), 1),
-        tf32_gflops=round(tf32, 1),
-        gemm_gflops=round(product(torch.bfloat16, side), 1),
-        exp_billions_per_second=None if exp is None else round(exp, 1),
-        bandwidths={size: {"copy": round(copy(size), 1)} for size in megabytes},
+        fma_gflops=max(product(torch.float32, side), float(f"{tf32 / 3:.4g}")),
+        tf32_gflops=tf32,
+        gemm_gflops=product(torch.bfloat16, side),
+        exp_billions_per_second=exponentials(),
+        bandwidths={size: {"copy": copy(size)} for size in megabytes},
     )
