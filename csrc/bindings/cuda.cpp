@@ -2,8 +2,13 @@
 #include <stdexcept>
 #include <string>
 
+#include "../cuda/block_masking.h"
 #include "../cuda/ema_update.h"
+#include "../cuda/enqueue.h"
 #include "../cuda/random_masking.h"
+#include "../cuda/restore_patches.h"
+#include "../cuda/take_patches.h"
+#include "../cuda/tiles.h"
 #include "bind.h"
 
 namespace py = pybind11;
@@ -26,7 +31,16 @@ PYBIND11_MODULE(_cuda, m) {
     m.attr("architectures") = FASTSSL_CUDA_ARCHITECTURES;
     m.attr("runtime_version") = CUDART_VERSION;
     m.def("ema_chunk", [] { return cuda::kEmaChunk; });
+    m.def("restore_patches_scratch", &cuda::restore_patches_scratch);
+    m.def("take_patches_scratch", &cuda::take_patches_scratch);
 
+    bind_launch(m, "block_masking", &cuda::block_masking);
     bind_launch(m, "ema_update", &cuda::ema_update);
+    bind_launch(m, "enqueue", &cuda::enqueue);
     bind_launch(m, "random_masking", &cuda::random_masking);
+    bind_launch(m, "restore_patches_backward", &cuda::restore_patches_backward);
+    bind_launch(m, "restore_patches_forward", &cuda::restore_patches_forward);
+    bind_launch(m, "take_patches_backward", &cuda::take_patches_backward);
+    bind_launch(m, "take_patches_forward", &cuda::take_patches_forward);
+    bind_launch(m, "tiles", &cuda::tiles);
 }
