@@ -7,7 +7,7 @@
 namespace fastssl::cuda {
 namespace {
 
-constexpr int kPatchThreads = 256;
+constexpr int kPatchThreads = 256;           // one such block on a processor is enough: no register is spilled for more
 constexpr std::int64_t kSummedSamples = 16;  // summed by themselves before they join the total: rounding stays small
 constexpr std::int64_t kTeams = 4096;        // rows in work at once that fill a large GPU
 
@@ -79,7 +79,7 @@ struct SampleSum {
     }
 };
 
-__global__ void __launch_bounds__(kPatchThreads)
+__global__ void __launch_bounds__(kPatchThreads, 1)
     invert_kernel(const std::int64_t* ids, std::int64_t rows, std::int64_t targets, Named* named) {
     ids += blockIdx.x * rows;
     named += blockIdx.x * targets;

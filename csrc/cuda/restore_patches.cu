@@ -28,7 +28,7 @@ struct Sizes {
 };
 
 template <int N, class X, class O>
-__global__ void __launch_bounds__(kPatchThreads) restore_kernel(PatchRows<X> x, const std::int64_t* ids, const O* token,
+__global__ void __launch_bounds__(kPatchThreads, 1) restore_kernel(PatchRows<X> x, const std::int64_t* ids, const O* token,
                                                                 const O* pos, Sizes s, int lanes, O* out) {
     const std::int64_t row = std::int64_t{blockIdx.x} * (kPatchThreads / lanes) + threadIdx.x / lanes;
     if (row >= s.batch * s.length) return;
@@ -70,7 +70,7 @@ __device__ void give_to_x(const PatchRows<O>& grad, const std::int64_t* ids, con
 }
 
 template <int N, class X, class O>
-__global__ void __launch_bounds__(kPatchThreads)
+__global__ void __launch_bounds__(kPatchThreads, 1)
     give_back_kernel(PatchRows<O> grad, const std::int64_t* ids, const Named* named, Sizes s, PatchGrid grid,
                      Gradients<X, Accumulator<O>> to) {
     using A = Accumulator<O>;
@@ -137,9 +137,9 @@ cudaError_t give_back(const PatchRows<O>& grad, const std::int64_t* ids, const S
             error = launch(give_back_kernel<N, X, O>, grid.launched(), kPatchThreads,
                            to.token == nullptr ? 0 : kPatchThreads * N * sizeof(A), stream, grad, ids, named, s, grid, to);
     }
-    if (error == cudaSuccess && to.token != nullptr)
+    if (error == cudaSuccess && grad_token != nullptr)
         error = sum_rows(to.token, grid.groups * grid.blocks, s.width, grad_token, stream);
-    if (error == cudaSuccess && to.pos != nullptr && s.length > 0)
+    if (error == cudaSuccess && grad_pos != nullptr && s.length > 0)
         error = sum_rows(to.pos, grid.groups, s.length * s.width, grad_pos, stream);
     return error;
 }

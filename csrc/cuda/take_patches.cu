@@ -25,7 +25,7 @@ struct Sizes {
 };
 
 template <int N, class X, class O>
-__global__ void __launch_bounds__(kPatchThreads)
+__global__ void __launch_bounds__(kPatchThreads, 1)
     take_kernel(PatchRows<X> x, const std::int64_t* ids, const O* pos, Sizes s, int lanes, O* out) {
     const std::int64_t row = std::int64_t{blockIdx.x} * (kPatchThreads / lanes) + threadIdx.x / lanes;
     if (row >= s.batch * s.kept) return;
@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kPatchThreads)
 }
 
 template <int N, class X, class O>
-__global__ void __launch_bounds__(kPatchThreads)
+__global__ void __launch_bounds__(kPatchThreads, 1)
     give_back_kernel(PatchRows<O> grad, const std::int64_t* ids, const Named* named, Sizes s, PatchGrid grid, X* grad_x,
                      Accumulator<O>* sums) {
     using A = Accumulator<O>;
