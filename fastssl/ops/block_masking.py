@@ -45,7 +45,7 @@ def block_masking(
         batch: samples, > 0.
         grid: rows and columns H, W of patches, or one number for both.
         masked: patches to mask, in [0, H W]; or one number a sample, (batch) int64, as iBOT draws them.
-            The kernel on a GPU does not make the host wait for what a tensor holds: of numbers outside, the nearest is taken.
+            The GPU's kernel lets nothing wait to see what a tensor holds: a number outside counts as the nearest inside.
         min_block: the least area of a block, in patches, >= 1. BEiT: 16; iBOT and DINOv2: 4.
         max_block: the largest, >= ``min_block``; by default the grid's. DINOv2: half of the grid.
         aspect: the least and the largest ratio of height to width, finite, > 0, in this order.
@@ -161,6 +161,7 @@ def _fake(
 
 def _run(
     kernel: Callable[..., None],
+    last: int,
     noise: Tensor,
     counts: Tensor,
     height: int,
@@ -168,7 +169,6 @@ def _run(
     min_block: int,
     max_block: int,
     ratios: list[float],
-    last: int,
 ) -> Tensor:
     """A native kernel, whose last argument is the number of threads or the stream; the ratios stay on the host."""
     out = _fake(noise, counts, height, width, min_block, max_block, ratios)
@@ -193,12 +193,12 @@ def _run(
 
 def _cpu(noise: Tensor, counts: Tensor, height: int, width: int, *settings: Any) -> Tensor:
     _check.in_range(_OP, "masked", counts, height * width + 1)
-    return _run(_native.cpu.block_masking, noise, counts, height, width, *settings, _native.threads())
+    return _run(_native.cpu.block_masking, _native.threads(), noise, counts, height, width, *settings)
 
 
 def _cuda(noise: Tensor, counts: Tensor, *settings: Any) -> Tensor:
     with torch.cuda.device(noise.device):
-        return _run(_native.cuda.block_masking, noise, counts, *settings, _native.stream(noise))
+        return _run(_native.cuda.block_masking, _native.stream(noise), noise, counts, *settings)
 
 
 def _cuda_unsupported(noise: Tensor, counts: Tensor, height: int, width: int, *settings: Any) -> str | None:

@@ -74,9 +74,7 @@ def _reference(queue: Tensor, cursor: Tensor, keys: Tensor, normalize: bool) -> 
     reference(queue, cursor, keys, normalize)
 
 
-def _run(
-    kernel: Callable[..., None], queue: Tensor, cursor: Tensor, keys: Tensor, normalize: bool, last: int
-) -> None:
+def _run(kernel: Callable[..., None], queue: Tensor, cursor: Tensor, keys: Tensor, normalize: bool, last: int) -> None:
     """A native kernel, whose last argument is the number of threads or the stream."""
     _inplace.refuse_shared(_OP, ("queue", queue), ("keys", keys))
     keys = keys.contiguous()

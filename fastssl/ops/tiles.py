@@ -39,8 +39,8 @@ def tiles(
         images: (N, C, H, W) float32, bfloat16, float16 or float64.
         grid: rows and columns, or one number for both; at most as many as the image has pixels.
         order: (N, K) or, for all images alike, (K) int64: the cells to take, each in [0, rows * columns), any number of
-            times; by default all as they are numbered. Output tile k comes from cell ``order[n, k]``. The kernel on a GPU
-            does not make the host wait for what ``order`` and ``offsets`` hold: a tile of an index outside is NaN.
+            times; by default all as they are numbered. Output tile k comes from cell ``order[n, k]``. The GPU's
+            kernel lets nothing wait to see what ``order`` and ``offsets`` hold: a tile of an index outside is NaN.
         size: height and width of a tile, or one number for both; by default the cell's.
         jitter: pixels by which a tile is moved at most from the middle of its cell, up, down, left and right, drawn
             uniformly for each image and cell; it must not leave the cell.
@@ -178,6 +178,7 @@ def _fake(
 
 def _run(
     kernel: Callable[..., None],
+    last: int,
     images: Tensor,
     order: Tensor,
     offsets: Tensor | None,
@@ -186,7 +187,6 @@ def _run(
     height: int,
     width: int,
     normalize: bool,
-    last: int,
 ) -> Tensor:
     """A native kernel, whose last argument is the number of threads or the stream."""
     out = _fake(images, order, offsets, rows, columns, height, width, normalize)
@@ -212,12 +212,12 @@ def _run(
 
 def _cpu(images: Tensor, order: Tensor, offsets: Tensor | None, *settings: Any) -> Tensor:
     _refuse_outside(images, order, offsets, *settings[:4])
-    return _run(_native.cpu.tiles, images, order, offsets, *settings, _native.threads())
+    return _run(_native.cpu.tiles, _native.threads(), images, order, offsets, *settings)
 
 
 def _cuda(images: Tensor, order: Tensor, offsets: Tensor | None, *settings: Any) -> Tensor:
     with torch.cuda.device(images.device):
-        return _run(_native.cuda.tiles, images, order, offsets, *settings, _native.stream(images))
+        return _run(_native.cuda.tiles, _native.stream(images), images, order, offsets, *settings)
 
 
 _tiles = Op(
