@@ -45,7 +45,7 @@ def block_masking(
         batch: samples, > 0.
         grid: rows and columns H, W of patches, or one number for both.
         masked: patches to mask, in [0, H W]; or one number a sample, (batch) int64, as iBOT draws them.
-            The GPU's kernel lets nothing wait to see what a tensor holds: a number outside counts as the nearest inside.
+            The GPU's kernel lets nothing wait to see what a tensor holds: one outside counts as the nearest inside.
         min_block: the least area of a block, in patches, >= 1. BEiT: 16; iBOT and DINOv2: 4.
         max_block: the largest, >= ``min_block``; by default the grid's. DINOv2: half of the grid.
         aspect: the least and the largest ratio of height to width, finite, > 0, in this order.

@@ -35,7 +35,7 @@ def restore_patches(
     Args:
         x: (B, K, D) the encoded patches; float32, bfloat16, float16 or float64, in any memory layout.
         ids_restore: (B, L) int64, L >= K, each in [0, L): of ``random_masking``. The GPU's kernel lets nothing
-            wait to see what they are: an index outside makes its row NaN, and gives ``x`` and ``mask_token`` no gradient.
+            wait to see what they are: an index outside makes its row NaN, and gives no gradient but ``pos_embed``'s.
         mask_token: (D,), or any shape of D elements such as MAE's (1, 1, D); any of these dtypes.
         pos_embed: (L, D) or (1, L, D) of any of these dtypes, or None.
         backend: the backend that must serve the call; by default the fastest that can.

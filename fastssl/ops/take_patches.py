@@ -25,8 +25,8 @@ def take_patches(x: Tensor, ids: Tensor, *, pos_embed: Tensor | None = None, bac
 
     Args:
         x: (B, L, D) the embedded patches; float32, bfloat16, float16 or float64, in any memory layout.
-        ids: (B, K) int64, the patches to take, each in [0, L): ``ids_keep`` of ``random_masking``. The GPU's kernel lets
-            nothing wait to see what they are: an index outside makes its row NaN, and gives no gradient.
+        ids: (B, K) int64, the patches to take, each in [0, L): ``ids_keep`` of ``random_masking``. The GPU's kernel
+            lets nothing wait to see what they are: an index outside makes its row NaN, and gives no gradient.
         pos_embed: (L, D) or (1, L, D) of any of these dtypes, or None.
         backend: the backend that must serve the call; by default the fastest that can.
     Returns:
