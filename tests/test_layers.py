@@ -69,7 +69,6 @@ WITHOUT_GPU_KERNEL = {
     "block_masking",
     "clip_loss",
     "decode_ab",
-    "distillation_loss",
     "encode_ab",
     "enqueue_",
     "info_nce",
@@ -80,10 +79,8 @@ WITHOUT_GPU_KERNEL = {
     "restore_patches",
     "rgb_to_lab",
     "siglip_loss",
-    "sinkhorn_knopp",
     "take_patches",
     "tiles",
-    "update_center_",
 }  # the reference serves them on a GPU; an op leaves this list with its kernel
 
 

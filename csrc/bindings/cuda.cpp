@@ -2,8 +2,11 @@
 #include <stdexcept>
 #include <string>
 
+#include "../cuda/distillation_loss.h"
 #include "../cuda/ema_update.h"
 #include "../cuda/random_masking.h"
+#include "../cuda/sinkhorn_knopp.h"
+#include "../cuda/update_center.h"
 #include "bind.h"
 
 namespace py = pybind11;
@@ -26,7 +29,14 @@ PYBIND11_MODULE(_cuda, m) {
     m.attr("architectures") = FASTSSL_CUDA_ARCHITECTURES;
     m.attr("runtime_version") = CUDART_VERSION;
     m.def("ema_chunk", [] { return cuda::kEmaChunk; });
+    bind(m, "distillation_loss_scratch", +[] { return &cuda::distillation_loss_scratch; });
+    bind(m, "sinkhorn_knopp_scratch", +[] { return &cuda::sinkhorn_knopp_scratch; });
+    bind(m, "update_center_scratch", +[] { return &cuda::update_center_scratch; });
 
+    bind_launch(m, "distillation_loss_backward", &cuda::distillation_loss_backward);
+    bind_launch(m, "distillation_loss_forward", &cuda::distillation_loss_forward);
     bind_launch(m, "ema_update", &cuda::ema_update);
     bind_launch(m, "random_masking", &cuda::random_masking);
+    bind_launch(m, "sinkhorn_knopp", &cuda::sinkhorn_knopp);
+    bind_launch(m, "update_center", &cuda::update_center);
 }

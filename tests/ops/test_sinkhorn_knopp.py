@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastssl.ops import sinkhorn_knopp
 
-BACKENDS = ("reference", "cpu")
+BACKENDS = ("reference", "cpu", "cuda")
 # the C++ kernel takes blocks of 64 to 512 columns, by the number of rows
 SHAPES = [(1, 1), (1, 100), (100, 1), (2, 3), (7, 507), (37, 501), (123, 252), (128, 4099), (1500, 130), (16, 1024)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -182,7 +182,7 @@ BAD = [
     (dict(iterations=0), ValueError, "iterations must be at least 1; got 0"),
     (dict(iterations=3.0), TypeError, "iterations must be an integer; got float"),
     (dict(iterations=True), TypeError, "iterations must be an integer; got bool"),
-    (dict(backend="triton"), RuntimeError, "no such backend, only cpu, reference"),
+    (dict(backend="triton"), RuntimeError, "no such backend, only cuda, cpu, reference"),
 ]
 
 
