@@ -34,8 +34,8 @@ namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / kWarp;
 constexpr int kOfLane = 2 * kPack, kTile = kWarp * kOfLane;
-// The tiles' blocks are smaller, for that lets five of them share a multiprocessor's registers: 20 KB of 16-bit rows are
-// on their way at a time.
+// The tiles' blocks are smaller, for five of them then share a multiprocessor's registers: 20 KB of 16-bit rows are on
+// their way at a time.
 constexpr int kTileThreads = 128, kTileWarps = kTileThreads / kWarp;
 template <class T>
 constexpr int kTileBlocks = sizeof(T) == 4 ? 5 : 1;
