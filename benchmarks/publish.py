@@ -21,7 +21,8 @@ best rival's median over ours: bold where we are **slower**, and *alike* where e
 implementation can do without, in percent of ours. Memory is what one call adds to the process's high-water mark, ours
 and then plain torch's.
 
-Measured on CPUs, each machine in a run of its own; its name leads to every provider's times, rates and errors. The CUDA and Triton kernels are **not yet run on a GPU**.
+Measured on CPUs, each machine apart; its name leads to every provider's times, rates and errors. The CUDA and Triton
+kernels are **not yet run on a GPU**.
 """
 READ_DETAILS = """\
 *fastssl against it*: how many times faster fastssl is than that provider. Rates count what the algorithm itself must

@@ -1,4 +1,4 @@
-"""The results files as their readers need them: machines, and cases with rows, verdict and the series they belong to."""
+"""The results files as readers need them: machines, cases, each case's rows and verdict, the series it belongs to."""
 
 from __future__ import annotations
 

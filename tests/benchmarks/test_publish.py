@@ -68,7 +68,7 @@ def test_the_committed_results_can_be_published(tmp_path: Path) -> None:
     machines = summary.machines(summary.RESULTS)
     page = publish.performance(machines)
     for machine in machines:
-        assert {"nt_xent", "ema_update"} <= {report.op for report in machine.reports}
+        assert "nt_xent" in {report.op for report in machine.reports}
         assert f"[{machine.name}](performance/{machine.folder}.md)" in page
         assert publish.machine_page(machine, tmp_path).count("\n") > 50
 

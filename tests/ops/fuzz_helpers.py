@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
-from hypothesis import strategies as st
 from emulated import INTERPRETING, cuda_on_cpu, triton_on_cpu
+from hypothesis import strategies as st
 from torch import Tensor
 
 from fastssl import ops
