@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import platform
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -218,7 +219,6 @@ def circumstances() -> dict[str, Any]:
     """The machine, the versions, the commit and the date of a run."""
     from fastssl.info import facts
 
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     shown = {"fastssl", "torch", "python", "GPU", "CUDA kernels" if where.on_gpu() else "C++ kernels"}
     return {
         **({"machine": torch.cuda.get_device_name()} if where.on_gpu() else {}),
@@ -227,9 +227,17 @@ def circumstances() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "samples": f"{SAMPLES}, fewer of works over {1e3 * BUDGET / SAMPLES:.0f} ms, at least {FEWEST}",
         "rivals": versions(),
-        "commit": commit.stdout.strip(),
+        "commit": commit(),
         "date": datetime.date.today().isoformat(),
     }
+
+
+def commit() -> str:
+    """The commit of this checkout, or nothing where git or its history is missing."""
+    if shutil.which("git") is None:
+        return ""
+    told = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return told.stdout.strip()
 
 
 def processor() -> str:

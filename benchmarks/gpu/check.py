@@ -6,12 +6,12 @@ import datetime
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import summary
+from benchmarks import harness, summary
 from benchmarks.gpu import ledger, pretend
 from benchmarks.gpu.stages import STAGES, Result, Stage, environment, files_of
 from fastssl.errors import UserError
@@ -130,6 +130,8 @@ def write_ledger(out: Path, dry: bool, say: Say) -> None:
 def adopt(out: Path, into: Path = ledger.ROOT) -> list[Path]:
     """Copies a check's results and ledger from ``out`` into the repository; the paths that were written.
 
+    Where the check ran without the repository's history, its results are of this commit if the sources are the same.
+
     Raises:
         UserError: if there are none, or they are of a dry run.
     """
@@ -145,7 +147,10 @@ def adopt(out: Path, into: Path = ledger.ROOT) -> list[Path]:
     contents = {
         folder / "check" / f"{stage}.json": record for stage, record in records.items() if stage != "benchmarks"
     }
-    contents |= {folder / f"{op}.json": report for op, report in reports(records.get("benchmarks", {"parts": {}}))}
+    if measured := records.get("benchmarks"):
+        same = measured["of"]["sources"] == of(STAGES[-1], dry=False)["sources"]
+        measured["run"]["commit"] = measured["run"].get("commit") or (harness.commit() if same else "")
+        contents |= {folder / f"{op}.json": report for op, report in reports(measured)}
     if (out / LEDGER).exists():
         contents[into / "benchmarks" / LEDGER] = json.loads((out / LEDGER).read_text())
     for path, content in contents.items():
@@ -153,7 +158,7 @@ def adopt(out: Path, into: Path = ledger.ROOT) -> list[Path]:
     return list(contents)
 
 
-def reports(record: dict[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
+def reports(record: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """(op, its results file) of the cases that were measured."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for result in record["parts"].values():

@@ -124,14 +124,19 @@ def exponentials() -> float | None:
     return exponential.rate()
 
 
+def short(rate: float) -> float:
+    """Four digits: never zero, however slow or disturbed the machine."""
+    return float(f"{rate:.4g}")
+
+
 def measured(side: int = SIDE, megabytes: tuple[float, ...] = MEGABYTES) -> GpuFloors:
     """All floors of the GPU in use, in a few seconds."""
     tf32 = product(torch.float32, side, tf32=True)
     exp = exponentials()
     return GpuFloors(
-        fma_gflops=round(max(product(torch.float32, side), tf32 / 3), 1),
-        tf32_gflops=round(tf32, 1),
-        gemm_gflops=round(product(torch.bfloat16, side), 1),
-        exp_billions_per_second=None if exp is None else round(exp, 1),
-        bandwidths={size: {"copy": round(copy(size), 1)} for size in megabytes},
+        fma_gflops=short(max(product(torch.float32, side), tf32 / 3)),
+        tf32_gflops=short(tf32),
+        gemm_gflops=short(product(torch.bfloat16, side)),
+        exp_billions_per_second=None if exp is None else short(exp),
+        bandwidths={size: {"copy": short(copy(size))} for size in megabytes},
     )

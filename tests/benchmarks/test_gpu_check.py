@@ -159,6 +159,33 @@ def test_memcheck_reads_what_the_sanitizer_says(monkeypatch: pytest.MonkeyPatch)
     assert found["good"] == {"skipped": "compute-sanitizer is not installed"}
 
 
+def test_where_pip_fails_the_modules_are_built_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "fastssl").mkdir()
+    old, built = (tmp_path / "fastssl" / f"_{name}.so" for name in ("cpu", "cuda"))
+    old.touch()
+    commands: list[str] = []
+
+    def run(command: list[Any], seconds: float, **environment: str) -> tuple[int | None, str]:
+        assert environment.get("TORCH_CUDA_ARCH_LIST", "9.0") == "9.0"
+        commands.append(" ".join(map(str, command)))
+        if "--build" in command:
+            (tmp_path / "build" / "modules" / "out").mkdir(parents=True)
+            (tmp_path / "build" / "modules" / "out" / built.name).touch()
+        return (1, "setuptools is too old") if "pip" in command else (0, "what it says")
+
+    monkeypatch.setattr(stages, "ROOT", tmp_path)
+    monkeypatch.setattr(processes, "run", run)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    for variable in ("FASTSSL_CUDA", "TORCH_CUDA_ARCH_LIST", "CUDAARCHS"):
+        monkeypatch.delenv(variable, raising=False)
+    found: dict[str, Any] = {}
+    stages.build(["build"], 100, lambda part, result: found.update(result), False)
+    assert commands[0].endswith("--no-build-isolation --no-deps --disable-pip-version-check --editable .")
+    assert (found["failed"], found["modules alone"]) == ("setuptools is too old", "built")
+    assert built.exists()
+    assert not old.exists()
+
+
 @pytest.mark.parametrize(
     ("test", "op"),
     [
@@ -208,8 +235,8 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "fastssl/ops/triton/nt_xent.py").write_text("from fastssl.ops.triton import _dot\nimport triton\n")
     (tmp_path / "fastssl/ops/triton/_dot.py").write_text("from fastssl.ops.triton._load import load\n")
     (tmp_path / "fastssl/ops/triton/_load.py").write_text("load = 1\n")
-    monkeypatch.setattr(ledger, "ROOT", tmp_path)
-    monkeypatch.setattr(info, "ROOT", tmp_path)
+    for module in (ledger, stages, info):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(info, "PROVEN", tmp_path / "fastssl" / "gpu_proven.json")
     monkeypatch.setattr(info, "gpu_kernels", lambda: {"ema_update": {"cuda"}, "nt_xent": {"triton"}})
     return tmp_path
@@ -268,7 +295,7 @@ def test_readme_and_info_tell_what_the_ledger_says() -> None:
 
 
 def test_a_checks_results_are_adopted(repository: Path, tmp_path: Path) -> None:
-    of = {"device": H100, "dry_run": False}
+    of = {"device": H100, "dry_run": False, "sources": "others"}
     row = {
         "op": "nt_xent",
         "shape": "n=1",
@@ -288,5 +315,6 @@ def test_a_checks_results_are_adopted(repository: Path, tmp_path: Path) -> None:
     assert written == {f"{folder}/nt_xent.json", f"{folder}/check/tests.json", "benchmarks/gpu_ledger.json"}
     (machine,) = summary.machines(repository / "benchmarks" / "results")
     assert (machine.name, [report.op for report in machine.reports]) == (H100, ["nt_xent"])
+    assert machine.reports[0].run["commit"] == ""  # of sources that are not these
     with pytest.raises(UserError, match="no results of a check"):
         check.adopt(tmp_path / "nowhere", repository)

@@ -100,6 +100,13 @@ def test_every_rate_is_measured() -> None:
     assert "GB/s of a copy over 0.25 MB" in found.sentence()
 
 
+def test_inputs_are_made_anew_for_each_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = where.kept(torch.zeros)
+    assert inputs(3) is not inputs(3)
+    monkeypatch.setattr(where, "on_gpu", lambda: False)
+    assert inputs(3) is inputs(3)
+
+
 def test_a_compiled_provider_is_compiled_twice() -> None:
     modes = []
 
