@@ -125,13 +125,26 @@ def exponentials() -> float | None:
     return exponential.rate()
 
 
+def short(rate: float) -> float:
+    """Four digits: never zero, however slow or disturbed the machine."""
+    return float(f"{rate:.4g}")
+
+
 def measured(side: int = SIDE, megabytes: tuple[float, ...] = MEGABYTES) -> GpuFloors:
     """All floors of the GPU in use, in a few seconds."""
     tf32 = product(torch.float32, side, tf32=True)
     return GpuFloors(
+<<<<<<< HEAD
         fma_gflops=max(product(torch.float32, side), float(f"{tf32 / 3:.4g}")),
         tf32_gflops=tf32,
         gemm_gflops=product(torch.bfloat16, side),
         exp_billions_per_second=exponentials(),
         bandwidths={size: {"copy": copy(size)} for size in megabytes},
+=======
+        fma_gflops=short(max(product(torch.float32, side), tf32 / 3)),
+        tf32_gflops=short(tf32),
+        gemm_gflops=short(product(torch.bfloat16, side)),
+        exp_billions_per_second=None if exp is None else short(exp),
+        bandwidths={size: {"copy": short(copy(size))} for size in megabytes},
+>>>>>>> main
     )

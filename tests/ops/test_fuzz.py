@@ -131,6 +131,13 @@ def outcome(name: str, arguments: Arguments) -> dict[str, Tensor] | Exception:
         return error
 
 
+def comparable(outcomes: dict[str, Any]) -> list[Any]:
+    """Those of engines that look at the same things: nothing waits for a GPU to see which indices a tensor holds."""
+    told = outcomes["reference"]
+    unseen = isinstance(told, ValueError) and "must be in [0, " in str(told)
+    return [found for engine, found in outcomes.items() if not (unseen and engine == "cuda-emulated")]
+
+
 @pytest.mark.parametrize("name", sorted(CALLS))
 @given(data=st.data())
 def test_fuzz_of_wrong_calls_is_answered_in_words(name: str, data: st.DataObject) -> None:
@@ -141,7 +148,7 @@ def test_fuzz_of_wrong_calls_is_answered_in_words(name: str, data: st.DataObject
         arguments[key] = data.draw(changed(arguments.get(key)))
     held = [x for value in arguments.values() for x in tensors_of(value) if in_memory(x)]
     before = [memory(x).clone() for x in held]
-    outcomes = list(on_every_engine(lambda: outcome(name, arguments)).values())
+    outcomes = comparable(on_every_engine(lambda: outcome(name, arguments)))
     assert all(torch.equal(x, memory(y)) for x, y in zip(before, held, strict=True))
     kinds = {type(found) for found in outcomes}
     assert len(kinds) == 1, f"engines disagree: {outcomes}"
