@@ -86,15 +86,14 @@ def captured(work: Callable[[], Any]) -> torch.cuda.CUDAGraph:
 
 
 def rate(work: float, run: Callable[[], Any], calls: int = 5) -> float:
-    """Giga-units of ``work`` a second, of which each call of ``run`` does as much; by the median of REPEATS."""
+    """Giga-units of ``work`` a second, of which each call of ``run`` does as much; the median of REPEATS."""
 
     def several() -> None:
         for _ in range(calls):
             run()
 
     replay = captured(several).replay
-    found = calls * work / statistics.median(seconds_of(replay) for _ in range(REPEATS)) / GIGA
-    return float(f"{found:.4g}")
+    return calls * work / statistics.median(seconds_of(replay) for _ in range(REPEATS)) / GIGA
 
 
 def product(dtype: torch.dtype, side: int, tf32: bool = False) -> float:
@@ -133,18 +132,11 @@ def short(rate: float) -> float:
 def measured(side: int = SIDE, megabytes: tuple[float, ...] = MEGABYTES) -> GpuFloors:
     """All floors of the GPU in use, in a few seconds."""
     tf32 = product(torch.float32, side, tf32=True)
+    exp = exponentials()
     return GpuFloors(
-<<<<<<< HEAD
-        fma_gflops=max(product(torch.float32, side), float(f"{tf32 / 3:.4g}")),
-        tf32_gflops=tf32,
-        gemm_gflops=product(torch.bfloat16, side),
-        exp_billions_per_second=exponentials(),
-        bandwidths={size: {"copy": copy(size)} for size in megabytes},
-=======
         fma_gflops=short(max(product(torch.float32, side), tf32 / 3)),
         tf32_gflops=short(tf32),
         gemm_gflops=short(product(torch.bfloat16, side)),
         exp_billions_per_second=None if exp is None else short(exp),
         bandwidths={size: {"copy": short(copy(size))} for size in megabytes},
->>>>>>> main
     )
