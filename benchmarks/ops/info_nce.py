@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
+from benchmarks import where
 from benchmarks.harness import OURS, Case, Work
 from fastssl import ops
 from fastssl.ops.info_nce import reference  # type: ignore[attr-defined]
@@ -34,7 +35,7 @@ def chunked(queries: Tensor, keys: Tensor, *, temperature: float) -> Tensor:
 
 
 def forward_backward(function: Callable[..., Tensor], n: int, d: int, dtype: torch.dtype) -> Work:
-    generator = torch.Generator().manual_seed(0)
+    generator = where.generator()
     first, noise = (torch.randn(n, d, generator=generator) for _ in range(2))
     queries, keys = (normalize(x, dim=1).to(dtype).requires_grad_() for x in (first, first + noise))
 
@@ -59,8 +60,8 @@ def providers(n: int, d: int, dtype: torch.dtype) -> dict[str, Callable[[], Work
         OURS: lambda: ops.info_nce,
         "torch eager": lambda: reference,
         "torch eager again": lambda: reference,  # the same thing twice: the spread of this run
-        "torch.compile": lambda: torch.compile(reference),
-        "torch.compile, chunked": lambda: torch.compile(chunked),
+        "torch.compile": lambda: where.compiled(reference),
+        "torch.compile, chunked": lambda: where.compiled(chunked),
     }
     if n >= LARGE:
         del rivals["torch eager again"]
@@ -81,10 +82,13 @@ def cases() -> list[Case]:
             operations=6 * n * n * d,
             peak=True,
         )
-        for n, d, dtype in (
-            (256, 128, torch.float32),
-            (4096, 128, torch.float32),
-            (4096, 128, torch.bfloat16),
-            (LARGE, 64, torch.float32),
+        for n, d, dtype in where.sizes(
+            cpu=(
+                (256, 128, torch.float32),
+                (4096, 128, torch.float32),
+                (4096, 128, torch.bfloat16),
+                (LARGE, 64, torch.float32),
+            ),
+            gpu=((16384, 128, torch.bfloat16), (LARGE, 128, torch.bfloat16), (4096, 128, torch.float32)),
         )
     ]
