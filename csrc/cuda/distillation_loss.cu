@@ -228,7 +228,8 @@ __device__ double teacher_loss(const Problem<T>& p, const Parts<T>& parts, std::
     return p.has_probabilities ? total * sum_of_logs - dot : sum_of_logs - dot / total;
 }
 
-// One sample's stats and its sum of cross-entropies.
+// One sample's stats and its sum of cross-entropies. There are as many blocks as samples, so few, and each may use half
+// of a multiprocessor's registers.
 template <class T>
 __global__ void __launch_bounds__(kThreads, 2) sample_kernel(Problem<T> p, Parts<T> parts, T* stats, double* losses) {
     __shared__ double of_warp[kWarps];

@@ -193,17 +193,18 @@ __device__ void row_peaks(const Problem<T>& p, const Columns<kPacked>& at, const
                 x[i][k] = logit(x[i][k], p.unit) - v[k].exponent;
                 peak.maximum = Maximum{}(peak.maximum, x[i][k]);
             }
-            peak.maximum = next_whole(reduce_lanes(peak.maximum, Maximum{}, 1, p.lanes));
+            peak.maximum = next_whole(reduce_lanes(peak.maximum, Maximum{}, p.lanes));
 #pragma unroll
             for (int k = 0; k < kPack; ++k) peak.total += v[k].factor * power(x[i][k] - peak.maximum);
-            peak.total = reduce_lanes(peak.total, Plus{}, 1, p.lanes);
+            peak.total = reduce_lanes(peak.total, Plus{}, p.lanes);
             if (at.lane == 0 && row < p.scores.rows) p.peaks[row * strips + blockIdx.x] = peak;
         }
     }
 }
 
+// Two blocks share a multiprocessor's registers: 32 KB of 16-bit rows are on their way at a time.
 template <class T, bool kPacked>
-__global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 2 : 1) 
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 2 : 1)
     strip_kernel(Problem<T> p, const Scaling<T>* u) {
     __shared__ Exchange<T> shared;
     const std::int64_t first = std::int64_t{blockIdx.x} * p.lanes * kPack;

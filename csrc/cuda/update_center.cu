@@ -52,6 +52,7 @@ struct Result {
     T momentum, rate;
 };
 
+// Two blocks must fit a multiprocessor: there are no more in a launch, so each may use half of the registers.
 template <class T, bool kPacked>
 __global__ void __launch_bounds__(kThreads, 2) sum_columns_kernel(Matrix rows, std::int64_t stretch, Result<T> result) {
     __shared__ T sums[kWarps][kWidth];
