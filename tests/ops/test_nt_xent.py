@@ -55,7 +55,9 @@ def assert_as_good_as_plain_torch(z0: Tensor, z1: Tensor, temperature: float) ->
 def test_equals_the_formula(engine, n: int, d: int, dtype: torch.dtype) -> None:
     if engine.backend == "triton" and dtype == torch.float64:
         pytest.skip("Triton's kernel takes no float64")
-    for temperature in TEMPERATURES:
+    if engine.slow and n > 200:
+        pytest.skip("sizes that take Triton's interpreter minutes")
+    for temperature in TEMPERATURES[1::2] if engine.slow else TEMPERATURES:
         assert_as_good_as_plain_torch(*views(n, d, dtype=dtype, device=engine.device), temperature)
 
 
