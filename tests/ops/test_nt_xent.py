@@ -124,7 +124,7 @@ def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
     before = torch.get_num_threads()
     want = with_gradients(nt_xent, z0, z1, 0.1)
     try:
-        for threads in (1, 2, 3, before):
+        for threads in (before,) if engine.slow else (1, 2, 3, before):  # a GPU's kernels know of no threads
             if engine.backend != "reference":
                 torch.set_num_threads(threads)
             for got, expected in zip(with_gradients(nt_xent, z0, z1, 0.1), want, strict=True):

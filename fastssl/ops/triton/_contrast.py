@@ -27,16 +27,20 @@ from fastssl.ops.triton._blocks import store_sums, target_of
 
 @_blocks.kernel
 def _stream_kernel(
-    queries, columns, targets, exclude, maxima, totals, sums, n, m, per, scale,
+    queries, columns, targets, exclude, positives, maxima, totals, sums, n, m, per, scale,
     KEYS: tl.constexpr, VIEWS: tl.constexpr,
     D: tl.constexpr, CHUNK: tl.constexpr, OUT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """KEYS: the columns are those that targets and excluded numbers count; else all of them count."""
+    """KEYS: the columns are those that targets and excluded numbers count; else all of them count.
+
+    ``positives`` (n) receive the targets' similarities, where a backward needs them as these products round them.
+    """
     first = tl.program_id(0) * ROWS
     i = first + tl.arange(0, ROWS)
     maximum = tl.full((ROWS,), -3.0e38, tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
+    positive = tl.zeros((ROWS,), tl.float32)
     if OUT > 0:
         weighted = tl.zeros((ROWS, OUT), tl.float32)
     if KEYS:
@@ -49,7 +53,10 @@ def _stream_kernel(
         s = similarities(queries, columns, first, second, n, m, scale, D, CHUNK, ROWS, COLUMNS, OPERAND, PRECISION)
         left_out = (j >= m)[None, :]
         if KEYS:
-            left_out = left_out | (j[None, :] == target[:, None])
+            own = j[None, :] == target[:, None]
+            if positives is not None:
+                positive += tl.sum(tl.where(own, s, 0.0), 1)
+            left_out = left_out | own
             if VIEWS or exclude is not None:
                 left_out = left_out | (j[None, :] == excluded[:, None])
         s = tl.where(left_out, float("-inf"), s)
@@ -62,6 +69,9 @@ def _stream_kernel(
         at = tl.program_id(1).to(tl.int64) * n + i
         tl.store(maxima + at, maximum, mask=i < n)
         tl.store(totals + at, total, mask=i < n)
+        if positives is not None:
+            mine = (target >= start * COLUMNS) & (target < end * COLUMNS)
+            tl.store(positives + i, positive, mask=(i < n) & mine)
     if OUT > 0:
         store_sums(weighted, sums, n, D, ROWS, OUT)
 
@@ -69,11 +79,11 @@ def _stream_kernel(
 @triton.jit
 def _positives(
     queries, keys, i, targets, exclude, n, m, scale,
-    VIEWS: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, FEATURES: tl.constexpr,
+    D: tl.constexpr, ROWS: tl.constexpr, FEATURES: tl.constexpr,
 ):  # fmt: skip
     """Each row's target and its similarity; NaN for a target that is none of the m keys, or is left out."""
-    target = target_of(i, targets, n, VIEWS).to(tl.int64)
-    good = (i < n) & (target >= 0) & (target < m) & (target != excluded_of(i, exclude, n, VIEWS))
+    target = target_of(i, targets, n, False).to(tl.int64)
+    good = (i < n) & (target >= 0) & (target < m) & (target != excluded_of(i, exclude, n, False))
     positive = tl.zeros((ROWS,), tl.float32)
     for feature in range(0, D, FEATURES):
         k = feature + tl.arange(0, FEATURES)
@@ -86,9 +96,9 @@ def _positives(
 
 @_blocks.kernel
 def _finish_kernel(
-    queries, keys, targets, exclude, maxima, totals, sums, losses, lse, share, direction,
+    queries, keys, targets, exclude, positives, maxima, totals, sums, losses, lse, share, direction,
     n, m, parts, scale, factor,
-    VIEWS: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, PARTS: tl.constexpr, FEATURES: tl.constexpr,
+    D: tl.constexpr, ROWS: tl.constexpr, PARTS: tl.constexpr, FEATURES: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     maximum = tl.full((ROWS,), -3.0e38, tl.float32)
@@ -102,7 +112,10 @@ def _finish_kernel(
         total = total * tl.exp(maximum - new_maximum) + tl.sum(terms, 1)
         maximum = new_maximum
 
-    target, good, positive = _positives(queries, keys, i, targets, exclude, n, m, scale, VIEWS, D, ROWS, FEATURES)
+    if positives is not None:
+        positive = tl.load(positives + i, mask=i < n, other=0.0)
+    else:
+        target, good, positive = _positives(queries, keys, i, targets, exclude, n, m, scale, D, ROWS, FEATURES)
     shift = tl.maximum(maximum, positive)
     others = total * tl.exp(maximum - shift)
     everything = others + tl.exp(positive - shift)
@@ -163,18 +176,19 @@ def contrast(
         launches.append((columns, are_keys, fixed, *_launch.split(queries, columns, fixed)))
     parts = sum(launch[3] for launch in launches)
     maxima, totals = _launch.floats(2, parts, n, like=queries)
+    positives = _launch.floats(n, like=queries) if views else None
     sums = None if direction is None else _launch.floats(parts, n, d, like=queries)
     done = 0
     for columns, are_keys, fixed, some, per in launches:
         _stream_kernel[_launch.grid(queries, some, fixed)](
-            queries, columns, targets, exclude, maxima[done:], totals[done:], None if sums is None else sums[done:],
-            n, len(columns), per, scale, KEYS=are_keys, VIEWS=views, **fixed,
+            queries, columns, targets, exclude, positives, maxima[done:], totals[done:],
+            None if sums is None else sums[done:], n, len(columns), per, scale, KEYS=are_keys, VIEWS=views, **fixed,
         )  # fmt: skip
         done += some
     at_once = _launch.parts_at_once(parts)
     features = min(128, max(16, triton.next_power_of_2(d)))
     rows = max(1, _launch.ELEMENTS // (at_once * features))
     _finish_kernel[(triton.cdiv(n, rows), 1 if direction is None else triton.cdiv(d, features))](
-        queries, keys, targets, exclude, maxima, totals, sums, losses, lse, share, direction,
-        n, len(keys), parts, scale, factor, VIEWS=views, D=d, ROWS=rows, PARTS=at_once, FEATURES=features,
+        queries, keys, targets, exclude, positives, maxima, totals, sums, losses, lse, share, direction,
+        n, len(keys), parts, scale, factor, D=d, ROWS=rows, PARTS=at_once, FEATURES=features,
     )  # fmt: skip
