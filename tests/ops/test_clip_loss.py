@@ -18,9 +18,9 @@ from contrastive_helpers import (
     linux_only,
     needs_float64,
     needs_speed,
-    some,
     pairs,
     results,
+    some,
 )
 from torch import Tensor
 

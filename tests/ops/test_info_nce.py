@@ -17,9 +17,9 @@ from contrastive_helpers import (
     linux_only,
     needs_float64,
     needs_speed,
-    some,
     results,
     rows,
+    some,
 )
 from torch import Tensor
 

@@ -51,7 +51,8 @@ def test_interpreted_kernels_stay_within_their_buffers(name: str, monkeypatch: p
 
     monkeypatch.setattr(torch, "empty", empty)
     monkeypatch.setattr(torch, "empty_like", lambda x: empty(x.shape, dtype=x.dtype))
-    monkeypatch.setattr(torch.Tensor, "new_empty", lambda x, *shape, dtype=None: empty(*shape, dtype=dtype or x.dtype))
+    new_empty = lambda x, *shape, dtype=None, **_: empty(*shape, dtype=dtype or x.dtype)  # noqa: E731
+    monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
     with triton_on_cpu():
         got = op.implementations["triton"].run(*map(lonely, call))
     monkeypatch.undo()
@@ -76,11 +77,14 @@ def test_compiles_for_tensor_cores_without_spills(op: str, dtype: torch.dtype, d
     if dtype == torch.float16 and d > 128:
         pytest.skip("the code is bfloat16's but for the type")
     for launch in launches(op, dtype, d):
+        has_products = "PRECISION" in launch.kernel.arg_names
+        if d > 128 and not has_products:
+            continue  # its code is that of 128 features but for a number
         compiled = launch.compile(architecture)
         used = resources(compiled)
         assert (used.stack, used.local) == (0, 0), (launch.name, used)
         assert used.shared <= SHARED[architecture], (launch.name, used)
-        if "PRECISION" in launch.kernel.arg_names:  # it has products
+        if has_products:
             wanted = r"\b(mma|wgmma|tcgen05)\b"
             if architecture == 90 and dtype != torch.float32:
                 wanted = r"\bwgmma\b"

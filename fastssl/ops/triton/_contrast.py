@@ -21,8 +21,16 @@ import triton.language as tl
 from torch import Tensor
 
 from fastssl.ops.triton import _blocks, _launch
-from fastssl.ops.triton._blocks import absorb, add_weighted, excluded_of, log1p, part_of_columns, similarities
-from fastssl.ops.triton._blocks import store_sums, target_of
+from fastssl.ops.triton._blocks import (
+    absorb,
+    add_weighted,
+    excluded_of,
+    log1p,
+    part_of_columns,
+    similarities,
+    store_sums,
+    target_of,
+)
 
 
 @_blocks.kernel

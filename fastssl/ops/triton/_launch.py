@@ -33,7 +33,7 @@ class _Blocks:
 # takes 64 a warp group, and columns read from the L2 cache serve many rows. Where all features are one chunk, columns
 # are read once for both products. float32 operands stand in registers as two, so their blocks are smaller. Beyond OUT,
 # features are shared among programs, which recompute the similarities.
-_NARROW = {128: _Blocks(128, 64, 128), 2**31: _Blocks(128, 64, 64)}
+_NARROW = {128: _Blocks(128, 128, 128), 2**31: _Blocks(128, 64, 64)}
 _NARROW_SUMS = {128: _Blocks(128, 64, 128, 128), 256: _Blocks(64, 64, 256, 256), 2**31: _Blocks(64, 32, 64, 512)}
 _WIDE = {2**31: _Blocks(64, 64, 32)}
 _WIDE_SUMS = {128: _Blocks(64, 32, 32, 128), 2**31: _Blocks(32, 32, 32, 256)}
@@ -72,7 +72,7 @@ def _split(programs: int, blocks: int, processors: int) -> tuple[int, int]:
     """The fewest rounds of work, each processor's registers holding one program of 8 warps at a time."""
 
     def time(parts: int) -> int:
-        return triton.cdiv(programs * parts, processors) * (triton.cdiv(blocks, parts) + PROLOGUE)
+        return int(triton.cdiv(programs * parts, processors) * (triton.cdiv(blocks, parts) + PROLOGUE))
 
     per = triton.cdiv(max(blocks, 1), min(range(1, processors + 1), key=time))
     return max(1, triton.cdiv(blocks, per)), per
@@ -86,7 +86,7 @@ def grid(rows: Tensor, parts: int, fixed: dict[str, Any]) -> tuple[int, int, int
 
 def parts_at_once(parts: int) -> int:
     """How many parts a program that combines them loads together."""
-    return min(16, triton.next_power_of_2(parts))
+    return min(16, int(triton.next_power_of_2(parts)))
 
 
 def floats(*shape: int, like: Tensor) -> Tensor:

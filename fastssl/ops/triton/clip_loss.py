@@ -54,7 +54,7 @@ def _side_kernel(
 
 
 def forward(a: Tensor, b: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """a, b (N, D). Returns the loss (), and of a's rows above b's: log-sum-exps in two parts, shares (6, N); float32."""
+    """a, b (N, D). Returns the loss () and, of a above b, log-sum-exps in two parts and shares (6, N); float32."""
     a, b = a.contiguous(), b.contiguous()
     n = len(a)
     losses, statistics = _launch.floats(2, n, like=a), _launch.floats(6, n, like=a)

@@ -7,7 +7,7 @@
 Forward: the pass of _contrast.py without sums, 2 R^2 D operations. Backward: s is symmetric, so the program that holds
 rows i reads P_ji from its own product and the saved lse_j: one recomputed product and one product with z, 4 R^2 D
 operations. Grid of that: blocks of rows, parts of the columns, blocks of features; parts are summed in their order:
-deterministic, no atomics. The positive is subtracted from P before G is rounded to 16 bits, where the two nearly cancel.
+deterministic, no atomics. The positive is subtracted from P, which it nearly cancels, before G is rounded to 16 bits.
 Bytes: R D read per block of rows, from the L2 cache; nothing grows with R^2.
 Triton and not CUDA: two matrix products with an elementwise function between them.
 Reference and tests: fastssl/ops/nt_xent.py, tests/ops/test_nt_xent.py.

@@ -58,11 +58,10 @@ def _side_kernel(
             slope += tl.sum(derivative, 1)
         if OUT > 0:
             weighted = add_weighted(weighted, derivative, columns, second, n, D, OUT, COLUMNS, OPERAND, PRECISION)
-    if losses is not None:
-        if tl.program_id(2) == 0:
-            at = tl.program_id(1).to(tl.int64) * n + i
-            tl.store(losses + at, loss, mask=i < n)
-            tl.store(slopes + at, slope, mask=i < n)
+    if (losses is not None) and (tl.program_id(2) == 0):
+        at = tl.program_id(1).to(tl.int64) * n + i
+        tl.store(losses + at, loss, mask=i < n)
+        tl.store(slopes + at, slope, mask=i < n)
     if OUT > 0:
         store_sums(weighted, sums, n, D, ROWS, OUT)
 
