@@ -66,16 +66,12 @@ def test_only_the_command_line_reads_arguments_and_environment(path: Path) -> No
 
 OPS = sorted(name for name in ops.__all__ if name not in {"backend", "explain", "gamut_bins"})
 WITHOUT_GPU_KERNEL: set[str] = {
-    "clip_loss",
     "decode_ab",
     "encode_ab",
-    "info_nce",
     "knn_classify",
     "lab_to_rgb",
     "propagate_labels",
-    "queue_info_nce",
     "rgb_to_lab",
-    "siglip_loss",
 }  # the reference serves them on a GPU; an op leaves this list with its kernel
 
 

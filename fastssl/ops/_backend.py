@@ -194,6 +194,17 @@ def triton_cuda(*tensors: Tensor) -> str | None:
     return _placed("cuda", *tensors) if _has_triton() else "triton is not installed"
 
 
+def triton_rows(*rows: Tensor) -> str | None:
+    """Why the Triton kernels that multiply rows cannot take these: sums are in float32, and rows counted in 32 bits."""
+    reason = triton_cuda(*rows)
+    for x in rows:
+        if reason is None and x.dtype == torch.float64:
+            reason = "it takes float32, bfloat16 and float16, got torch.float64"
+        if reason is None and len(x) >= 2**31:
+            reason = f"it takes fewer than 2^31 rows, got {len(x)}"
+    return reason
+
+
 @cache
 def _has_triton() -> bool:  # a search of the path costs more than a small call
     return find_spec("triton") is not None

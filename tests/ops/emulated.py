@@ -7,6 +7,7 @@ interpreter, if it was imported under ``TRITON_INTERPRET=1``.
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import os
 import subprocess
@@ -94,4 +95,6 @@ def triton_on_cpu() -> Iterator[None]:
     assert INTERPRETING, "set TRITON_INTERPRET=1 before Triton is imported"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_backend, "_placed", _interpretable)
+        # as of a small GPU: the interpreter takes one program after the other, and what many do one can
+        patch.setattr(importlib.import_module("fastssl.ops.triton._launch"), "PROCESSORS", 3)
         yield
