@@ -60,7 +60,7 @@ inline bool rows_on_16_bytes(const void* p, std::int64_t stride, std::size_t ele
     return on_16_bytes(p) && stride * static_cast<std::int64_t>(element_bytes) % 16 == 0;
 }
 
-inline std::int64_t parts(std::int64_t whole, std::int64_t part) { return (whole + part - 1) / part; }
+__host__ __device__ inline std::int64_t parts(std::int64_t whole, std::int64_t part) { return (whole + part - 1) / part; }
 
 // Threads that share a row of `width` elements, each moving `elements` of them at once: a power of two, at most a warp.
 inline int lanes_of(std::int64_t width, int elements) {

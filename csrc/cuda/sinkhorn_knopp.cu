@@ -35,8 +35,6 @@ constexpr std::int64_t kStrips = 256;  // fill a large GPU, two on each processo
 constexpr std::int64_t kBlockColumns = kThreads * kPack, kBlockRows = 8;  // of the result
 constexpr double kLog2E = 1.4426950408889634;
 
-__host__ __device__ std::int64_t parts(std::int64_t whole, std::int64_t part) { return (whole + part - 1) / part; }
-
 template <class T>
 constexpr T kLowest = std::numeric_limits<T>::lowest();
 template <class T>
