@@ -1,4 +1,4 @@
-"""``python -m benchmarks.kernels``: what the GPU kernels take of a GPU, read from their compiled code; no GPU is needed.
+"""``python -m benchmarks.kernels``: what the GPU kernels take, read from their compiled code; no GPU is needed.
 
 Registers, spills, shared memory, occupancy and accesses of 16 bytes of every CUDA kernel of the built ``fastssl._cuda``
 and every Triton kernel as a training step launches it. Writes benchmarks/results/gpu_kernels.json, from which
@@ -11,6 +11,7 @@ import importlib.util
 import json
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,7 +80,8 @@ def plain(mangled: str) -> str:
 def cuda_kernels(module: Path) -> Iterator[Kernel]:
     """Every kernel of the native module, on each generation that it was built for."""
     threads = {
-        name: int(most) for name, most in re.findall(r"\.entry (\w+)\([^{]*?\.maxntid (\d+)", cuobjdump("dump-ptx", module))
+        name: int(most)
+        for name, most in re.findall(r"\.entry (\w+)\([^{]*?\.maxntid (\d+)", cuobjdump("dump-ptx", module))
     }
     for architecture in launches.ARCHITECTURES:
         only = ("--gpu-architecture", f"sm_{architecture}")
@@ -117,7 +119,10 @@ def triton_kernels() -> Iterator[Kernel]:
 def triton_kernel(launch: launches.Launch, dtype: torch.dtype, architecture: int) -> Kernel:
     compiled = launch.compile(architecture)
     used = launches.resources(compiled)
-    loads, stores = wide(compiled.asm["sass"])
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(compiled.asm["cubin"])
+        cubin.flush()
+        loads, stores = wide(cuobjdump("dump-sass", Path(cubin.name)))
     return Kernel(
         source=f"fastssl/ops/triton/{launch.op}.py",
         name=f"{launch.name.partition('.')[2]} {str(dtype).removeprefix('torch.')}",
@@ -126,7 +131,7 @@ def triton_kernel(launch: launches.Launch, dtype: torch.dtype, architecture: int
         stack=used.stack,
         local=used.local,
         shared=used.shared,
-        threads=WARP * launch.options["num_warps"],
+        threads=WARP * compiled.metadata.num_warps,
         wide_loads=loads,
         wide_stores=stores,
     )
@@ -141,7 +146,7 @@ def module() -> Path:
 
 
 def rows(kernels: list[Kernel]) -> list[dict[str, Any]]:
-    """One row for the variants of a kernel (types, widths) on each generation: how many, and the most that one takes."""
+    """One row for the variants of a kernel (types, widths) on a generation: how many, and the most that one takes."""
     groups: dict[tuple[str, str, int], list[Kernel]] = {}
     for kernel in kernels:
         groups.setdefault((kernel.source, kernel.name, kernel.architecture), []).append(kernel)
@@ -160,7 +165,10 @@ def main() -> None:
 
     compiled = [*cuda_kernels(module()), *triton_kernels()]
     nvcc = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=False).stdout
-    compilers = {"triton": triton.__version__, "nvcc": (re.findall(r"release [\d.]+, V([\d.]+)", nvcc) or ["unknown"])[0]}
+    compilers = {
+        "triton": triton.__version__,
+        "nvcc": (re.findall(r"release [\d.]+, V([\d.]+)", nvcc) or ["unknown"])[0],
+    }
     with atomic_write(publish.KERNELS) as path:
         path.write_text(json.dumps({"compilers": compilers, "rows": rows(compiled)}, indent=1) + "\n")
     print(publish.KERNELS)

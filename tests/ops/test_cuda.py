@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("triton", reason="brings cuobjdump")
 
-from benchmarks import kernels  # noqa: E402
-from benchmarks.kernels import Kernel  # noqa: E402
+from benchmarks import kernels
+from benchmarks.kernels import Kernel
 
 ROOT = Path(__file__).parent.parent.parent
 SOURCES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc" / "cuda").glob("*.cu"))
