@@ -115,7 +115,7 @@ def interleaved(works: dict[str, Work]) -> dict[str, list[float]]:
 def quantiles(seconds: list[float]) -> dict[str, float]:
     """Median, 20th and 80th percentile in milliseconds."""
     p20, *_, p80 = statistics.quantiles(seconds, n=5)
-    return {name: round(1e3 * x, 4) for name, x in (("median", statistics.median(seconds)), ("p20", p20), ("p80", p80))}
+    return {name: round(1e3 * x, 6) for name, x in (("median", statistics.median(seconds)), ("p20", p20), ("p80", p80))}
 
 
 def peak_megabytes(case: Case, provider: str) -> float:
@@ -160,7 +160,7 @@ def rates(case: Case, provider: str, median: float, floors: Floors | None) -> di
         found["gigabytes_per_second"] = round(case.bytes_moved / median / 1e6, 2)
     if floors is not None and (case.operations or case.bytes_moved or case.exponentials):
         floor = 1e3 * floors.seconds(case.operations, case.bytes_moved, case.exponentials, case.dtype)
-        found |= {"floor": round(floor, 4), "percent_of_floor": round(100 * floor / median, 1)}
+        found |= {"floor": round(floor, 6), "percent_of_floor": round(100 * floor / median, 1)}
     if case.recompute and provider == OURS:
         gflops = (case.operations + case.recompute) / median / 1e6
         found["gflops_with_recompute"] = round(gflops, 1)
