@@ -68,8 +68,9 @@ __device__ void give_to_x(const PatchRows<O>& grad, const std::int64_t* ids, std
     }
 }
 
+// Three blocks share a multiprocessor's registers: 24 warps' rows are on their way at a time.
 template <int N, class X, class O>
-__global__ void __launch_bounds__(kPatchThreads, 1)
+__global__ void __launch_bounds__(kPatchThreads, sizeof(Accumulator<O>) == 4 ? 3 : 1)
     give_back_kernel(PatchRows<O> grad, const std::int64_t* ids, const Named* named, Sizes s, PatchGrid grid,
                      Gradients<X, Accumulator<O>> to) {
     using A = Accumulator<O>;
@@ -77,6 +78,7 @@ __global__ void __launch_bounds__(kPatchThreads, 1)
     const bool inside = at.row < s.length && at.element < s.width;
     SampleSum<N, A> token, pos;
     std::int64_t next = inside ? ids[at.begin * s.length + at.row] : 0;
+#pragma unroll 1
     for (std::int64_t b = at.begin; inside && b < at.end; ++b) {
         const std::int64_t id = next;
         if (b + 1 < at.end) next = ids[(b + 1) * s.length + at.row];  // on its way while this sample's row is
