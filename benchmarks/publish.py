@@ -1,4 +1,4 @@
-"""``python -m benchmarks.publish``: from the JSON files docs/performance.md, a page a machine, results.md, gpu-kernels.md.
+"""``python -m benchmarks.publish``: docs/performance.md, a page a machine, results.md and gpu-kernels.md.
 
 Likewise, from the ledger of the GPU kernels, the sentence in README.md and what ``fastssl info`` tells.
 """
@@ -42,8 +42,8 @@ three: `benchmarks/gpu/floors.py`.
 READ_KERNELS = """\
 What each GPU kernel takes, as compiled for compute capability {generations}: registers a thread, bytes of shared memory
 a block (of a CUDA kernel those known before the launch), and the share of a multiprocessor's warps that can be there
-at once. Of a kernel's variants (types, widths) the one of least occupancy is told. *Wide* are the instructions that load
-and store 16 bytes a thread, in the variant that has the most. None spills: tests/ops/test_cuda.py and test_triton.py
+at once. Of a kernel's variants (types, widths) the one of least occupancy is told. *Wide* are the instructions that
+load and store 16 bytes a thread, in the variant that has the most. None spills: tests/ops/test_cuda.py and test_triton.py
 fail on it. `python -m benchmarks.kernels` measures anew; it needs no GPU. Compiled by nvcc {nvcc} and Triton {triton}.
 """
 READ_CHOICE = """\
