@@ -44,7 +44,8 @@ What each GPU kernel takes, as compiled for compute capability {generations}: re
 a block (of a CUDA kernel those known before the launch), and the share of a multiprocessor's warps that can be there
 at once. Of a kernel's variants (types, widths) the one of least occupancy is told. *Wide* are the instructions that
 load and store 16 bytes a thread, in the variant that has the most. None spills: tests/ops/test_cuda.py and
-test_triton.py fail on it. `python -m benchmarks.kernels` measures anew; it needs no GPU. Compiled by nvcc {nvcc} and Triton {triton}.
+test_triton.py fail on it. `python -m benchmarks.kernels` measures anew; it needs no GPU. Compiled by nvcc {nvcc} and
+Triton {triton}.
 """
 READ_CHOICE = """\
 A call is served by the C++ kernel unless plain torch was faster at the nearest measured size;
