@@ -220,11 +220,13 @@ def refuse_gradient(op: str) -> None:
 
 
 def _placed(device: str, *tensors: Tensor) -> str | None:
-    for tensor in tensors:
-        if tensor.device.type != device:
-            return f"it takes {device} tensors, got one on {tensor.device}"
-        if tensor.device != tensors[0].device:
-            return f"it takes tensors on one GPU, got {tensors[0].device} and {tensor.device}"
-        if tensor.dtype.is_floating_point and tensor.dtype not in _native.DTYPES:
-            return f"it takes float32, float64, bfloat16 and float16, got {tensor.dtype}"
+    first = tensors[0].device
+    for tensor in tensors:  # there may be hundreds, at every step
+        where, dtype = tensor.device, tensor.dtype
+        if where.type != device:
+            return f"it takes {device} tensors, got one on {where}"
+        if where != first:
+            return f"it takes tensors on one GPU, got {first} and {where}"
+        if dtype not in _native.DTYPES and dtype.is_floating_point:
+            return f"it takes float32, float64, bfloat16 and float16, got {dtype}"
     return None

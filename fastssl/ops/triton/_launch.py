@@ -35,15 +35,20 @@ class _Blocks:
 # features are shared among programs, which recompute the similarities.
 _NARROW = {128: _Blocks(128, 128, 128), 2**31: _Blocks(128, 64, 64)}
 _NARROW_SUMS = {128: _Blocks(128, 64, 128, 128), 256: _Blocks(64, 64, 256, 256), 2**31: _Blocks(64, 32, 64, 512)}
+_NARROW_CROWDED = {128: _Blocks(128, 32, 128, 128), 256: _Blocks(64, 64, 128, 256), 2**31: _Blocks(64, 32, 64, 512)}
 _WIDE = {2**31: _Blocks(64, 64, 32)}
 _WIDE_SUMS = {128: _Blocks(64, 32, 32, 128), 2**31: _Blocks(32, 32, 32, 256)}
 
 
-def constants(rows: Tensor, columns: Tensor, *, sums: bool) -> dict[str, Any]:
-    """Of a kernel that walks ``columns`` for each block of ``rows``, and sums them weighted if ``sums``."""
+def constants(rows: Tensor, columns: Tensor, *, sums: bool, crowded: bool = False) -> dict[str, Any]:
+    """Of a kernel that walks ``columns`` for each block of ``rows``, and sums them weighted if ``sums``.
+
+    ``crowded`` if each column brings so many numbers of its own that they crowd the registers.
+    """
     operand = rows.dtype if rows.dtype == columns.dtype else torch.float32  # what holds both
     wide, d = operand == torch.float32, rows.shape[1]
-    table = (_WIDE_SUMS if sums else _WIDE) if wide else (_NARROW_SUMS if sums else _NARROW)
+    with_sums = _WIDE_SUMS if wide else _NARROW_CROWDED if crowded else _NARROW_SUMS
+    table = with_sums if sums else _WIDE if wide else _NARROW
     blocks = next(blocks for most, blocks in table.items() if d <= most)
     padded = max(16, triton.next_power_of_2(d))
     return {
