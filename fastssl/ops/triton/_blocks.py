@@ -110,6 +110,6 @@ def excluded_of(i, exclude, n, VIEWS: tl.constexpr):
 
 @triton.jit
 def log1p(x):
-    """log(1 + x), as exact for a small x as for a large one (Kahan)."""
+    """log(1 + x), as exact for a small x as for a large one: what 1 + x rounds away is added by its derivative."""
     rounded = 1.0 + x
-    return tl.where(rounded == 1.0, x, tl.log(rounded) * (x / tl.where(rounded == 1.0, 1.0, rounded - 1.0)))
+    return tl.log(rounded) + (x - (rounded - 1.0)) * (1.0 / rounded)
