@@ -1,4 +1,4 @@
-"""``python -m benchmarks.publish``: docs/performance.md, a page a machine, and docs/results.md, from the JSON files.
+"""``python -m benchmarks.publish``: docs/performance.md, a page a machine, results.md and gpu-kernels.md.
 
 Likewise, from the ledger of the GPU kernels, the sentence in README.md and what ``fastssl info`` tells.
 """
@@ -39,6 +39,13 @@ its operations at the rate of multiply-adds plus its exponentials at the rate of
 them are measured by `benchmarks/floors.cpp` in the same run. On a GPU, which has a unit for each, it is the largest of
 three: `benchmarks/gpu/floors.py`.
 """
+READ_KERNELS = """\
+What each GPU kernel takes, as compiled for compute capability {generations}: registers a thread, bytes of shared memory
+a block (of a CUDA kernel those known before the launch), and the share of a multiprocessor's warps that can be there
+at once. Of a kernel's variants (types, widths) the one of least occupancy is told. *Wide* are the instructions that
+load and store 16 bytes a thread, in the variant that has the most. None spills: tests/ops/test_cuda.py and
+test_triton.py fail on it. `python -m benchmarks.kernels` measures anew; it needs no GPU. Compiled by nvcc {nvcc} and Triton {triton}.
+"""
 READ_CHOICE = """\
 A call is served by the C++ kernel unless plain torch was faster at the nearest measured size;
 `fastssl.ops.explain` says which, and why. `python -m benchmarks.crossover` measures, and writes the table that the
@@ -51,6 +58,7 @@ difference of two points between single runs is noise.
 """
 
 DOCS = Path(__file__).parent.parent / "docs"
+KERNELS = summary.RESULTS / "gpu_kernels.json"
 README = DOCS.parent / "README.md"
 GPU_MARKS = ("<!-- made by `python -m benchmarks.publish` from benchmarks/gpu_ledger.json -->", "<!-- until here -->")
 MADE = "<!-- made by `python -m benchmarks.publish` from benchmarks/results; do not edit -->\n"
@@ -236,9 +244,27 @@ def results() -> str:
     return "\n".join(parts)
 
 
+def gpu_kernels(measured: dict[str, Any]) -> str:
+    """The text of gpu-kernels.md: a row for each kernel, its generations beside one another."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in measured["rows"]:
+        groups.setdefault((row["source"], row["kernel"]), []).append(row)
+    rows = []
+    for (source, kernel), generations in groups.items():
+        told = [" / ".join(str(row[key]) for row in generations) for key in ("registers", "shared")]
+        occupancy = " / ".join(f"{row['occupancy']} %" for row in generations)
+        wide = " / ".join(f"{row['wide_loads']}+{row['wide_stores']}" for row in generations)
+        rows.append([f"`{source}`", f"`{kernel}`", generations[0]["variants"], *told, occupancy, wide])
+    generations = sorted({row["architecture"] for row in measured["rows"]})
+    read = READ_KERNELS.format(generations=" / ".join(f"{a / 10:.1f}" for a in generations), **measured["compilers"])
+    head = ["source", "kernel", "variants", "registers", "shared", "occupancy", "wide loads+stores"]
+    return "\n".join([MADE, "# What the GPU kernels take\n", read, table_of(head, 2, rows), ""])
+
+
 def main() -> None:
     machines = summary.machines(summary.RESULTS)
     pages = {DOCS / "performance.md": performance(machines), DOCS / "results.md": results()}
+    pages[DOCS / "gpu-kernels.md"] = gpu_kernels(json.loads(KERNELS.read_text()))
     pages[README] = with_gpu_sentence(README.read_text())
     pages[info.PROVEN] = json.dumps(ledger.proven(ledger.read()), indent=1) + "\n"
     for machine in machines:

@@ -35,9 +35,9 @@ PYBIND11_MODULE(_cuda, m) {
     m.attr("runtime_version") = CUDART_VERSION;
     bind(m, "distillation_loss_scratch", +[] { return &cuda::distillation_loss_scratch; });
     m.def("ema_chunk", [] { return cuda::kEmaChunk; });
-    m.def("restore_patches_scratch", &cuda::restore_patches_scratch);
+    bind(m, "restore_patches_scratch", +[] { return &cuda::restore_patches_scratch; });
     bind(m, "sinkhorn_knopp_scratch", +[] { return &cuda::sinkhorn_knopp_scratch; });
-    m.def("take_patches_scratch", &cuda::take_patches_scratch);
+    bind(m, "take_patches_scratch", +[] { return &cuda::take_patches_scratch; });
     bind(m, "update_center_scratch", +[] { return &cuda::update_center_scratch; });
 
     bind_launch(m, "block_masking", &cuda::block_masking);

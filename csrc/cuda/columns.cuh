@@ -4,7 +4,7 @@
 #include <initializer_list>
 #include <type_traits>
 
-#include "common.cuh"
+#include "packs.cuh"
 
 namespace fastssl::cuda {
 
@@ -31,7 +31,7 @@ struct Columns {
 // Whether Columns<true> may be used: every row of every array begins at a multiple of 16 bytes and ends with a pack.
 inline bool packable(std::int64_t columns, std::initializer_list<const void*> arrays) {
     for (const void* array : arrays)
-        if (reinterpret_cast<std::uintptr_t>(array) % 16 != 0) return false;
+        if (!on_16_bytes(array)) return false;
     return columns % kPack == 0;
 }
 
@@ -42,9 +42,10 @@ __device__ void load(const S* row, const Columns<kPacked, kCount>& at, T missing
     for (int first = 0; first < kCount; first += kPack) {
         if constexpr (kPacked) {
             if (at.has(first)) {
-                const Pack<S> pack = *reinterpret_cast<const Pack<S>*>(row + at[first]);
+                T pack[kPack];
+                load(row + at[first], pack);
 #pragma unroll
-                for (int k = 0; k < kPack; ++k) out[first + k] = static_cast<T>(widen(pack.values[k]));
+                for (int k = 0; k < kPack; ++k) out[first + k] = pack[k];
                 continue;
             }
         }
@@ -57,11 +58,7 @@ __device__ void load(const S* row, const Columns<kPacked, kCount>& at, T missing
 template <class T, class S, bool kPacked>
 __device__ void store(S* row, const Columns<kPacked>& at, const T (&values)[kPack]) {
     if constexpr (kPacked) {
-        if (!at.has(0)) return;
-        Pack<S> pack;
-#pragma unroll
-        for (int k = 0; k < kPack; ++k) pack.values[k] = narrow<S>(values[k]);
-        *reinterpret_cast<Pack<S>*>(row + at[0]) = pack;
+        if (at.has(0)) store(row + at[0], values);
     } else {
 #pragma unroll
         for (int k = 0; k < kPack; ++k)

@@ -60,7 +60,7 @@ struct Problem {
     bool has_probabilities;
 
     __host__ __device__ std::int64_t rows() const { return students + teachers; }
-    __host__ __device__ std::int64_t tiles() const { return (prototypes + kTile - 1) / kTile; }
+    __host__ __device__ std::int64_t tiles() const { return parts(prototypes, kTile); }
     double pairs() const {
         return static_cast<double>(students * teachers - (students < teachers ? students : teachers));
     }
@@ -228,7 +228,8 @@ __device__ double teacher_loss(const Problem<T>& p, const Parts<T>& parts, std::
     return p.has_probabilities ? total * sum_of_logs - dot : sum_of_logs - dot / total;
 }
 
-// One sample's stats and its sum of cross-entropies.
+// One sample's stats and its sum of cross-entropies. There are as many blocks as samples, so few, and each may use half
+// of a multiprocessor's registers.
 template <class T>
 __global__ void __launch_bounds__(kThreads, 2) sample_kernel(Problem<T> p, Parts<T> parts, T* stats, double* losses) {
     __shared__ double of_warp[kWarps];
@@ -282,7 +283,7 @@ template <class T, bool kPacked>
 __global__ void __launch_bounds__(kThreads)
     gradient_kernel(Problem<T> p, const T* grad, const T* stats, double factor, void* out) {
     constexpr int kWidth = kThreads * kPack;
-    const unsigned blocks = static_cast<unsigned>((p.prototypes + kWidth - 1) / kWidth);  // to a sample
+    const unsigned blocks = static_cast<unsigned>(parts(p.prototypes, kWidth));  // to a sample
     const std::int64_t sample = blockIdx.x / blocks;
     const std::int64_t first = std::int64_t{blockIdx.x % blocks} * kWidth;
     const Columns<kPacked> at{first, p.prototypes, static_cast<int>(threadIdx.x), kThreads};
@@ -324,7 +325,7 @@ cudaError_t backward(const Problem<T>& p, const T* grad, const T* stats, double 
     const double factor = 1.0 / (student_temp * p.pairs() * static_cast<double>(p.batch));
     const auto kernel = packable(p.prototypes, {p.student, p.teacher, p.center, out}) ? gradient_kernel<T, true>
                                                                                       : gradient_kernel<T, false>;
-    const auto blocks = static_cast<unsigned>(p.batch * ((p.prototypes + kWidth - 1) / kWidth));
+    const auto blocks = static_cast<unsigned>(p.batch * parts(p.prototypes, kWidth));
     return launch(kernel, blocks, kThreads, 0, stream, p, grad, stats, factor, out);
 }
 
@@ -357,7 +358,7 @@ cudaError_t distillation_loss_forward(const void* student, const void* teacher, 
 
 std::int64_t distillation_loss_scratch(std::int64_t students, std::int64_t teachers, std::int64_t batch,
                                        std::int64_t prototypes, DType student_dtype) {
-    const std::int64_t tiles = (prototypes + kTile - 1) / kTile;
+    const std::int64_t tiles = parts(prototypes, kTile);
     return batch * (8 + 3 * (students + teachers) * tiles * (student_dtype == DType::f64 ? 8 : 4));
 }
 

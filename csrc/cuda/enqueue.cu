@@ -11,7 +11,6 @@
 #include "enqueue.h"
 
 #include "packs.cuh"
-#include "reduce.cuh"
 
 namespace fastssl::cuda {
 namespace {
@@ -41,7 +40,8 @@ __device__ A inverse_length(const S* key, std::int64_t columns, int lanes) {
     A sum = squares[0];
 #pragma unroll
     for (int k = 1; k < N; ++k) sum += squares[k];
-    const double length = sqrt(static_cast<double>(reduce_lanes(sum, Plus{}, 1, lanes)));
+    for (int step = lanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+    const double length = sqrt(static_cast<double>(sum));
     return static_cast<A>(1.0 / (length < kEpsilon ? kEpsilon : length));  // NaN stays NaN
 }
 

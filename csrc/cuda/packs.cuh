@@ -51,16 +51,16 @@ __device__ inline void add(A (&sum)[N], const A (&values)[N]) {
 template <class A>
 __device__ inline A not_a_number() { return static_cast<A>(__uint_as_float(0x7fc00000u)); }
 
-// ---- on the host: whether and how rows are moved in packs ----
+__host__ __device__ inline bool on_16_bytes(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; }
 
-inline bool on_16_bytes(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; }
+// ---- on the host: whether and how rows are moved in packs ----
 
 // Rows `stride` elements apart, the first one at `p`, or no rows where that is null.
 inline bool rows_on_16_bytes(const void* p, std::int64_t stride, std::size_t element_bytes) {
     return on_16_bytes(p) && stride * static_cast<std::int64_t>(element_bytes) % 16 == 0;
 }
 
-inline std::int64_t parts(std::int64_t whole, std::int64_t part) { return (whole + part - 1) / part; }
+__host__ __device__ inline std::int64_t parts(std::int64_t whole, std::int64_t part) { return (whole + part - 1) / part; }
 
 // Threads that share a row of `width` elements, each moving `elements` of them at once: a power of two, at most a warp.
 inline int lanes_of(std::int64_t width, int elements) {

@@ -100,10 +100,11 @@ inline cudaError_t invert(const std::int64_t* ids, std::int64_t batch, std::int6
 }
 
 // Adds to `sum` the elements of the rows after `named.first` that have the index `target`, in their order. An index is
-// seldom given twice, so there is no list of them to follow.
+// seldom given twice, so there is no list of them to follow, and no register spent on reading ahead.
 template <int N, class O, class A>
 __device__ inline void add_further(const PatchRows<O>& rows, const std::int64_t* ids, std::int64_t sample, Named named,
                                    std::int64_t target, std::int64_t element, A (&sum)[N]) {
+#pragma unroll 1
     for (std::int64_t row = std::int64_t{named.first} + 1; row <= named.last; ++row) {
         if (ids[row] != target) continue;
         A more[N];

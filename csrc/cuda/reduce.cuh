@@ -18,11 +18,10 @@ struct Maximum {
     __device__ double operator()(double a, double b) const { return fmax(a, b); }
 };
 
-// Over the lanes whose numbers differ in the bits from `from` up to below `to`, powers of two; each of them gets the
-// result. All lanes of the warp take part.
+// Over `lanes` neighbours, a power of two, each of which gets the result. All lanes of the warp take part.
 template <class T, class F>
-__device__ T reduce_lanes(T value, F combine, int from = 1, int to = kWarp) {
-    for (int step = from; step < to; step *= 2) value = combine(value, __shfl_xor_sync(0xffffffffu, value, step));
+__device__ T reduce_lanes(T value, F combine, int lanes = kWarp) {
+    for (int step = 1; step < lanes; step *= 2) value = combine(value, __shfl_xor_sync(0xffffffffu, value, step));
     return value;
 }
 

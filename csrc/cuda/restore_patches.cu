@@ -50,11 +50,10 @@ struct Gradients {
     A *token, *pos;
 };
 
-// What row l of sample b gives to grad_x, if it is the first of its index; and zeros to row l, if no index names that.
+// What row l of sample b gives to grad_x, if it is the first of its index `id`; and zeros to row l, if no index names that.
 template <int N, class X, class O, class A>
-__device__ void give_to_x(const PatchRows<O>& grad, const std::int64_t* ids, const Named* named, std::int64_t b,
-                          const PatchPlace& at, const Sizes& s, const A (&values)[N], X* grad_x) {
-    const std::int64_t id = ids[b * s.length + at.row];
+__device__ void give_to_x(const PatchRows<O>& grad, const std::int64_t* ids, std::int64_t id, const Named* named,
+                          std::int64_t b, const PatchPlace& at, const Sizes& s, const A (&values)[N], X* grad_x) {
     named += b * s.kept;
     grad_x += b * s.kept * s.width + at.element;
     if (id >= 0 && id < s.kept && named[id].first == at.row) {
@@ -69,19 +68,23 @@ __device__ void give_to_x(const PatchRows<O>& grad, const std::int64_t* ids, con
     }
 }
 
+// Three blocks share a multiprocessor's registers: 24 warps' rows are on their way at a time.
 template <int N, class X, class O>
-__global__ void __launch_bounds__(kPatchThreads, 1)
+__global__ void __launch_bounds__(kPatchThreads, sizeof(Accumulator<O>) == 4 ? 3 : 1)
     give_back_kernel(PatchRows<O> grad, const std::int64_t* ids, const Named* named, Sizes s, PatchGrid grid,
                      Gradients<X, Accumulator<O>> to) {
     using A = Accumulator<O>;
     const PatchPlace at(grid, s.batch, N);
     const bool inside = at.row < s.length && at.element < s.width;
     SampleSum<N, A> token, pos;
+    std::int64_t next = inside ? ids[at.begin * s.length + at.row] : 0;
+#pragma unroll 1
     for (std::int64_t b = at.begin; inside && b < at.end; ++b) {
-        const std::int64_t id = ids[b * s.length + at.row];
+        const std::int64_t id = next;
+        if (b + 1 < at.end) next = ids[(b + 1) * s.length + at.row];  // on its way while this sample's row is
         A values[N];
         load(grad.row(b, at.row) + at.element, values);
-        if (to.x != nullptr) give_to_x(grad, ids, named, b, at, s, values, to.x);
+        if (to.x != nullptr) give_to_x(grad, ids, id, named, b, at, s, values, to.x);
         add(pos.group, values);
         if (id >= s.kept && id < s.length) add(token.group, values);
         if ((b - at.begin) % kSummedSamples != kSummedSamples - 1) continue;

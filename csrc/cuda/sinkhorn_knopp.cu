@@ -35,8 +35,6 @@ constexpr std::int64_t kStrips = 256;  // fill a large GPU, two on each processo
 constexpr std::int64_t kBlockColumns = kThreads * kPack, kBlockRows = 8;  // of the result
 constexpr double kLog2E = 1.4426950408889634;
 
-__host__ __device__ std::int64_t parts(std::int64_t whole, std::int64_t part) { return (whole + part - 1) / part; }
-
 template <class T>
 constexpr T kLowest = std::numeric_limits<T>::lowest();
 template <class T>
@@ -193,17 +191,18 @@ __device__ void row_peaks(const Problem<T>& p, const Columns<kPacked>& at, const
                 x[i][k] = logit(x[i][k], p.unit) - v[k].exponent;
                 peak.maximum = Maximum{}(peak.maximum, x[i][k]);
             }
-            peak.maximum = next_whole(reduce_lanes(peak.maximum, Maximum{}, 1, p.lanes));
+            peak.maximum = next_whole(reduce_lanes(peak.maximum, Maximum{}, p.lanes));
 #pragma unroll
             for (int k = 0; k < kPack; ++k) peak.total += v[k].factor * power(x[i][k] - peak.maximum);
-            peak.total = reduce_lanes(peak.total, Plus{}, 1, p.lanes);
+            peak.total = reduce_lanes(peak.total, Plus{}, p.lanes);
             if (at.lane == 0 && row < p.scores.rows) p.peaks[row * strips + blockIdx.x] = peak;
         }
     }
 }
 
+// Two blocks share a multiprocessor's registers: 32 KB of 16-bit rows are on their way at a time.
 template <class T, bool kPacked>
-__global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 2 : 1) 
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 4 ? 2 : 1)
     strip_kernel(Problem<T> p, const Scaling<T>* u) {
     __shared__ Exchange<T> shared;
     const std::int64_t first = std::int64_t{blockIdx.x} * p.lanes * kPack;

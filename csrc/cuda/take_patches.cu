@@ -45,8 +45,11 @@ __global__ void __launch_bounds__(kPatchThreads, 1)
     const PatchPlace at(grid, s.batch, N);
     if (at.row >= s.length || at.element >= s.width) return;
     SampleSum<N, A> pos;
+    named += at.row;
+    Named next = named[at.begin * s.length];
     for (std::int64_t b = at.begin; b < at.end; ++b) {
-        const Named of_row = named[b * s.length + at.row];
+        const Named of_row = next;
+        if (b + 1 < at.end) next = named[(b + 1) * s.length];  // on its way while this sample's row is
         A sum[N] = {};
         if (of_row.last >= 0) {
             load(grad.row(b, of_row.first) + at.element, sum);

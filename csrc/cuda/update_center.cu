@@ -22,8 +22,6 @@ constexpr int kThreads = 256, kWarps = kThreads / 32, kWidth = 32 * kPack;
 constexpr std::int64_t kFewestRows = 4 * kWarps, kMostRows = 64 * kWarps;  // of a stretch, if there are as many
 constexpr std::int64_t kBlocks = 256;                                      // fill a large GPU, two on each processor
 
-std::int64_t parts(std::int64_t whole, std::int64_t part) { return (whole + part - 1) / part; }
-
 // How many stretches the rows are cut into.
 std::int64_t stretches(std::int64_t count, std::int64_t columns) {
     const std::int64_t least = parts(count, kMostRows), most = parts(count, kFewestRows);
@@ -52,10 +50,11 @@ struct Result {
     T momentum, rate;
 };
 
+// Two blocks must fit a multiprocessor: there are no more in a launch, so each may use half of the registers.
 template <class T, bool kPacked>
 __global__ void __launch_bounds__(kThreads, 2) sum_columns_kernel(Matrix rows, std::int64_t stretch, Result<T> result) {
     __shared__ T sums[kWarps][kWidth];
-    const unsigned blocks = static_cast<unsigned>((rows.columns + kWidth - 1) / kWidth);  // to a stretch
+    const unsigned blocks = static_cast<unsigned>(parts(rows.columns, kWidth));  // to a stretch
     const std::int64_t part = blockIdx.x / blocks, begin = part * stretch;
     const std::int64_t last = begin + stretch < rows.rows ? begin + stretch : rows.rows;
     const int warp = threadIdx.x / 32;
