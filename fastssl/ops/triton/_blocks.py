@@ -79,10 +79,16 @@ def store_sums(sums, into, n, D: tl.constexpr, ROWS: tl.constexpr, OUT: tl.const
 
 
 @triton.jit
+def _column(number):
+    """A column's number in 32 bits, -1 where it needs more: it is no column's then."""
+    return tl.where((number >= 0) & (number < 2**31 - 1), number, -1).to(tl.int32)
+
+
+@triton.jit
 def target_of(i, targets, n, VIEWS: tl.constexpr):
     """Each row's positive among the columns: ``targets``, or by default its other view, or its own number."""
     if targets is not None:
-        target = tl.load(targets + i, mask=i < n, other=-1)
+        target = _column(tl.load(targets + i, mask=i < n, other=-1))
     elif VIEWS:
         target = tl.where(i < n // 2, i + n // 2, i - n // 2)
     else:
@@ -94,7 +100,7 @@ def target_of(i, targets, n, VIEWS: tl.constexpr):
 def excluded_of(i, exclude, n, VIEWS: tl.constexpr):
     """The column that each row leaves out, -1 for none: ``exclude``, or its own where the rows are two views."""
     if exclude is not None:
-        excluded = tl.load(exclude + i, mask=i < n, other=-1)
+        excluded = _column(tl.load(exclude + i, mask=i < n, other=-1))
     elif VIEWS:
         excluded = i
     else:
@@ -104,6 +110,6 @@ def excluded_of(i, exclude, n, VIEWS: tl.constexpr):
 
 @triton.jit
 def log1p(x):
-    """log(1 + x), as exact for a small x as for a large one (Kahan)."""
+    """log(1 + x), as exact for a small x as for a large one: what 1 + x rounds away is added by its derivative."""
     rounded = 1.0 + x
-    return tl.where(rounded == 1.0, x, tl.log(rounded) * (x / tl.where(rounded == 1.0, 1.0, rounded - 1.0)))
+    return tl.log(rounded) + (x - (rounded - 1.0)) * (1.0 / rounded)

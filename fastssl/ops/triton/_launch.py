@@ -33,18 +33,33 @@ class _Blocks:
 # takes 64 a warp group, and columns read from the L2 cache serve many rows. Where all features are one chunk, columns
 # are read once for both products. float32 operands stand in registers as two, so their blocks are smaller. Beyond OUT,
 # features are shared among programs, which recompute the similarities.
-_NARROW = {128: _Blocks(128, 128, 128), 2**31: _Blocks(128, 64, 64)}
-_NARROW_SUMS = {128: _Blocks(128, 64, 128, 128), 256: _Blocks(64, 64, 256, 256), 2**31: _Blocks(64, 32, 64, 512)}
-_WIDE = {2**31: _Blocks(64, 64, 32)}
-_WIDE_SUMS = {128: _Blocks(64, 32, 32, 128), 2**31: _Blocks(32, 32, 32, 256)}
+_ANY = 2**31
+_NARROW = {128: _Blocks(128, 128, 128), _ANY: _Blocks(128, 64, 64)}
+_NARROW_SUMS = {128: _Blocks(128, 64, 128, 128), 256: _Blocks(64, 64, 256, 256), _ANY: _Blocks(64, 32, 64, 512)}
+_WIDE = {_ANY: _Blocks(64, 64, 32)}
+_WIDE_SUMS = {128: _Blocks(64, 32, 32, 128), _ANY: _Blocks(32, 32, 32, 256)}
+# where what a similarity is turned into takes many registers itself
+_CROWDED = {_ANY: _Blocks(128, 32, 64)}
+_CROWDED_SUMS = {128: _Blocks(128, 32, 128, 128), 256: _Blocks(64, 64, 128, 256), _ANY: _Blocks(64, 32, 64, 512)}
+_WIDE_CROWDED_SUMS = {128: _Blocks(64, 32, 32, 128), _ANY: _Blocks(32, 16, 32, 256)}
 
 
-def constants(rows: Tensor, columns: Tensor, *, sums: bool) -> dict[str, Any]:
-    """Of a kernel that walks ``columns`` for each block of ``rows``, and sums them weighted if ``sums``."""
+def _table(wide: bool, sums: bool, crowded: bool) -> dict[int, _Blocks]:
+    if wide:
+        return _WIDE if not sums else _WIDE_CROWDED_SUMS if crowded else _WIDE_SUMS
+    if crowded:
+        return _CROWDED_SUMS if sums else _CROWDED
+    return _NARROW_SUMS if sums else _NARROW
+
+
+def constants(rows: Tensor, columns: Tensor, *, sums: bool, crowded: bool = False) -> dict[str, Any]:
+    """Of a kernel that walks ``columns`` for each block of ``rows``, and sums them weighted if ``sums``.
+
+    ``crowded`` where what a similarity is turned into takes many registers itself.
+    """
     operand = rows.dtype if rows.dtype == columns.dtype else torch.float32  # what holds both
     wide, d = operand == torch.float32, rows.shape[1]
-    table = (_WIDE_SUMS if sums else _WIDE) if wide else (_NARROW_SUMS if sums else _NARROW)
-    blocks = next(blocks for most, blocks in table.items() if d <= most)
+    blocks = next(blocks for most, blocks in _table(wide, sums, crowded).items() if d <= most)
     padded = max(16, triton.next_power_of_2(d))
     return {
         "D": d,

@@ -38,17 +38,17 @@ def _keys_kernel(
     for block in range(start, end):
         second = block * COLUMNS
         i = second + tl.arange(0, COLUMNS)
-        maximum = tl.load(statistics + i, mask=i < n, other=float("inf"))
-        log_total = tl.load(statistics + n + i, mask=i < n, other=0.0)
-        share = tl.load(statistics + 2 * n + i, mask=i < n, other=0.0)
         # a mean's 1 / N would vanish in float16: rows weigh at most 1 here, and the largest is multiplied in later
         weight = tl.load(grad + i, mask=i < n, other=0.0) / tl.load(largest)
+        at_target = -weight * tl.load(statistics + 2 * n + i, mask=i < n, other=0.0)
+        weight *= tl.exp(-tl.load(statistics + n + i, mask=i < n, other=0.0))
+        maximum = tl.load(statistics + i, mask=i < n, other=float("inf"))
         s = similarities(keys, queries, first, second, m, n, scale, D, CHUNK, ROWS, COLUMNS, OPERAND, PRECISION)
-        p = tl.exp(s - maximum[None, :] - log_total[None, :])
-        p = tl.where(j[:, None] == target_of(i, targets, n, False)[None, :], -share[None, :], p)
+        g = tl.exp(s - maximum[None, :]) * weight[None, :]
+        g = tl.where(j[:, None] == target_of(i, targets, n, False)[None, :], at_target[None, :], g)
         if exclude is not None:
-            p = tl.where(j[:, None] == excluded_of(i, exclude, n, False)[None, :], 0.0, p)
-        weighted = add_weighted(weighted, p * weight[None, :], queries, second, n, D, OUT, COLUMNS, OPERAND, PRECISION)
+            g = tl.where(j[:, None] == excluded_of(i, exclude, n, False)[None, :], 0.0, g)
+        weighted = add_weighted(weighted, g, queries, second, n, D, OUT, COLUMNS, OPERAND, PRECISION)
     store_sums(weighted, sums, m, D, ROWS, OUT)
 
 
@@ -111,7 +111,7 @@ def backward(
     if for_queries:
         combine(direction.contiguous()[None], grad_queries, 1.0, weights=grad)
     if for_keys:
-        fixed = _launch.constants(keys, queries, sums=True)
+        fixed = _launch.constants(keys, queries, sums=True, crowded=True)
         parts, per = _launch.split(keys, queries, fixed)
         sums = _launch.floats(parts, m, d, like=keys)
         largest = grad.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)

@@ -71,7 +71,7 @@ def _side(
 ) -> tuple[Tensor, Tensor] | None:
     """Writes a side's direction, unless it is empty; the loss and its slope by the bias, () each, where asked for."""
     n, d = rows.shape
-    fixed = _launch.constants(rows, columns, sums=len(direction) > 0)
+    fixed = _launch.constants(rows, columns, sums=len(direction) > 0, crowded=True)
     parts, per = _launch.split(rows, columns, fixed)
     sums = _launch.floats(parts, n, d, like=rows) if len(direction) else None
     losses, slopes = _launch.floats(2, parts, n, like=rows) if with_loss else (None, None)
