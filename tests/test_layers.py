@@ -71,8 +71,6 @@ WITHOUT_GPU_KERNEL = {
     "distillation_loss",
     "enqueue_",
     "info_nce",
-    "knn_classify",
-    "propagate_labels",
     "queue_info_nce",
     "restore_patches",
     "siglip_loss",
