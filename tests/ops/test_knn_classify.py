@@ -52,7 +52,7 @@ def test_equals_the_definition(engine, q: int, m: int, d: int, dtype: torch.dtyp
     """A similarity moves by some rounding errors: its weight by that over t, and which one is the k-th with it."""
     if engine.backend == "triton" and dtype == torch.float64:
         pytest.skip("Triton's kernels take no float64")
-    if engine.slow and q * d > 123 * 100:
+    if engine.slow and q * m > 123 * 252:
         pytest.skip("an interpreter takes minutes, and smaller sizes are ragged too")
     features, bank, labels = data(q, m, d, dtype=dtype, device=engine.device)
     for k in sorted({1, min(20, m), m} | (set() if engine.slow else {min(5, m), min(200, m)})):
@@ -143,7 +143,7 @@ def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
     before = torch.get_num_threads()
     want = knn_classify(features, bank, labels, k=30, temperature=0.1, num_classes=5)
     try:
-        for threads in (1, 2, 3, before):
+        for threads in (2,) if engine.slow else (1, 2, 3, before):
             if engine.backend != "reference":
                 torch.set_num_threads(threads)
             got = knn_classify(features, bank, labels, k=30, temperature=0.1, num_classes=5)
@@ -152,12 +152,15 @@ def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
         torch.set_num_threads(before)
 
 
-def test_many_blocks_of_queries(engine) -> None:
+@pytest.mark.parametrize(("q", "m", "k"), [(100, 1100, 40), (400, 4000, 3000)])
+def test_many_blocks_of_queries(engine, q: int, m: int, k: int) -> None:
     """At k = 3000 the candidates of a block of queries are few: each query must meet its own."""
-    features, bank, labels = data(400, 4000, 8, device=engine.device)
-    got = knn_classify(features, bank, labels, k=3000, temperature=0.1, num_classes=5)
-    for rows in (slice(0, 1), slice(63, 66), slice(380, 400)):
-        alone = knn_classify(features[rows], bank, labels, k=3000, temperature=0.1, num_classes=5)
+    if engine.slow and k > 40:
+        pytest.skip("an interpreter takes minutes")
+    features, bank, labels = data(q, m, 8, device=engine.device)
+    got = knn_classify(features, bank, labels, k=k, temperature=0.1, num_classes=5)
+    for rows in (slice(0, 1), slice(63, 66), slice(q - 20, q)):
+        alone = knn_classify(features[rows], bank, labels, k=k, temperature=0.1, num_classes=5)
         torch.testing.assert_close(got[rows], alone, rtol=1e-4 if engine.backend == "reference" else 0, atol=0)
 
 

@@ -142,7 +142,7 @@ def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
     inputs = data(3, 48, 21, 23, 3, device=engine.device)
     before, want = torch.get_num_threads(), propagate_labels(*inputs, radius=5, k=5, temperature=0.1)
     try:
-        for threads in (1, 2, 3, before):
+        for threads in (2,) if engine.slow else (1, 2, 3, before):
             if engine.backend != "reference":
                 torch.set_num_threads(threads)
             assert torch.equal(propagate_labels(*inputs, radius=5, k=5, temperature=0.1), want)

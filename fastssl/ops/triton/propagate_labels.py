@@ -21,7 +21,9 @@ def propagate(
     """target (D, H, W), context (T, D, H, W), labels (T, C, H, W). Returns (C, H, W) float32."""
     height, width = target.shape[1:]
     out = torch.empty(labels.shape[1], height, width, dtype=torch.float32, device=target.device)
-    whole_frame = radius is None or radius >= max(height, width) - 1
+    window = None  # the whole frame
+    if radius is not None and radius < max(height, width) - 1:
+        window = Window(height, width, radius)
     average_of_nearest(
         target.flatten(1).T.contiguous(),
         context.movedim(1, -1).flatten(0, 2).contiguous(),
@@ -29,6 +31,6 @@ def propagate(
         out.flatten(1).T,
         k=k,
         temperature=temperature,
-        window=None if whole_frame else Window(height, width, radius),
+        window=window,
     )
     return out
