@@ -47,7 +47,11 @@ class Floors:
         nearest = min(self.bandwidths, key=lambda size: abs(math.log(size * MEGA / bytes_moved)))
         return max(self.bandwidths[nearest].values())
 
-    def seconds(self, operations: float, bytes_moved: float, exponentials: float) -> float:
+    def peak(self, dtype: str) -> float:
+        """GFLOP/s of multiply-adds, which are float32's whatever ``dtype`` the inputs have."""
+        return self.fma_gflops
+
+    def seconds(self, operations: float, bytes_moved: float, exponentials: float, dtype: str = "float32") -> float:
         """The larger of two times: of the bytes, and of the operations and exponentials, which share the same units."""
         exp_rate = max(self.exp_billions_per_second, self.torch_exp_billions_per_second)
         arithmetic = operations / self.fma_gflops + exponentials / exp_rate

@@ -5,18 +5,20 @@ from __future__ import annotations
 import datetime
 import platform
 import re
+import shutil
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks import where
 from benchmarks.floors import Floors
 from benchmarks.rivals import versions
 from fastssl.ops import explain
@@ -57,8 +59,9 @@ class Case:
 
 
 def cases(only: str | None = None) -> list[Case]:
-    """Every case of every op, or of one."""
-    return [case for op in OPS if only in (None, op) for case in import_module(f"benchmarks.ops.{op}").cases()]
+    """Every case of every op, or of one, with the sizes for the device in use."""
+    found = [case for op in OPS if only in (None, op) for case in import_module(f"benchmarks.ops.{op}").cases()]
+    return [replace(case, providers=where.with_autotuned(case.providers)) for case in found]
 
 
 def timed(work: Work) -> float:
@@ -72,20 +75,31 @@ def timed(work: Work) -> float:
 
 def made(case: Case, only: Iterable[str] | None = None) -> tuple[dict[str, Work], dict[str, str]]:
     """The works of the case's providers, warmed up, and why others cannot: rivals that are missing or fail."""
-    torch._dynamo.reset()  # so that a rival is compiled for this case's shapes and not for any
+    where.forget_compiled()
     works, failed = {}, {}
     for name in case.providers if only is None else only:
         try:
-            work = case.providers[name]()
-            for _ in range(WARM_UP):
-                if timed(work) > BUDGET / SAMPLES:
-                    break
-            works[name] = work
+            works[name] = warm(case.providers[name])
         except Exception as reason:  # whatever a rival raises belongs in its row
             if name == OURS:
                 raise
-            failed[name] = f"{type(reason).__name__}: {str(reason).strip().partition(chr(10))[0]}"
+            failed[name] = why(reason)
     return works, failed
+
+
+def warm(make: Callable[[], Work]) -> Work:
+    """A provider's work, called a few times."""
+    with where.made_there():
+        work = make()
+    for _ in range(WARM_UP):
+        if timed(work) > BUDGET / SAMPLES:
+            break
+    return work
+
+
+def why(reason: Exception) -> str:
+    """One line of an exception."""
+    return f"{type(reason).__name__}: {str(reason).strip().partition(chr(10))[0]}"
 
 
 def interleaved(works: dict[str, Work]) -> dict[str, list[float]]:
@@ -101,7 +115,7 @@ def interleaved(works: dict[str, Work]) -> dict[str, list[float]]:
 def quantiles(seconds: list[float]) -> dict[str, float]:
     """Median, 20th and 80th percentile in milliseconds."""
     p20, *_, p80 = statistics.quantiles(seconds, n=5)
-    return {name: round(1e3 * x, 4) for name, x in (("median", statistics.median(seconds)), ("p20", p20), ("p80", p80))}
+    return {name: round(1e3 * x, 6) for name, x in (("median", statistics.median(seconds)), ("p20", p20), ("p80", p80))}
 
 
 def peak_megabytes(case: Case, provider: str) -> float:
@@ -116,13 +130,20 @@ def errors(case: Case, works: dict[str, Work]) -> dict[str, float | None]:
 
     A provider that returns only the first results (a loss whose gradient is another one) is judged by those.
     """
-    if case.exact is None:
-        return dict.fromkeys(works)
-    exact = case.exact()
-    return {
-        name: max(((got.double() - want).norm() / want.norm()).item() for got, want in zip(work(), exact, strict=False))
-        for name, work in works.items()
-    }
+    exact = exactly(case)
+    return {name: error(work, exact) for name, work in works.items()}
+
+
+def exactly(case: Case) -> tuple[torch.Tensor, ...] | None:
+    """The results in float64, where a case can tell them."""
+    with where.made_there():
+        return case.exact() if case.exact is not None else None
+
+
+def error(work: Work, exact: tuple[torch.Tensor, ...] | None) -> float | None:
+    if exact is None:
+        return None
+    return max(((got.double() - want).norm() / want.norm()).item() for got, want in zip(work(), exact, strict=False))
 
 
 def backend(work: Work) -> str:
@@ -138,13 +159,13 @@ def rates(case: Case, provider: str, median: float, floors: Floors | None) -> di
     if case.bytes_moved:
         found["gigabytes_per_second"] = round(case.bytes_moved / median / 1e6, 2)
     if floors is not None and (case.operations or case.bytes_moved or case.exponentials):
-        floor = 1e3 * floors.seconds(case.operations, case.bytes_moved, case.exponentials)
-        found |= {"floor": round(floor, 4), "percent_of_floor": round(100 * floor / median, 1)}
+        floor = 1e3 * floors.seconds(case.operations, case.bytes_moved, case.exponentials, case.dtype)
+        found |= {"floor": round(floor, 6), "percent_of_floor": round(100 * floor / median, 1)}
     if case.recompute and provider == OURS:
         gflops = (case.operations + case.recompute) / median / 1e6
         found["gflops_with_recompute"] = round(gflops, 1)
         if floors is not None:
-            found["percent_of_fma_peak"] = round(100 * gflops / floors.fma_gflops, 1)
+            found["percent_of_fma_peak"] = round(100 * gflops / floors.peak(case.dtype), 1)
     return found
 
 
@@ -155,7 +176,7 @@ def row(case: Case, provider: str, work: Work, seconds: list[float], floors: Flo
         "shape": case.shape,
         "dtype": case.dtype,
         "provider": provider,
-        "device": "cpu",
+        "device": where.device().type,
     }
     found |= {"backend": backend(work) if provider == OURS else None, "unit": "ms", **quantiles(seconds)}
     found["samples"] = len(seconds)
@@ -171,18 +192,24 @@ def measure(
     progress("timing")
     times = interleaved(works)
     progress("float64")
-    error = errors(case, works)
+    deviations = errors(case, works)
     rows = {name: row(case, name, work, times[name], floors) for name, work in works.items()}
+    for name, found in rows.items():
+        found["error_against_float64"] = deviations[name]
+        if case.peak and not name.endswith(AGAIN):
+            progress(f"memory of {name}")
+            found["peak_extra_megabytes"] = peak_megabytes(case, name)
+    return compared(case, rows, failed)
+
+
+def compared(case: Case, rows: dict[str, dict[str, Any]], failed: dict[str, str]) -> list[dict[str, Any]]:
+    """The rows in the case's order, each told how it stands to the others, and those of rivals that failed."""
     medians = {name: found["median"] for name, found in rows.items()}
     rivals = {name: median for name, median in medians.items() if name != OURS}
     distinct = [name for name in rivals if not name.endswith(AGAIN)]
     for name, found in rows.items():
         found["times_faster_than"] = {rival: round(median / medians[name], 3) for rival, median in rivals.items()}
         found["best_rival"] = min(distinct, key=rivals.__getitem__, default=None)
-        found["error_against_float64"] = error[name]
-        if case.peak and not name.endswith(AGAIN):
-            progress(f"memory of {name}")
-            found["peak_extra_megabytes"] = peak_megabytes(case, name)
     for name, reason in failed.items():
         rows[name] = {"op": case.op, "shape": case.shape, "dtype": case.dtype, "provider": name, "failed": reason}
     return [rows[name] for name in case.providers]
@@ -192,16 +219,25 @@ def circumstances() -> dict[str, Any]:
     """The machine, the versions, the commit and the date of a run."""
     from fastssl.info import facts
 
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    shown = {"fastssl", "torch", "python", "GPU", "CUDA kernels" if where.on_gpu() else "C++ kernels"}
     return {
-        **{key: value for key, value in facts().items() if key in {"fastssl", "torch", "python", "C++ kernels", "GPU"}},
+        **({"machine": torch.cuda.get_device_name()} if where.on_gpu() else {}),
+        **{key: value for key, value in facts().items() if key in shown},
         "processor": processor(),
         "threads": torch.get_num_threads(),
         "samples": f"{SAMPLES}, fewer of works over {1e3 * BUDGET / SAMPLES:.0f} ms, at least {FEWEST}",
         "rivals": versions(),
-        "commit": commit.stdout.strip(),
+        "commit": commit(),
         "date": datetime.date.today().isoformat(),
     }
+
+
+def commit() -> str:
+    """The commit of this checkout, or nothing where git or its history is missing."""
+    if shutil.which("git") is None:
+        return ""
+    told = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return told.stdout.strip()
 
 
 def processor() -> str:

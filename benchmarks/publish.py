@@ -1,4 +1,7 @@
-"""``python -m benchmarks.publish``: docs/performance.md, a page a machine, and docs/results.md, from the JSON files."""
+"""``python -m benchmarks.publish``: docs/performance.md, a page a machine, results.md and gpu-kernels.md.
+
+Likewise, from the ledger of the GPU kernels, the sentence in README.md and what ``fastssl info`` tells.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import demo, plots, summary
+from benchmarks.gpu import ledger
 from benchmarks.summary import Machine, Measured, Report, Row
+from fastssl import info
 from fastssl.files import atomic_write
 from fastssl.ops import _crossover
 from fastssl.ops._crossover import Crossover
@@ -21,7 +26,8 @@ best rival's median over ours: bold where we are **slower**, and *alike* where e
 implementation can do without, in percent of ours. Memory is what one call adds to the process's high-water mark, ours
 and then plain torch's.
 
-Measured on CPUs, each machine in a run of its own; its name leads to every provider's times, rates and errors. The CUDA and Triton kernels are **not yet run on a GPU**.
+Each machine was measured in a run of its own; its name leads to every provider's times, rates and errors.
+On a GPU the times are those of the device, replayed from CUDA graphs: [benchmarking.md](benchmarking.md) tells how.
 """
 READ_DETAILS = """\
 *fastssl against it*: how many times faster fastssl is than that provider. Rates count what the algorithm itself must
@@ -30,7 +36,15 @@ float64. A provider *again* is the same code timed twice: what differs no more t
 
 The floor of a case is the larger of two times: its bytes at the machine's best bandwidth over that much memory, and
 its operations at the rate of multiply-adds plus its exponentials at the rate of the faster exp, ours or torch's; all of
-them are measured by `benchmarks/floors.cpp` in the same run.
+them are measured by `benchmarks/floors.cpp` in the same run. On a GPU, which has a unit for each, it is the largest of
+three: `benchmarks/gpu/floors.py`.
+"""
+READ_KERNELS = """\
+What each GPU kernel takes, as compiled for compute capability {generations}: registers a thread, bytes of shared memory
+a block (of a CUDA kernel those known before the launch), and the share of a multiprocessor's warps that can be there
+at once. Of a kernel's variants (types, widths) the one of least occupancy is told. *Wide* are the instructions that
+load and store 16 bytes a thread, in the variant that has the most. None spills: tests/ops/test_cuda.py and
+test_triton.py fail on it. `python -m benchmarks.kernels` measures anew; it needs no GPU. Compiled by nvcc {nvcc} and Triton {triton}.
 """
 READ_CHOICE = """\
 A call is served by the C++ kernel unless plain torch was faster at the nearest measured size;
@@ -44,6 +58,9 @@ difference of two points between single runs is noise.
 """
 
 DOCS = Path(__file__).parent.parent / "docs"
+KERNELS = summary.RESULTS / "gpu_kernels.json"
+README = DOCS.parent / "README.md"
+GPU_MARKS = ("<!-- made by `python -m benchmarks.publish` from benchmarks/gpu_ledger.json -->", "<!-- until here -->")
 MADE = "<!-- made by `python -m benchmarks.publish` from benchmarks/results; do not edit -->\n"
 
 
@@ -57,7 +74,10 @@ def circumstances(run: dict[str, Any]) -> str:
     shown = {name: value for name, value in run.items() if value not in ("", None)}
     if "rivals" in shown:
         shown["rivals"] = ", ".join(f"{package} {version}" for package, version in shown["rivals"].items())
-    if isinstance(floors := shown.get("floors"), dict):
+    floors = shown.get("floors")
+    if isinstance(floors, dict) and "sentence" in floors:
+        shown["floors"] = floors["sentence"]
+    elif isinstance(floors, dict):
         ways = {size: max(way.values()) for size, way in floors["bandwidths"].items()}
         shown["floors"] = (
             f"{floors['fma_gflops']:.0f} GFLOP/s of multiply-adds ({floors['gemm_gflops']:.0f} in torch's products); "
@@ -78,11 +98,11 @@ def summary_cells(case: Measured) -> list[str]:
     shown = {"faster": ratio, "slower": f"**{ratio}**", "alike": f"{ratio} (alike)", "alone": "-"}[case.verdict]
     memory = f"{megabytes(ours)} / {megabytes(case.eager)}" if "peak_extra_megabytes" in ours else ""
     floor = f"{ours['percent_of_floor']:.0f} %" if "percent_of_floor" in ours else ""
-    rival = ["-", "-"] if best is None else [best["provider"], f"{best['median']:.2f}"]
+    rival = ["-", "-"] if best is None else [best["provider"], milliseconds(best["median"])]
     where = f"`{ours['op']}`, {ours['shape']}, {ours['dtype']}"
     if ours.get("backend", "cpu") != "cpu":
         where += f" ({ours['backend']})"
-    return [where, rival[0], f"{ours['median']:.2f}", rival[1], shown, floor, memory]
+    return [where, rival[0], milliseconds(ours["median"]), rival[1], shown, floor, memory]
 
 
 def lost(cases: Sequence[Measured]) -> str:
@@ -110,7 +130,17 @@ def first_table(reports: Sequence[Report]) -> str:
 def details(report: Report) -> str:
     head = ["case", "provider", "median ms", "p20 to p80", "samples", "fastssl against it", "GFLOP/s or GB/s"]
     head += ["of the floor", "peak extra MB", "error"]
-    return table_of(head, 2, [detail_cells(case, row) for case in report.cases for row in case.rows])
+    rows = [(case, row, detail_cells(case, row)) for case in report.cases for row in case.rows]
+    if any("wall_median" in row for _, row, _ in rows):  # a GPU's
+        head.insert(4, "from Python, ms")
+        for _, row, cells in rows:
+            cells.insert(4, f"{milliseconds(row['wall_median'])}" if "wall_median" in row else "")
+    return table_of(head, 2, [cells for _, _, cells in rows])
+
+
+def milliseconds(median: float) -> str:
+    """Two decimals, or two figures of what is shorter."""
+    return f"{median:.2f}" if median >= 0.1 else f"{median:.2g}"
 
 
 def detail_cells(case: Measured, row: Row) -> list[object]:
@@ -125,8 +155,8 @@ def detail_cells(case: Measured, row: Row) -> list[object]:
     return [
         f"{row['shape']}, {row['dtype']}" if is_ours else "",
         row["provider"] + (" (best rival)" if row is case.best else ""),
-        f"{row['median']:.2f}",
-        f"{row['p20']:.2f} to {row['p80']:.2f}",
+        milliseconds(row["median"]),
+        f"{milliseconds(row['p20'])} to {milliseconds(row['p80'])}",
         row.get("samples", ""),
         "" if is_ours else f"{case.ours['times_faster_than'][row['provider']]:.2f}x",
         rate,
@@ -171,12 +201,25 @@ def machine_page(machine: Machine, docs: Path) -> str:
 
 def performance(machines: Sequence[Machine]) -> str:
     """The text of performance.md."""
-    parts = [MADE, "# Performance\n", READ_SUMMARY]
+    parts = [MADE, "# Performance\n", READ_SUMMARY, gpu_sentence(), ""]
     for machine in machines:
         cases = [case for report in machine.reports for case in report.cases]
         parts += [f"## [{machine.name}](performance/{machine.folder}.md)\n", first_table(machine.reports), ""]
         parts.append(lost(cases))
     return "\n".join([*parts, choices(_crossover.table())])
+
+
+def gpu_sentence() -> str:
+    """What README.md and performance.md tell of the ledger."""
+    proven = ledger.proven(ledger.read())
+    return f"The CUDA and Triton kernels: {info.gpu_sentence(proven, strong='**', code='`')}."
+
+
+def with_gpu_sentence(readme: str) -> str:
+    """README.md with the sentence between its marks."""
+    between = re.compile(rf"(?<={re.escape(GPU_MARKS[0])}\n).*?(?=\n{re.escape(GPU_MARKS[1])})", re.DOTALL)
+    assert between.search(readme), f"README.md lacks the lines {' and '.join(GPU_MARKS)}"
+    return between.sub(lambda _: gpu_sentence(), readme)
 
 
 def results() -> str:
@@ -201,9 +244,29 @@ def results() -> str:
     return "\n".join(parts)
 
 
+def gpu_kernels(measured: dict[str, Any]) -> str:
+    """The text of gpu-kernels.md: a row for each kernel, its generations beside one another."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in measured["rows"]:
+        groups.setdefault((row["source"], row["kernel"]), []).append(row)
+    rows = []
+    for (source, kernel), generations in groups.items():
+        told = [" / ".join(str(row[key]) for row in generations) for key in ("registers", "shared")]
+        occupancy = " / ".join(f"{row['occupancy']} %" for row in generations)
+        wide = " / ".join(f"{row['wide_loads']}+{row['wide_stores']}" for row in generations)
+        rows.append([f"`{source}`", f"`{kernel}`", generations[0]["variants"], *told, occupancy, wide])
+    generations = sorted({row["architecture"] for row in measured["rows"]})
+    read = READ_KERNELS.format(generations=" / ".join(f"{a / 10:.1f}" for a in generations), **measured["compilers"])
+    head = ["source", "kernel", "variants", "registers", "shared", "occupancy", "wide loads+stores"]
+    return "\n".join([MADE, "# What the GPU kernels take\n", read, table_of(head, 2, rows), ""])
+
+
 def main() -> None:
     machines = summary.machines(summary.RESULTS)
     pages = {DOCS / "performance.md": performance(machines), DOCS / "results.md": results()}
+    pages[DOCS / "gpu-kernels.md"] = gpu_kernels(json.loads(KERNELS.read_text()))
+    pages[README] = with_gpu_sentence(README.read_text())
+    pages[info.PROVEN] = json.dumps(ledger.proven(ledger.read()), indent=1) + "\n"
     for machine in machines:
         pages[DOCS / "performance" / f"{machine.folder}.md"] = machine_page(machine, DOCS / "performance")
     for page, text in pages.items():

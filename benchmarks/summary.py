@@ -1,4 +1,4 @@
-"""The results files as their readers need them: machines, and cases with rows, verdict and the series they belong to."""
+"""The results files as readers need them: machines, cases, each case's rows and verdict, the series it belongs to."""
 
 from __future__ import annotations
 
@@ -75,7 +75,10 @@ class Machine:
 
 
 def folder_of(processor: str) -> str:
-    """The name of a machine's folder: ``intel-xeon-2-threads`` of ``Intel(R) Xeon(R) Processor, 2 threads``."""
+    """The name of a machine's folder: ``intel-xeon-2-threads`` of ``Intel(R) Xeon(R) Processor, 2 threads``.
+
+    A GPU's name is its machine's.
+    """
     plain = re.sub(r"\((R|TM)\)|\b(Processor|CPU)\b", " ", processor)
     return "-".join(re.findall(r"[a-z0-9]+", plain.lower()))
 
@@ -85,7 +88,8 @@ def machines(results: Path) -> list[Machine]:
     found = []
     for folder in sorted(path for path in results.iterdir() if path.is_dir()):
         if measured := list(reports(folder)):
-            found.append(Machine(folder.name, measured[0].run["processor"], measured))
+            run = measured[0].run
+            found.append(Machine(folder.name, run.get("machine", run["processor"]), measured))
     return sorted(found, key=lambda machine: max(report.run["date"] for report in machine.reports), reverse=True)
 
 

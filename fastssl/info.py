@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -24,6 +26,9 @@ OPTIONAL = {
     "jinja2": "the report's page (pip install 'fastssl[report]')",
 }
 BUILD = "run `pip install -e .` in its folder"
+ROOT = Path(fastssl.__file__).parent.parent
+PROVEN = ROOT / "fastssl" / "gpu_proven.json"  # written by python -m benchmarks.publish from the check's ledger
+LANGUAGES = {"cuda": "CUDA", "triton": "Triton"}
 
 
 def _built(part: str, otherwise: str) -> str:
@@ -51,6 +56,47 @@ def _gpu() -> str:
     return ", ".join(names)
 
 
+def gpu_kernels() -> dict[str, set[str]]:
+    """For each op with kernels for GPUs, by the name of its files: "cuda", "triton" or both."""
+    found: dict[str, set[str]] = {}
+    for name, op in sorted(ops().items()):
+        if there := {"cuda", "triton"} & set(op.implementations):
+            found.setdefault(name.removesuffix("_backward").rstrip("_"), set()).update(there)
+    return found
+
+
+def gpu_proven() -> dict[str, Any]:
+    """The kernels that passed the check on a GPU, by op and backend, but for those whose sources here have changed."""
+    if not PROVEN.exists():
+        return {}
+    found: dict[str, Any] = json.loads(PROVEN.read_text())
+    return {
+        kernel: entry
+        for kernel, entry in found.items()
+        if all(_as_it_was(path, sha256) for path, sha256 in entry["sources"].items())
+    }
+
+
+def _as_it_was(path: str, sha256: str) -> bool:
+    """Whether a source has this hash; the CUDA sources of an installed package are elsewhere, and were built so."""
+    return not (ROOT / path).exists() or hashlib.sha256((ROOT / path).read_bytes()).hexdigest() == sha256
+
+
+def gpu_sentence(proven: dict[str, Any], strong: str = "", code: str = "") -> str:
+    """Which GPU kernels were checked on which GPU, and which were not; ``strong`` and ``code`` are put around words."""
+    not_yet = f"{strong}not yet run on a GPU{strong}"
+    if not proven:
+        return not_yet
+    by_check: dict[str, list[str]] = {}
+    for op, backends in gpu_kernels().items():
+        for backend in sorted(backends):
+            entry = proven.get(f"{op} {backend}")
+            check = f"checked on {entry['device']} on {entry['date']}" if entry else not_yet
+            by_check.setdefault(check, []).append(f"{code}{op}{code} ({LANGUAGES[backend]})")
+    last = {not_yet: by_check.pop(not_yet)} if not_yet in by_check else {}
+    return "; ".join(f"{check}: {', '.join(names)}" for check, names in {**by_check, **last}.items())
+
+
 def _optional(module: str, purpose: str) -> str:
     if find_spec(module) is None:
         return f"not installed: {purpose}"
@@ -68,6 +114,7 @@ def facts() -> dict[str, str]:
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "C++ kernels": _cpu(),
         "CUDA kernels": _cuda(),
+        "GPU kernels": gpu_sentence(gpu_proven()),
         "GPU": _gpu(),
         "threads": f"{torch.get_num_threads()} (torch.get_num_threads)",
         **{module: _optional(module, purpose) for module, purpose in OPTIONAL.items()},

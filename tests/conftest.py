@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import suppress
 
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
 
 # compiled graphs of an earlier version of an op must not be found
 _compiled = tempfile.TemporaryDirectory(prefix="fastssl-inductor-")
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = _compiled.name
 
-# The same examples at each run, few enough for every change; `--hypothesis-profile thorough` looks further, anew each
-# time.
-_any_speed = dict(deadline=None, suppress_health_check=list(HealthCheck))
-settings.register_profile("brief", max_examples=60, derandomize=True, database=None, **_any_speed)
-settings.register_profile("thorough", max_examples=1000, print_blob=True, **_any_speed)
-settings.load_profile("brief")
+with suppress(ModuleNotFoundError):  # only the fuzz needs it
+    from hypothesis import HealthCheck, settings
+
+    # The same examples at each run, few enough for every change; `--hypothesis-profile thorough` looks further, anew
+    # each time.
+    _any_speed = dict(deadline=None, suppress_health_check=list(HealthCheck))
+    settings.register_profile("brief", max_examples=60, derandomize=True, database=None, **_any_speed)
+    settings.register_profile("thorough", max_examples=1000, print_blob=True, **_any_speed)
+    settings.load_profile("brief")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 
+from benchmarks import where
 from benchmarks.harness import OURS, Case, Work
 from fastssl import ops
 from fastssl.ops.block_masking import ATTEMPTS, _ratios, reference  # type: ignore[attr-defined]
@@ -17,17 +18,17 @@ GRID, MASKED, MIN_BLOCK, ASPECT = 14, 75, 16, (0.3, 1 / 0.3)
 
 
 def noise_of(batch: int) -> torch.Tensor:
-    return torch.rand(batch, 4 * ATTEMPTS + GRID**2, generator=torch.Generator().manual_seed(0))
+    return torch.rand(batch, 4 * ATTEMPTS + GRID**2, generator=where.generator())
 
 
 def ours(batch: int, draw: bool) -> Work:
-    noise = None if draw else noise_of(batch)
-    return lambda: ops.block_masking(batch, GRID, MASKED, min_block=MIN_BLOCK, aspect=ASPECT, noise=noise)
+    given = {"device": where.device()} if draw else {"noise": noise_of(batch)}
+    return lambda: ops.block_masking(batch, GRID, MASKED, min_block=MIN_BLOCK, aspect=ASPECT, **given)
 
 
 def batched(compiled: bool, batch: int, draw: bool) -> Work:
     given, counts, ratios = noise_of(batch), torch.full((batch,), MASKED), _ratios(*ASPECT)
-    function = torch.compile(reference) if compiled else reference
+    function = where.compiled(reference) if compiled else reference
     return lambda: function(torch.rand_like(given) if draw else given, counts, GRID, GRID, MIN_BLOCK, GRID**2, ratios)
 
 
@@ -58,7 +59,7 @@ def python_loop(batch: int, draw: bool) -> Work:
             while left > 0 and (added := add_block(mask, left)):
                 left -= added
             masks.append(mask)
-        return torch.tensor(masks)
+        return torch.tensor(masks, device=where.device())
 
     return work
 
@@ -82,5 +83,7 @@ def cases() -> list[Case]:
             },
             bytes_moved=batch * (4 * (4 * ATTEMPTS + GRID**2) + GRID**2),
         )
-        for batch, draw in ((256, False), (256, True), (8, True))
+        for batch, draw in where.sizes(
+            cpu=((256, False), (256, True), (8, True)), gpu=((256, False), (256, True), (1024, False))
+        )
     ]

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from benchmarks import rivals
+from benchmarks import rivals, where
 from benchmarks.harness import OURS, Case, Work
 from fastssl import ops
 from fastssl.ops.clip_loss import reference  # type: ignore[attr-defined]
 
 SCALES = {"logit_scale": 1 / 0.07}
-CHUNK = 512
+CHUNK, MOST_CHUNKS = 512, 16
 
 
 def chunked(a: Tensor, b: Tensor, logit_scale: float) -> Tensor:
@@ -25,16 +25,17 @@ def chunked(a: Tensor, b: Tensor, logit_scale: float) -> Tensor:
         own = torch.arange(start, start + len(chunk), device=chunk.device)
         return cross_entropy(logit_scale * chunk @ others.T, own, reduction="sum")
 
+    size = max(CHUNK, len(a) // MOST_CHUNKS)
     losses = [
-        torch.utils.checkpoint.checkpoint(chunk_loss, chunk, others, i * CHUNK, use_reentrant=False)
+        torch.utils.checkpoint.checkpoint(chunk_loss, chunk, others, i * size, use_reentrant=False)
         for rows, others in ((a, b), (b, a))
-        for i, chunk in enumerate(rows.split(CHUNK))
+        for i, chunk in enumerate(rows.split(size))
     ]
     return torch.stack(losses).sum() / (2 * len(a))
 
 
 def forward_backward(function: Callable[..., Tensor], n: int, d: int, dtype: torch.dtype) -> Work:
-    generator = torch.Generator().manual_seed(0)
+    generator = where.generator()
     first, noise = (torch.randn(n, d, generator=generator) for _ in range(2))
     a, b = (normalize(x, dim=1).to(dtype).requires_grad_() for x in (first, first + noise))
 
@@ -56,8 +57,8 @@ def providers(n: int, d: int, dtype: torch.dtype) -> dict[str, Callable[[], Work
         OURS: lambda: ops.clip_loss,
         "torch eager": lambda: reference,
         "torch eager again": lambda: reference,  # the same thing twice: the spread of this run
-        "torch.compile": lambda: torch.compile(reference),
-        "torch.compile, chunked": lambda: torch.compile(chunked),
+        "torch.compile": lambda: where.compiled(reference),
+        "torch.compile, chunked": lambda: where.compiled(chunked),
         "open_clip ClipLoss": lambda: rivals.load("open_clip.loss").ClipLoss(),
     }
     return {
@@ -77,10 +78,13 @@ def cases() -> list[Case]:
             operations=6 * n * n * d,
             peak=True,
         )
-        for n, d, dtype in (
-            (256, 512, torch.float32),
-            (4096, 128, torch.float32),
-            (4096, 512, torch.float32),
-            (4096, 512, torch.bfloat16),
+        for n, d, dtype in where.sizes(
+            cpu=(
+                (256, 512, torch.float32),
+                (4096, 128, torch.float32),
+                (4096, 512, torch.float32),
+                (4096, 512, torch.bfloat16),
+            ),
+            gpu=((4096, 512, torch.float32), (4096, 512, torch.bfloat16), (16384, 512, torch.bfloat16)),
         )
     ]

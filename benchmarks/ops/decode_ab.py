@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from benchmarks import where
 from benchmarks.harness import OURS, Case, Work
 from fastssl import ops
 from fastssl.ops.decode_ab import reference  # type: ignore[attr-defined]
@@ -15,9 +16,9 @@ from fastssl.ops.decode_ab import reference  # type: ignore[attr-defined]
 TEMPERATURE = 0.38
 
 
-@functools.lru_cache(1)
+@where.kept
 def inputs(n: int, size: int) -> Tensor:
-    return 3 * torch.randn(n, 313, size, size, generator=torch.Generator().manual_seed(0))
+    return 3 * torch.randn(n, 313, size, size, generator=where.generator())
 
 
 def ours(n: int, size: int) -> Work:
@@ -40,8 +41,8 @@ def cases() -> list[Case]:
         OURS: ours,
         "reference": functools.partial(plain, lambda: reference),
         "torch softmax and conv2d": functools.partial(plain, lambda: convolution),
-        "torch.compile": functools.partial(plain, lambda: torch.compile(reference)),
-        "torch.compile, conv2d": functools.partial(plain, lambda: torch.compile(convolution)),
+        "torch.compile": functools.partial(plain, lambda: where.compiled(reference)),
+        "torch.compile, conv2d": functools.partial(plain, lambda: where.compiled(convolution)),
     }
     return [
         Case(
@@ -55,5 +56,5 @@ def cases() -> list[Case]:
             bytes_moved=n * size**2 * 4 * (313 + 2),
             peak=n == 32,
         )
-        for n, size in ((1, 56), (32, 56))
+        for n, size in where.sizes(cpu=((1, 56), (32, 56)), gpu=((32, 56), (256, 56)))
     ]

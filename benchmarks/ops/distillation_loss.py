@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks import rivals
+from benchmarks import rivals, where
 from benchmarks.harness import OURS, Case, Work
 from fastssl import ops
 from fastssl.ops.distillation_loss import reference  # type: ignore[attr-defined]
@@ -36,7 +36,7 @@ def all_pairs(student: Tensor, teacher: Tensor, center: Tensor) -> Tensor:
 
 
 def inputs(batch: int, prototypes: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
+    generator = where.generator()
     student, teacher = (torch.randn(n, batch, prototypes, generator=generator).to(dtype) for n in (STUDENTS, TEACHERS))
     return student, teacher, 0.1 * torch.randn(prototypes, generator=generator)
 
@@ -78,8 +78,8 @@ def providers(batch: int, prototypes: int, dtype: torch.dtype) -> dict[str, Call
         OURS: lambda: ours,
         "torch eager, pairs (DINO)": lambda: pair_by_pair,
         "torch eager, einsum (DINOv3)": lambda: all_pairs,
-        "torch.compile, pairs": lambda: torch.compile(pair_by_pair),
-        "torch.compile, einsum": lambda: torch.compile(all_pairs),
+        "torch.compile, pairs": lambda: where.compiled(pair_by_pair),
+        "torch.compile, einsum": lambda: where.compiled(all_pairs),
     }
     ours_and_torch = {
         name: functools.partial(lambda function: forward_backward(function(), batch, prototypes, dtype), function)
@@ -102,9 +102,8 @@ def cases() -> list[Case]:
             exponentials=(STUDENTS + TEACHERS) * batch * prototypes,
             peak=True,
         )
-        for batch, prototypes, dtype in (
-            (64, 65536, torch.float32),
-            (64, 65536, torch.bfloat16),
-            (8, 1024, torch.float32),
+        for batch, prototypes, dtype in where.sizes(
+            cpu=((64, 65536, torch.float32), (64, 65536, torch.bfloat16), (8, 1024, torch.float32)),
+            gpu=((64, 65536, torch.bfloat16), (64, 65536, torch.float32)),
         )
     ]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from benchmarks import rivals
+from benchmarks import rivals, where
 from benchmarks.harness import OURS, Case, Work
 from fastssl import models, ops
 from fastssl.ops.ema_update import reference  # type: ignore[attr-defined]
@@ -45,7 +45,7 @@ def plain(targets: list[Tensor], sources: list[Tensor]) -> None:
 
 
 def tensors(source_dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
-    generator = torch.Generator().manual_seed(0)
+    generator = where.generator()
     targets = [torch.randn(shape, generator=generator) for shape in shapes()]
     return targets, [torch.randn(shape, generator=generator).to(source_dtype) for shape in shapes()]
 

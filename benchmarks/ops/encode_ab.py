@@ -7,15 +7,16 @@ import functools
 import torch
 from torch import Tensor
 
+from benchmarks import where
 from benchmarks.harness import OURS, Case, Work
 from fastssl import ops
 from fastssl.ops.encode_ab import NEAREST, SIGMA, reference  # type: ignore[attr-defined]
 
 
-@functools.lru_cache(1)
+@where.kept
 def inputs(n: int, size: int) -> Tensor:
     """Colours that vary smoothly with some noise, as those of photographs."""
-    generator = torch.Generator().manual_seed(0)
+    generator = where.generator()
     smooth = torch.nn.functional.interpolate(torch.rand(n, 3, 8, 8, generator=generator), (size, size), mode="bicubic")
     rgb = smooth + 0.05 * torch.randn(n, 3, size, size, generator=generator)
     return ops.rgb_to_lab(rgb.clamp(0, 1))[:, 1:].contiguous()
@@ -40,7 +41,7 @@ def topk(ab: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
 
 def per_image(n: int, size: int, compiled: bool) -> Work:
     ab, bins = inputs(n, size), ops.gamut_bins()
-    function = torch.compile(topk) if compiled else topk
+    function = where.compiled(topk) if compiled else topk
 
     def work() -> tuple[Tensor, ...]:
         found = [function(image, bins) for image in ab]
@@ -71,7 +72,7 @@ def cases() -> list[Case]:
         "reference": eager,
         "torch cdist and topk": functools.partial(per_image, compiled=False),
         "torch.compile": functools.partial(per_image, compiled=True),
-        "scikit-learn neighbours": nearest_neighbours,
+        **where.only_on_cpu({"scikit-learn neighbours": nearest_neighbours}),
     }
     return [
         Case(
@@ -85,5 +86,5 @@ def cases() -> list[Case]:
             bytes_moved=n * size**2 * (8 + 60),
             peak=n == 32,
         )
-        for n, size in ((1, 56), (32, 56), (4, 224))
+        for n, size in where.sizes(cpu=((1, 56), (32, 56), (4, 224)), gpu=((32, 56), (256, 56)))
     ]

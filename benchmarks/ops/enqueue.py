@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from benchmarks import where
 from benchmarks.harness import OURS, Case, Work
 from fastssl import ops
 from fastssl.ops.enqueue import reference  # type: ignore[attr-defined]
@@ -40,7 +41,7 @@ def slices(queue: Tensor, cursor: Tensor, keys: Tensor) -> None:
 
 def on(make: Callable[[], Enqueue], count: int, queue_dtype: torch.dtype) -> Work:
     function = make()
-    generator = torch.Generator().manual_seed(0)
+    generator = where.generator()
     queue, cursor = torch.zeros(LENGTH, FEATURES, dtype=queue_dtype), torch.zeros((), dtype=torch.int64)
     keys = torch.randn(count, FEATURES, generator=generator)
     # writes are judged where the first ones went, whatever a provider was called how often
@@ -66,7 +67,7 @@ def cases() -> list[Case]:
         OURS: lambda: ours,
         "torch eager": lambda: plain,
         "torch eager, slices (MoCo)": lambda: slices,
-        "torch.compile": lambda: torch.compile(plain),
+        "torch.compile": lambda: where.compiled(plain),
     }
     return [
         Case(
@@ -77,10 +78,8 @@ def cases() -> list[Case]:
             exact=functools.partial(exact, count),
             bytes_moved=count * FEATURES * (4 + dtype.itemsize),
         )
-        for count, dtype in (
-            (256, torch.float32),
-            (4096, torch.float32),
-            (4096, torch.bfloat16),
-            (32768, torch.float32),
+        for count, dtype in where.sizes(
+            cpu=((256, torch.float32), (4096, torch.float32), (4096, torch.bfloat16), (32768, torch.float32)),
+            gpu=((256, torch.float32), (4096, torch.bfloat16), (32768, torch.float32)),
         )
     ]

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
+from benchmarks import where
 from benchmarks.harness import OURS, Case, Work
 from fastssl import ops
 from fastssl.ops.info_nce import reference  # type: ignore[attr-defined]
 
 TEMPERATURE = 0.1
-CHUNK = 512
+CHUNK, MOST_CHUNKS = 512, 16
+LARGE = 65536  # the N x M logits of plain torch do not fit into memory
 
 
 def chunked(queries: Tensor, keys: Tensor, *, temperature: float) -> Tensor:
@@ -24,15 +26,16 @@ def chunked(queries: Tensor, keys: Tensor, *, temperature: float) -> Tensor:
         own = torch.arange(start, start + len(chunk), device=chunk.device)
         return cross_entropy(chunk @ keys.T / temperature, own, reduction="sum")
 
+    size = max(CHUNK, len(queries) // MOST_CHUNKS)
     losses = [
-        torch.utils.checkpoint.checkpoint(chunk_loss, chunk, keys, i * CHUNK, use_reentrant=False)
-        for i, chunk in enumerate(queries.split(CHUNK))
+        torch.utils.checkpoint.checkpoint(chunk_loss, chunk, keys, i * size, use_reentrant=False)
+        for i, chunk in enumerate(queries.split(size))
     ]
     return torch.stack(losses).sum() / len(queries)
 
 
 def forward_backward(function: Callable[..., Tensor], n: int, d: int, dtype: torch.dtype) -> Work:
-    generator = torch.Generator().manual_seed(0)
+    generator = where.generator()
     first, noise = (torch.randn(n, d, generator=generator) for _ in range(2))
     queries, keys = (normalize(x, dim=1).to(dtype).requires_grad_() for x in (first, first + noise))
 
@@ -46,8 +49,9 @@ def forward_backward(function: Callable[..., Tensor], n: int, d: int, dtype: tor
 
 
 def exact(n: int, d: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    formula = chunked if n >= LARGE else reference
     return forward_backward(
-        lambda q, k, temperature: reference(q.double(), k.double(), temperature=temperature), n, d, dtype
+        lambda q, k, temperature: formula(q.double(), k.double(), temperature=temperature), n, d, dtype
     )()
 
 
@@ -56,9 +60,11 @@ def providers(n: int, d: int, dtype: torch.dtype) -> dict[str, Callable[[], Work
         OURS: lambda: ops.info_nce,
         "torch eager": lambda: reference,
         "torch eager again": lambda: reference,  # the same thing twice: the spread of this run
-        "torch.compile": lambda: torch.compile(reference),
-        "torch.compile, chunked": lambda: torch.compile(chunked),
+        "torch.compile": lambda: where.compiled(reference),
+        "torch.compile, chunked": lambda: where.compiled(chunked),
     }
+    if n >= LARGE:
+        del rivals["torch eager again"]
     return {
         name: functools.partial(lambda function: forward_backward(function(), n, d, dtype), function)
         for name, function in rivals.items()
@@ -76,5 +82,13 @@ def cases() -> list[Case]:
             operations=6 * n * n * d,
             peak=True,
         )
-        for n, d, dtype in ((256, 128, torch.float32), (4096, 128, torch.float32), (4096, 128, torch.bfloat16))
+        for n, d, dtype in where.sizes(
+            cpu=(
+                (256, 128, torch.float32),
+                (4096, 128, torch.float32),
+                (4096, 128, torch.bfloat16),
+                (LARGE, 64, torch.float32),
+            ),
+            gpu=((16384, 128, torch.bfloat16), (LARGE, 128, torch.bfloat16), (4096, 128, torch.float32)),
+        )
     ]

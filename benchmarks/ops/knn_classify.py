@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from benchmarks import where
 from benchmarks.harness import OURS, Case, Work
 from fastssl import ops
 from fastssl.ops.knn_classify import reference  # type: ignore[attr-defined]
@@ -17,10 +18,10 @@ TEMPERATURE, CLASSES, CHUNK = 0.07, 1000, 512
 Search = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-@functools.lru_cache(1)
+@where.kept
 def inputs(queries: int, size: int, d: int) -> tuple[Tensor, Tensor, Tensor]:
     """Rows around a centre for each class."""
-    generator = torch.Generator().manual_seed(0)
+    generator = where.generator()
     centres = torch.randn(CLASSES, d, generator=generator)
     labels = torch.randint(CLASSES, (queries + size,), generator=generator)
     rows = normalize(centres[labels] + 2 * torch.randn(queries + size, d, generator=generator), dim=1)
@@ -62,7 +63,7 @@ def torch_topk(bank: Tensor, k: int, compiled: bool = False) -> Search:
         values, columns = (chunk @ bank.T).topk(k, dim=1)
         return values, columns
 
-    function = torch.compile(one, dynamic=True) if compiled else one
+    function = where.compiled(one, dynamic=True) if compiled else one
 
     def search(features: Tensor) -> tuple[Tensor, Tensor]:
         found = [function(chunk, bank) for chunk in features.split(CHUNK)]
@@ -108,8 +109,7 @@ def cases() -> list[Case]:
     searches = {
         "torch matmul and topk": torch_topk,
         "torch.compile": functools.partial(torch_topk, compiled=True),
-        "faiss IndexFlatIP": faiss_flat,
-        "scikit-learn brute": scikit_learn,
+        **where.only_on_cpu({"faiss IndexFlatIP": faiss_flat, "scikit-learn brute": scikit_learn}),
     }
     makers = {**whole, **{name: functools.partial(searching, make) for name, make in searches.items()}}
     return [
@@ -122,10 +122,13 @@ def cases() -> list[Case]:
             operations=2.0 * queries * size * d,
             peak=k == 20,
         )
-        for queries, size, d, k in (
-            (256, 2000, 128, 20),
-            (1000, 50_000, 512, 20),
-            (1000, 50_000, 512, 200),
-            (10_000, 50_000, 512, 20),
+        for queries, size, d, k in where.sizes(
+            cpu=(
+                (256, 2000, 128, 20),
+                (1000, 50_000, 512, 20),
+                (1000, 50_000, 512, 200),
+                (10_000, 50_000, 512, 20),
+            ),
+            gpu=((1000, 50_000, 512, 200), (10_000, 50_000, 512, 20)),
         )
     ]

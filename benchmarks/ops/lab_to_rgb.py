@@ -7,13 +7,14 @@ import functools
 import torch
 from torch import Tensor
 
+from benchmarks import where
 from benchmarks.harness import OURS, Case, Work
 from fastssl import ops
 from fastssl.ops.lab_to_rgb import reference  # type: ignore[attr-defined]
 
 
 def inputs(n: int, size: int) -> Tensor:
-    return ops.rgb_to_lab(torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(0)))
+    return ops.rgb_to_lab(torch.rand(n, 3, size, size, generator=where.generator()))
 
 
 def ours(n: int, size: int) -> Work:
@@ -27,7 +28,7 @@ def eager(n: int, size: int) -> Work:
 
 
 def compiled(n: int, size: int) -> Work:
-    lab, function = inputs(n, size), torch.compile(reference)
+    lab, function = inputs(n, size), where.compiled(reference)
     return lambda: (function(lab),)
 
 
@@ -47,7 +48,8 @@ def scikit_image(n: int, size: int) -> Work:
 
 
 def cases() -> list[Case]:
-    makers = {OURS: ours, "reference": eager, "torch.compile": compiled, "kornia": kornia, "scikit-image": scikit_image}
+    makers = {OURS: ours, "reference": eager, "torch.compile": compiled, "kornia": kornia}
+    makers |= where.only_on_cpu({"scikit-image": scikit_image})
     return [
         Case(
             op="lab_to_rgb",
@@ -57,5 +59,5 @@ def cases() -> list[Case]:
             exact=functools.partial(lambda n, size: (reference(inputs(n, size).double()),), n, size),
             bytes_moved=n * size**2 * 24,
         )
-        for n, size in ((1, 32), (64, 224))
+        for n, size in where.sizes(cpu=((1, 32), (64, 224)), gpu=((64, 224), (256, 224)))
     ]

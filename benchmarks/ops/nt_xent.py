@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from benchmarks import rivals
+from benchmarks import rivals, where
 from benchmarks.harness import OURS, Case, Work
 from fastssl import ops
 from fastssl.ops.nt_xent import reference  # type: ignore[attr-defined]
 
 TEMPERATURE = 0.1
-CHUNK = 512
+CHUNK, MOST_CHUNKS = 512, 16
 LARGE = 4096
 
 
@@ -23,21 +23,24 @@ def chunked(z0: Tensor, z1: Tensor, temperature: float) -> Tensor:
     """The reference's formula over chunks of rows, each recomputed in the backward: what plain torch can save."""
     rows = torch.cat([z0, z1])
     n = len(rows)
+    size = max(CHUNK, n // MOST_CHUNKS)
 
     def chunk_loss(chunk: Tensor, start: int) -> Tensor:
         i = torch.arange(start, start + len(chunk), device=rows.device)
-        logits = (chunk @ rows.T / temperature).masked_fill(torch.arange(n) == i[:, None], float("-inf"))
+        logits = (chunk @ rows.T / temperature).masked_fill(
+            torch.arange(n, device=i.device) == i[:, None], float("-inf")
+        )
         return torch.nn.functional.cross_entropy(logits, (i + n // 2) % n, reduction="sum")
 
     losses = [
-        torch.utils.checkpoint.checkpoint(chunk_loss, rows[start : start + CHUNK], start, use_reentrant=False)
-        for start in range(0, n, CHUNK)
+        torch.utils.checkpoint.checkpoint(chunk_loss, rows[start : start + size], start, use_reentrant=False)
+        for start in range(0, n, size)
     ]
     return torch.stack(losses).sum() / n
 
 
 def inputs(n: int, dtype: torch.dtype, d: int = 128) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
+    generator = where.generator()
     first = torch.randn(n, d, generator=generator)
     second = first + torch.randn(n, d, generator=generator)
     return [normalize(z, dim=1).to(dtype) for z in (first, second)]
@@ -56,7 +59,8 @@ def forward_backward(function: Callable[..., Tensor], n: int, dtype: torch.dtype
 
 
 def exact(n: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    return forward_backward(lambda z0, z1, temperature: reference(z0.double(), z1.double(), temperature), n, dtype)()
+    formula = chunked if 2 * n > 16384 else reference
+    return forward_backward(lambda z0, z1, temperature: formula(z0.double(), z1.double(), temperature), n, dtype)()
 
 
 def lightly(n: int, dtype: torch.dtype) -> Work:
@@ -71,8 +75,8 @@ def providers(n: int, dtype: torch.dtype) -> dict[str, Callable[[], Work]]:
         OURS: lambda: ops.nt_xent,
         "torch eager": lambda: reference,
         "torch eager again": lambda: reference,  # the same thing twice: the spread of this run
-        "torch.compile": lambda: torch.compile(reference),
-        "torch.compile, chunked": lambda: torch.compile(chunked),
+        "torch.compile": lambda: where.compiled(reference),
+        "torch.compile, chunked": lambda: where.compiled(chunked),
     }
     if n > LARGE:
         del functions["torch eager again"]  # seconds a call
@@ -97,12 +101,20 @@ def cases() -> list[Case]:
             recompute=rows**2 * 128,
             peak=True,
         )
-        for rows, dtype in (
-            (256, torch.float32),
-            (1024, torch.float32),
-            (4096, torch.float32),
-            (4096, torch.bfloat16),
-            (16384, torch.float32),
+        for rows, dtype in where.sizes(
+            cpu=(
+                (256, torch.float32),
+                (1024, torch.float32),
+                (4096, torch.float32),
+                (4096, torch.bfloat16),
+                (16384, torch.float32),
+            ),
+            gpu=(
+                (16384, torch.bfloat16),
+                (65536, torch.bfloat16),
+                (4096, torch.bfloat16),
+                (4096, torch.float32),
+            ),
         )
     ]
 

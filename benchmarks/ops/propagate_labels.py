@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
+from benchmarks import where
 from benchmarks.harness import OURS, Case, Work
 from fastssl import ops
 from fastssl.ops.propagate_labels import reference  # type: ignore[attr-defined]
@@ -16,16 +17,16 @@ from fastssl.ops.propagate_labels import reference  # type: ignore[attr-defined]
 HEIGHT, WIDTH, CLASSES, TEMPERATURE = 30, 54, 4, 0.1
 
 
-@functools.lru_cache(1)
+@where.kept
 def inputs(frames: int, d: int) -> tuple[Tensor, Tensor, Tensor]:
     """Features that vary smoothly over a frame and a little from one to the next."""
-    generator = torch.Generator().manual_seed(0)
+    generator = where.generator()
     scene = interpolate(torch.randn(1, d, 10, 18, generator=generator), (HEIGHT, WIDTH), mode="bicubic")
     features = scene + 0.3 * torch.randn(frames + 1, d, HEIGHT, WIDTH, generator=generator)
     return features[0], features[1:], torch.rand(frames, CLASSES, HEIGHT, WIDTH, generator=generator)
 
 
-@functools.lru_cache(1)
+@where.kept
 def window(radius: int) -> Tensor:
     """(HW, HW), True within the radius: made once, as DINO's script does."""
     y, x = (c.flatten() for c in torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij"))
@@ -73,7 +74,7 @@ def torch_form(
     function: Callable[..., Tensor], compiled: bool, frames: int, d: int, radius: int | None, k: int
 ) -> Work:
     given, inside = inputs(frames, d), None if radius is None else window(radius)
-    run = torch.compile(function) if compiled else function
+    run = where.compiled(function) if compiled else function
     return lambda: (run(*given, inside, k),)
 
 
@@ -106,5 +107,8 @@ def cases() -> list[Case]:
             operations=2.0 * d * pairs(frames, radius),
             peak=(d, radius) == (256, 12),
         )
-        for frames, d, radius, k in ((1, 192, 12, 5), (8, 192, 12, 5), (8, 256, 12, 5), (8, 256, None, 5))
+        for frames, d, radius, k in where.sizes(
+            cpu=((1, 192, 12, 5), (8, 192, 12, 5), (8, 256, 12, 5), (8, 256, None, 5)),
+            gpu=((8, 256, 12, 5), (8, 256, None, 5)),
+        )
     ]

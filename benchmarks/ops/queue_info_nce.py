@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, normalize
 
+from benchmarks import where
 from benchmarks.harness import OURS, Case, Work
 from fastssl import ops
 from fastssl.ops.queue_info_nce import reference  # type: ignore[attr-defined]
@@ -33,16 +34,21 @@ def chunked(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Te
 def attention(query: Tensor, key: Tensor, queue: Tensor) -> tuple[Tensor, Tensor]:
     """Loss and gradient from torch's fused attention with the queue as keys and values, which also returns the lse."""
     negatives = queue[None, None].to(query.dtype)
-    mean, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query[None, None], negatives, negatives, scale=1 / TEMPERATURE
-    )
-    margin = (query * key).sum(1) / TEMPERATURE - lse[0, 0]
+    given = query[None, None], negatives, negatives
+    if not query.is_cuda:
+        fused, settings = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, ()
+    elif query.dtype == torch.float32:
+        fused, settings = torch.ops.aten._scaled_dot_product_efficient_attention, (None, True)
+    else:
+        fused, settings = torch.ops.aten._scaled_dot_product_flash_attention, ()
+    mean, lse, *_ = fused(*given, *settings, scale=1 / TEMPERATURE)
+    margin = (query * key).sum(1) / TEMPERATURE - lse[0, 0, : len(query)]
     share = torch.sigmoid(-margin)[:, None] / (TEMPERATURE * len(query))
     return -logsigmoid(margin).mean(), share * (mean[0, 0] - key)
 
 
 def inputs(n: int, k: int, d: int, dtype: torch.dtype) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
+    generator = where.generator()
     query, noise, queue = (torch.randn(rows, d, generator=generator) for rows in (n, n, k))
     return [normalize(x, dim=1).to(dtype) for x in (query, query + noise, queue)]
 
@@ -76,8 +82,8 @@ def providers(n: int, k: int, d: int, dtype: torch.dtype) -> dict[str, Callable[
         OURS: lambda: ops.queue_info_nce,
         "torch eager": lambda: reference,
         "torch eager again": lambda: reference,  # the same thing twice: the spread of this run
-        "torch.compile": lambda: torch.compile(reference),
-        "torch.compile, chunked": lambda: torch.compile(chunked),
+        "torch.compile": lambda: where.compiled(reference),
+        "torch.compile, chunked": lambda: where.compiled(chunked),
     }
     made = {
         name: functools.partial(lambda function: forward_backward(function(), n, k, d, dtype), function)
@@ -97,9 +103,8 @@ def cases() -> list[Case]:
             operations=4 * n * k * d,
             peak=True,
         )
-        for n, k, d, dtype in (
-            (64, 1024, 128, torch.float32),
-            (256, 65536, 128, torch.float32),
-            (256, 65536, 128, torch.bfloat16),
+        for n, k, d, dtype in where.sizes(
+            cpu=((64, 1024, 128, torch.float32), (256, 65536, 128, torch.float32), (256, 65536, 128, torch.bfloat16)),
+            gpu=((256, 65536, 128, torch.bfloat16), (256, 65536, 128, torch.float32)),
         )
     ]

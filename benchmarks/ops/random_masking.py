@@ -6,6 +6,7 @@ import functools
 
 import torch
 
+from benchmarks import where
 from benchmarks.harness import OURS, Case, Work
 from fastssl import ops
 from fastssl.ops.random_masking import kept_patches, reference  # type: ignore[attr-defined]
@@ -14,27 +15,27 @@ RATIO = 0.75
 
 
 def ours(batch: int, length: int) -> Work:
-    noise = torch.rand(batch, length, generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(batch, length, generator=where.generator())
     return lambda: ops.random_masking(batch, length, RATIO, noise=noise)
 
 
 def two_argsorts(batch: int, length: int) -> Work:
-    noise = torch.rand(batch, length, generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(batch, length, generator=where.generator())
     return lambda: reference(noise, kept_patches(length, RATIO))
 
 
 def compiled(batch: int, length: int) -> Work:
-    noise = torch.rand(batch, length, generator=torch.Generator().manual_seed(0))
-    function = torch.compile(reference)
+    noise = torch.rand(batch, length, generator=where.generator())
+    function = where.compiled(reference)
     return lambda: function(noise, kept_patches(length, RATIO))
 
 
 def ours_drawing(batch: int, length: int) -> Work:
-    return lambda: ops.random_masking(batch, length, RATIO)
+    return lambda: ops.random_masking(batch, length, RATIO, device=where.device())
 
 
 def two_argsorts_drawing(batch: int, length: int) -> Work:
-    return lambda: reference(torch.rand(batch, length), kept_patches(length, RATIO))
+    return lambda: reference(torch.rand(batch, length, device=where.device()), kept_patches(length, RATIO))
 
 
 def cases() -> list[Case]:
@@ -50,5 +51,8 @@ def cases() -> list[Case]:
             },
             bytes_moved=batch * (length * 16 + kept_patches(length, RATIO) * 8),
         )
-        for batch, length, draw in ((256, 196, False), (256, 196, True), (1024, 196, False), (8, 196, False))
+        for batch, length, draw in where.sizes(
+            cpu=((256, 196, False), (256, 196, True), (1024, 196, False), (8, 196, False)),
+            gpu=((256, 196, False), (256, 196, True), (4096, 196, False)),
+        )
     ]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from benchmarks import where
 from benchmarks.harness import OURS, Case, Work
 from fastssl import ops
 from fastssl.ops.restore_patches import reference  # type: ignore[attr-defined]
@@ -31,7 +32,7 @@ def forward_backward(
     make: Callable[[], Function], batch: int, dtype: torch.dtype, wide: torch.dtype | None = None
 ) -> Work:
     function = make()
-    generator = torch.Generator().manual_seed(0)
+    generator = where.generator()
     shapes = ((batch, round(LENGTH * (1 - RATIO)), WIDTH), (WIDTH,), (LENGTH, WIDTH), (batch, LENGTH, WIDTH))
     x, token, pos, grad = (torch.randn(*shape, generator=generator).to(dtype).to(wide or dtype) for shape in shapes)
     ids = torch.rand(batch, LENGTH, generator=generator).argsort(1)
@@ -55,9 +56,9 @@ def cases() -> list[Case]:
     rivals: dict[str, Callable[[], Function]] = {
         OURS: lambda: ours,
         "torch eager": lambda: reference,
-        "torch.compile": lambda: torch.compile(reference),
+        "torch.compile": lambda: where.compiled(reference),
         "where": lambda: choose,
-        "where, compiled": lambda: torch.compile(choose),
+        "where, compiled": lambda: where.compiled(choose),
     }
     return [
         Case(
@@ -70,5 +71,8 @@ def cases() -> list[Case]:
             bytes_moved=2 * batch * WIDTH * dtype.itemsize * (LENGTH + round(LENGTH * (1 - RATIO))),
             peak=batch == 256 and dtype == torch.float32,
         )
-        for batch, dtype in ((256, torch.float32), (256, torch.bfloat16), (8, torch.float32))
+        for batch, dtype in where.sizes(
+            cpu=((256, torch.float32), (256, torch.bfloat16), (8, torch.float32)),
+            gpu=((256, torch.float32), (256, torch.bfloat16)),
+        )
     ]

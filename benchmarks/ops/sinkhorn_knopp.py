@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks import rivals
+from benchmarks import rivals, where
 from benchmarks.harness import OURS, Case, Work
 from fastssl import ops
 from fastssl.ops.sinkhorn_knopp import reference  # type: ignore[attr-defined]
@@ -39,7 +39,7 @@ def in_place(scores: Tensor) -> Tensor:
 
 
 def on(function: Callable[[Tensor], Tensor], samples: int, prototypes: int, dtype: torch.dtype) -> Work:
-    scores = 0.3 * torch.randn(samples, prototypes, generator=torch.Generator().manual_seed(0)).to(dtype)
+    scores = 0.3 * torch.randn(samples, prototypes, generator=where.generator()).to(dtype)
     return lambda: (function(scores),)
 
 
@@ -53,8 +53,8 @@ def cases() -> list[Case]:
         OURS: lambda: ours,
         "torch eager": lambda: plain,
         "torch eager, in place (DINOv2)": lambda: in_place,
-        "torch.compile": lambda: torch.compile(plain),
-        "torch.compile, in place": lambda: torch.compile(in_place),
+        "torch.compile": lambda: where.compiled(plain),
+        "torch.compile, in place": lambda: where.compiled(in_place),
         "lightly sinkhorn": lightly,
     }
 
@@ -77,10 +77,13 @@ def cases() -> list[Case]:
             exponentials=samples * prototypes,
             peak=prototypes == 65536 and dtype == torch.float32,
         )
-        for samples, prototypes, dtype in (
-            (128, 65536, torch.float32),
-            (128, 65536, torch.bfloat16),
-            (4096, 3000, torch.float32),
-            (64, 1024, torch.float32),
+        for samples, prototypes, dtype in where.sizes(
+            cpu=(
+                (128, 65536, torch.float32),
+                (128, 65536, torch.bfloat16),
+                (4096, 3000, torch.float32),
+                (64, 1024, torch.float32),
+            ),
+            gpu=((128, 65536, torch.float32), (128, 65536, torch.bfloat16), (4096, 3000, torch.float32)),
         )
     ]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from benchmarks import where
 from benchmarks.harness import OURS, Case, Work
 from fastssl import ops
 from fastssl.ops.restore_patches import reference as restore_reference  # type: ignore[attr-defined]
@@ -25,12 +26,12 @@ def take_before_adding(x: Tensor, ids: Tensor, pos_embed: Tensor) -> Tensor:
 
 def index_before_adding(x: Tensor, ids: Tensor, pos_embed: Tensor) -> Tensor:
     """The same by advanced indexing, which needs no expanded indices."""
-    return x[torch.arange(len(x))[:, None], ids] + pos_embed[ids]
+    return x[torch.arange(len(x), device=x.device)[:, None], ids] + pos_embed[ids]
 
 
 def leaves(batch: int, dtype: torch.dtype) -> tuple[list[Tensor], Tensor, Tensor]:
     """x, the two position embeddings, the mask token; the order of the patches; the gradient of all tokens."""
-    generator = torch.Generator().manual_seed(0)
+    generator = where.generator()
     shapes = ((batch, LENGTH, WIDTH), (LENGTH, WIDTH), (LENGTH, WIDTH), (WIDTH,))
     tensors = [torch.randn(*shape, generator=generator).to(dtype).requires_grad_() for shape in shapes]
     order = torch.rand(batch, LENGTH, generator=generator).argsort(1)
@@ -82,9 +83,9 @@ def take_rivals() -> dict[str, Callable[[], Function]]:
     return {
         OURS: lambda: ours_take,
         "torch eager": lambda: reference,
-        "torch.compile": lambda: torch.compile(reference),
+        "torch.compile": lambda: where.compiled(reference),
         "gather before adding": lambda: take_before_adding,
-        "gather before adding, compiled": lambda: torch.compile(take_before_adding),
+        "gather before adding, compiled": lambda: where.compiled(take_before_adding),
         "index before adding": lambda: index_before_adding,
     }
 
@@ -93,9 +94,12 @@ def both_rivals() -> dict[str, Callable[[], tuple[Function, Function]]]:
     return {
         OURS: lambda: (ours_take, ours_restore),
         "torch eager": lambda: (reference, restore_reference),
-        "torch.compile": lambda: (torch.compile(reference), torch.compile(restore_reference)),
+        "torch.compile": lambda: (where.compiled(reference), where.compiled(restore_reference)),
         "gather before adding": lambda: (take_before_adding, restore_reference),
-        "gather before adding, compiled": lambda: (torch.compile(take_before_adding), torch.compile(restore_reference)),
+        "gather before adding, compiled": lambda: (
+            where.compiled(take_before_adding),
+            where.compiled(restore_reference),
+        ),
     }
 
 
@@ -115,11 +119,14 @@ def exact(pair: bool, batch: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
 
 def cases() -> list[Case]:
     made = []
-    for pair, batch, dtype in (
-        (True, 256, torch.float32),
-        (True, 256, torch.bfloat16),
-        (False, 256, torch.float32),
-        (False, 8, torch.float32),
+    for pair, batch, dtype in where.sizes(
+        cpu=(
+            (True, 256, torch.float32),
+            (True, 256, torch.bfloat16),
+            (False, 256, torch.float32),
+            (False, 8, torch.float32),
+        ),
+        gpu=((True, 256, torch.float32), (True, 256, torch.bfloat16), (False, 256, torch.bfloat16)),
     ):
         taken = batch * round(LENGTH * (1 - RATIO)) * WIDTH * dtype.itemsize
         full = batch * LENGTH * WIDTH * dtype.itemsize

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import instance_norm
 
+from benchmarks import where
 from benchmarks.harness import OURS, Case, Work
 from fastssl import ops
 from fastssl.ops.tiles import reference  # type: ignore[attr-defined]
@@ -17,9 +18,9 @@ SIDE, GRID, TILE, JITTER = 225, 3, 64, 5
 Inputs = tuple[Tensor, Tensor, Tensor]
 
 
-@functools.lru_cache(1)
+@where.kept
 def inputs(n: int, taken: int) -> Inputs:
-    generator = torch.Generator().manual_seed(0)
+    generator = where.generator()
     images = torch.rand(n, 3, SIDE, SIDE, generator=generator)
     order = torch.stack([torch.randperm(GRID**2, generator=generator)[:taken] for _ in range(n)])
     return images, order, torch.randint(2 * JITTER + 1, (n, GRID**2, 2), generator=generator)
@@ -31,7 +32,7 @@ def ours(n: int, taken: int, normalize: bool) -> Work:
 
 
 def torch_form(make: Callable[..., Tensor], compiled: bool, n: int, taken: int, normalize: bool) -> Work:
-    given, function = inputs(n, taken), torch.compile(make) if compiled else make
+    given, function = inputs(n, taken), where.compiled(make) if compiled else make
     return lambda: (function(*given, GRID, GRID, TILE, TILE, normalize),)
 
 
@@ -71,5 +72,8 @@ def cases() -> list[Case]:
             exact=functools.partial(exact, n, taken, normalize),
             bytes_moved=2 * 4 * 3 * TILE**2 * n * taken,
         )
-        for n, taken, normalize in ((64, 9, True), (64, 9, False), (64, 2, True), (1, 9, True))
+        for n, taken, normalize in where.sizes(
+            cpu=((64, 9, True), (64, 9, False), (64, 2, True), (1, 9, True)),
+            gpu=((256, 9, True), (256, 9, False), (256, 2, True)),
+        )
     ]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from benchmarks import where
 from benchmarks.harness import OURS, Case, Work
 from fastssl import ops
 from fastssl.ops.update_center import reference  # type: ignore[attr-defined]
@@ -33,7 +34,7 @@ def sum_first(center: Tensor, teacher: Tensor) -> None:
 
 def on(make: Callable[[], Update], batch: int, prototypes: int, dtype: torch.dtype) -> Work:
     function = make()
-    teacher = torch.randn(2, batch, prototypes, generator=torch.Generator().manual_seed(0)).to(dtype)
+    teacher = torch.randn(2, batch, prototypes, generator=where.generator()).to(dtype)
     center = torch.zeros(prototypes)
 
     def work() -> tuple[Tensor, ...]:
@@ -56,7 +57,7 @@ def cases() -> list[Case]:
         OURS: lambda: ours,
         "torch eager": lambda: plain,
         "torch eager, sum (DINO)": lambda: sum_first,
-        "torch.compile": lambda: torch.compile(plain),
+        "torch.compile": lambda: where.compiled(plain),
     }
     return [
         Case(
@@ -68,9 +69,8 @@ def cases() -> list[Case]:
             bytes_moved=2 * batch * prototypes * dtype.itemsize,
             peak=True,
         )
-        for batch, prototypes, dtype in (
-            (64, 65536, torch.float32),
-            (64, 65536, torch.bfloat16),
-            (16, 4096, torch.float32),
+        for batch, prototypes, dtype in where.sizes(
+            cpu=((64, 65536, torch.float32), (64, 65536, torch.bfloat16), (16, 4096, torch.float32)),
+            gpu=((64, 65536, torch.float32), (64, 65536, torch.bfloat16)),
         )
     ]

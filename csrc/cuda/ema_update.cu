@@ -9,7 +9,7 @@
 // Reference and tests: fastssl/ops/ema_update.py, tests/ops/test_ema_update.py.
 #include "ema_update.h"
 
-#include "common.cuh"
+#include "packs.cuh"
 
 namespace fastssl::cuda {
 namespace {
@@ -23,18 +23,11 @@ __device__ A blend(A old, A fresh, double momentum) {
                           : fresh - static_cast<A>(momentum) * (fresh - old);
 }
 
-__device__ bool aligned(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; }
-
 // kPack elements from `p`, widened. The type is one branch a pack, alike for the whole block, in place of a kernel for
 // every combination of three types.
 template <class A>
 __device__ void load_pack(DType dtype, const void* p, std::int64_t i, A (&out)[kPack]) {
-    with_type(dtype, [&](auto type) {
-        using S = decltype(type);
-        const Pack<S> pack = *reinterpret_cast<const Pack<S>*>(static_cast<const S*>(p) + i);
-#pragma unroll
-        for (int k = 0; k < kPack; ++k) out[k] = static_cast<A>(widen(pack.values[k]));
-    });
+    with_type(dtype, [&](auto type) { load(static_cast<const decltype(type)*>(p) + i, out); });
 }
 
 // Stores them, and leaves in `values` what was stored.
@@ -42,13 +35,9 @@ template <class A>
 __device__ void store_pack(DType dtype, void* p, std::int64_t i, A (&values)[kPack]) {
     with_type(dtype, [&](auto type) {
         using S = decltype(type);
-        Pack<S> pack;
 #pragma unroll
-        for (int k = 0; k < kPack; ++k) {
-            pack.values[k] = narrow<S>(values[k]);
-            values[k] = static_cast<A>(widen(pack.values[k]));
-        }
-        *reinterpret_cast<Pack<S>*>(static_cast<S*>(p) + i) = pack;
+        for (int k = 0; k < kPack; ++k) values[k] = static_cast<A>(widen(narrow<S>(values[k])));
+        store(static_cast<S*>(p) + i, values);
     });
 }
 
@@ -77,7 +66,7 @@ __device__ void update(const EmaChunk& chunk, double momentum) {
     const DType copy = static_cast<DType>(chunk.copy_dtype);
     std::int64_t done = 0;
     // chunks begin at multiples of kPack elements, so the tensors' addresses decide
-    if (aligned(chunk.target) && aligned(chunk.source) && (copy == DType::none || aligned(chunk.copy))) {
+    if (on_16_bytes(chunk.target) && on_16_bytes(chunk.source) && (copy == DType::none || on_16_bytes(chunk.copy))) {
         done = chunk.elements / kPack * kPack;
         for (std::int64_t i = threadIdx.x * kPack; i < done; i += kThreads * kPack) {
             A old[kPack], fresh[kPack];
@@ -98,7 +87,7 @@ __device__ void update(const EmaChunk& chunk, double momentum) {
 
 __device__ void copy_bytes(char* target, const char* source, std::int64_t count) {
     std::int64_t done = 0;
-    if (aligned(target) && aligned(source)) {
+    if (on_16_bytes(target) && on_16_bytes(source)) {
         done = count / 16 * 16;
         for (std::int64_t i = threadIdx.x * 16; i < done; i += kThreads * 16)
             *reinterpret_cast<int4*>(target + i) = *reinterpret_cast<const int4*>(source + i);

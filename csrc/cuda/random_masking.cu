@@ -5,24 +5,22 @@
 // Grid: one block a sample. Block: up to 1024 threads sort the sample's keys in shared memory, bitonically, padded to a
 // power of two. A key is the noise's bits, made comparable as integers, above the patch's index: the sort is a stable
 // argsort with NaN last, and deterministic. Shared memory: 8 bytes a patch, so at most 4096 patches (32 KB).
-// Bytes moved: 4 B L read, (8 keep + 12 L) B written.
+// Of more patches, a block sorts each 4096 into the scratch; then a thread a patch counts those before it, by a binary
+// search in every other run: all keys differ, so that is its rank.
+// Bytes moved: 4 B L read, (8 keep + 12 L) B written; of more than 4096 patches 8 B L each way too, and the searches' reads,
+// which the caches serve.
 // CUDA and not Triton: a sort with a scatter by rank, no products.
 // Reference and tests: fastssl/ops/random_masking.py, tests/ops/test_random_masking.py.
 #include "random_masking.h"
 
 #include "common.cuh"
+#include "noise_order.cuh"
 
 namespace fastssl::cuda {
 namespace {
 
-constexpr std::int64_t kMaxLength = 4096;
-
-__device__ std::uint64_t sort_key(float noise, std::uint32_t index) {
-    std::uint32_t bits = __float_as_uint(noise + 0.0f);  // -0 and 0 are equal, so they sort by index
-    bits = (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
-    if (isnan(noise)) bits = 0xffffffffu;
-    return (static_cast<std::uint64_t>(bits) << 32) | index;
-}
+constexpr int kRun = 4096;  // keys that a block sorts
+constexpr std::int64_t kMaxLength = 1 << 30;
 
 // keys[0 .. size), size a power of two, ascending.
 __device__ void sort(std::uint64_t* keys, int size) {
@@ -39,31 +37,85 @@ __device__ void sort(std::uint64_t* keys, int size) {
     __syncthreads();
 }
 
-__global__ void random_masking_kernel(const float* noise, int length, int size, int keep, std::int64_t* ids_keep,
-                                      std::int64_t* ids_restore, float* mask) {
-    std::uint64_t* const keys = dynamic_shared<std::uint64_t>();
-    const std::int64_t sample = blockIdx.x;
+// The keys of `count` patches from `first` on, ascending.
+__device__ void sort_noise(const float* noise, int first, int count, int size, std::uint64_t* keys) {
     for (int i = threadIdx.x; i < size; i += blockDim.x)
-        keys[i] = i < length ? sort_key(noise[sample * length + i], i) : ~std::uint64_t{0};
+        keys[i] = i < count ? sort_key(noise[first + i], first + i) : ~std::uint64_t{0};
     sort(keys, size);
-    for (int rank = threadIdx.x; rank < length; rank += blockDim.x) {
-        const std::int64_t patch = keys[rank] & 0xffffffffu;
+}
+
+struct Results {
+    std::int64_t *ids_keep, *ids_restore;
+    float* mask;
+    int length, keep;
+
+    __device__ void place(std::int64_t sample, std::uint64_t key, int rank) const {
+        const std::int64_t patch = key & 0xffffffffu;
         ids_restore[sample * length + patch] = rank;
         mask[sample * length + patch] = rank < keep ? 0.0f : 1.0f;
         if (rank < keep) ids_keep[sample * keep + rank] = patch;
     }
+};
+
+__global__ void random_masking_kernel(const float* noise, int size, Results out) {
+    std::uint64_t* const keys = dynamic_shared<std::uint64_t>();
+    const std::int64_t sample = blockIdx.x;
+    sort_noise(noise + sample * out.length, 0, out.length, size, keys);
+    for (int rank = threadIdx.x; rank < out.length; rank += blockDim.x) out.place(sample, keys[rank], rank);
+}
+
+// One block a run of a sample; sorted: (batch, length).
+__global__ void sort_runs_kernel(const float* noise, int length, int runs, std::uint64_t* sorted) {
+    std::uint64_t* const keys = dynamic_shared<std::uint64_t>();
+    const std::int64_t sample = blockIdx.x / runs;
+    const int first = blockIdx.x % runs * kRun, count = min(kRun, length - first);
+    sort_noise(noise + sample * length, first, count, kRun, keys);
+    for (int i = threadIdx.x; i < count; i += blockDim.x) sorted[sample * length + first + i] = keys[i];
+}
+
+// How many of `count` ascending keys come before `key`.
+__device__ int before(const std::uint64_t* keys, int count, std::uint64_t key) {
+    int first = 0;
+    while (count > 0) {
+        const int half = count / 2;
+        const bool lower = keys[first + half] < key;
+        first = lower ? first + half + 1 : first;
+        count = lower ? count - half - 1 : half;
+    }
+    return first;
+}
+
+__global__ void rank_kernel(const std::uint64_t* sorted, std::int64_t patches, Results out) {
+    const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+    if (i >= patches) return;
+    const std::int64_t sample = i / out.length;
+    const std::uint64_t* const keys = sorted + sample * out.length;
+    const std::uint64_t key = sorted[i];
+    const int place = static_cast<int>(i - sample * out.length);
+    int rank = place % kRun;
+    for (int first = 0; first < out.length; first += kRun)
+        if (first != place / kRun * kRun) rank += before(keys + first, min(kRun, out.length - first), key);
+    out.place(sample, key, rank);
 }
 
 }  // namespace
 
 cudaError_t random_masking(const float* noise, std::int64_t batch, std::int64_t length, std::int64_t keep,
-                           std::int64_t* ids_keep, std::int64_t* ids_restore, float* mask, cudaStream_t stream) {
-    if (length > kMaxLength) return cudaErrorInvalidValue;
+                           std::int64_t* ids_keep, std::int64_t* ids_restore, float* mask, std::uint64_t* sorted,
+                           cudaStream_t stream) {
+    if (length > kMaxLength || (length > kRun && sorted == nullptr)) return cudaErrorInvalidValue;
+    const Results out{ids_keep, ids_restore, mask, static_cast<int>(length), static_cast<int>(keep)};
     int size = 2;
-    while (size < length) size *= 2;
+    while (size < length && size < kRun) size *= 2;
     const int threads = size / 2 < 32 ? 32 : size / 2 > 1024 ? 1024 : size / 2;
-    return launch(random_masking_kernel, static_cast<unsigned>(batch), threads, size * sizeof(std::uint64_t), stream,
-                  noise, length, size, keep, ids_keep, ids_restore, mask);
+    const std::size_t bytes = size * sizeof(std::uint64_t);
+    if (length <= kRun)
+        return launch(random_masking_kernel, static_cast<unsigned>(batch), threads, bytes, stream, noise, size, out);
+    const std::int64_t runs = (length + kRun - 1) / kRun, patches = batch * length;
+    const cudaError_t error = launch(sort_runs_kernel, static_cast<unsigned>(batch * runs), threads, bytes, stream, noise,
+                                     length, runs, sorted);
+    if (error != cudaSuccess) return error;
+    return launch(rank_kernel, static_cast<unsigned>((patches + 255) / 256), 256, 0, stream, sorted, patches, out);
 }
 
 }  // namespace fastssl::cuda

@@ -194,6 +194,17 @@ def triton_cuda(*tensors: Tensor) -> str | None:
     return _placed("cuda", *tensors) if _has_triton() else "triton is not installed"
 
 
+def triton_rows(*rows: Tensor) -> str | None:
+    """Why the Triton kernels that multiply rows cannot take these: sums are in float32, and rows counted in 32 bits."""
+    reason = triton_cuda(*rows)
+    for x in rows:
+        if reason is None and x.dtype == torch.float64:
+            reason = "it takes float32, bfloat16 and float16, got torch.float64"
+        if reason is None and len(x) >= 2**31:
+            reason = f"it takes fewer than 2^31 rows, got {len(x)}"
+    return reason
+
+
 @cache
 def _has_triton() -> bool:  # a search of the path costs more than a small call
     return find_spec("triton") is not None
@@ -209,11 +220,13 @@ def refuse_gradient(op: str) -> None:
 
 
 def _placed(device: str, *tensors: Tensor) -> str | None:
-    for tensor in tensors:
-        if tensor.device.type != device:
-            return f"it takes {device} tensors, got one on {tensor.device}"
-        if tensor.device != tensors[0].device:
-            return f"it takes tensors on one GPU, got {tensors[0].device} and {tensor.device}"
-        if tensor.dtype.is_floating_point and tensor.dtype not in _native.DTYPES:
-            return f"it takes float32, float64, bfloat16 and float16, got {tensor.dtype}"
+    first = tensors[0].device
+    for tensor in tensors:  # there may be hundreds, at every step
+        where, dtype = tensor.device, tensor.dtype
+        if where.type != device:
+            return f"it takes {device} tensors, got one on {where}"
+        if where != first:
+            return f"it takes tensors on one GPU, got {first} and {where}"
+        if dtype not in _native.DTYPES and dtype.is_floating_point:
+            return f"it takes float32, float64, bfloat16 and float16, got {dtype}"
     return None

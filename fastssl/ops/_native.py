@@ -40,6 +40,11 @@ def stream(tensor: Tensor) -> int:
     return int(torch.cuda.current_stream(tensor.device).cuda_stream)
 
 
+def scratch(near: Tensor, size: int) -> Tensor:
+    """Memory of ``size`` bytes on the tensor's device, for what a GPU kernel keeps between its launches."""
+    return near.new_empty(size, dtype=torch.uint8)
+
+
 def accumulator(dtype: torch.dtype) -> torch.dtype:
     """What sums over tensors of ``dtype`` are kept in."""
     return torch.float64 if dtype == torch.float64 else torch.float32

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastssl.ops import _check, _native
-from fastssl.ops._backend import Implementation, Op, anything, native_cpu
+from fastssl.ops._backend import Implementation, Op, anything, native_cpu, native_cuda
 
 _OP = "block_masking"
 ATTEMPTS = 32  # blocks tried a sample; what they leave is masked patch by patch
 _RATIOS = 64  # aspect ratios to choose from
+_CUDA_MAX_BYTES = 47 * 1024  # a sample's mask in bits lies in the shared memory of one block
 
 
 def block_masking(
@@ -42,6 +45,7 @@ def block_masking(
         batch: samples, > 0.
         grid: rows and columns H, W of patches, or one number for both.
         masked: patches to mask, in [0, H W]; or one number a sample, (batch) int64, as iBOT draws them.
+            The GPU's kernel lets nothing wait to see what a tensor holds: one outside counts as the nearest inside.
         min_block: the least area of a block, in patches, >= 1. BEiT: 16; iBOT and DINOv2: 4.
         max_block: the largest, >= ``min_block``; by default the grid's. DINOv2: half of the grid.
         aspect: the least and the largest ratio of height to width, finite, > 0, in this order.
@@ -54,8 +58,8 @@ def block_masking(
         (batch, H, W) bool, True for a masked patch.
     Raises:
         TypeError: for something that is no number or tensor, noise that is not float32, or counts that are not int64.
-        ValueError: for sizes that are not positive or in the wrong order, a count outside [0, H W], which is named,
-            noise or counts of another shape, or a generator, noise or counts on another device.
+        ValueError: for sizes that are not positive or in the wrong order, a count outside [0, H W], which is named
+            (but see ``masked``), noise or counts of another shape, or a generator, noise or counts on another device.
         RuntimeError: if ``backend`` cannot serve the call.
     """
     batch, (height, width) = _check.whole(_OP, "batch", batch), _check.one_or_two(_OP, "grid", grid)
@@ -155,14 +159,22 @@ def _fake(
     return noise.new_empty((noise.shape[0], height, width), dtype=torch.bool)
 
 
-def _cpu(
-    noise: Tensor, counts: Tensor, height: int, width: int, min_block: int, max_block: int, ratios: list[float]
+def _run(
+    kernel: Callable[..., None],
+    last: int,
+    noise: Tensor,
+    counts: Tensor,
+    height: int,
+    width: int,
+    min_block: int,
+    max_block: int,
+    ratios: list[float],
 ) -> Tensor:
-    _check.in_range(_OP, "masked", counts, height * width + 1)
+    """A native kernel, whose last argument is the number of threads or the stream; the ratios stay on the host."""
     out = _fake(noise, counts, height, width, min_block, max_block, ratios)
     noise, counts = noise.contiguous(), counts.contiguous()
     aspect = torch.tensor(ratios, dtype=torch.float64, device="cpu")
-    _native.cpu.block_masking(
+    kernel(
         noise.data_ptr(),
         counts.data_ptr(),
         aspect.data_ptr(),
@@ -174,15 +186,34 @@ def _cpu(
         max_block,
         len(ratios),
         out.data_ptr(),
-        _native.threads(),
+        last,
     )
     return out
+
+
+def _cpu(noise: Tensor, counts: Tensor, height: int, width: int, *settings: Any) -> Tensor:
+    _check.in_range(_OP, "masked", counts, height * width + 1)
+    return _run(_native.cpu.block_masking, _native.threads(), noise, counts, height, width, *settings)
+
+
+def _cuda(noise: Tensor, counts: Tensor, *settings: Any) -> Tensor:
+    with torch.cuda.device(noise.device):
+        return _run(_native.cuda.block_masking, _native.stream(noise), noise, counts, *settings)
+
+
+def _cuda_unsupported(noise: Tensor, counts: Tensor, height: int, width: int, *settings: Any) -> str | None:
+    if height * math.ceil(width / 64) * 8 > _CUDA_MAX_BYTES:
+        return f"it holds at most {_CUDA_MAX_BYTES * 8} patches in rows of 64, got a grid of {height} x {width}"
+    if len(settings[-1]) > _RATIOS:
+        return f"it takes at most {_RATIOS} aspect ratios, got {len(settings[-1])}"
+    return native_cuda(noise, counts)
 
 
 _block_masking = Op(
     "block_masking(Tensor noise, Tensor counts, int height, int width, int min_block, int max_block, float[] ratios, "
     "str? backend) -> Tensor",
     {
+        "cuda": Implementation(_cuda, _cuda_unsupported),
         "cpu": Implementation(_cpu, lambda noise, *_: native_cpu(noise)),
         "reference": Implementation(reference, anything),
     },

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastssl.ops import _check, _native
-from fastssl.ops._backend import Implementation, Op, anything, native_cpu
+from fastssl.ops._backend import Implementation, Op, anything, native_cpu, triton, triton_rows
 
 _OP = "clip_loss"
 
@@ -138,6 +138,7 @@ def _example(device: torch.device) -> list[Tensor]:
 _forward = Op(
     f"{_OP}(Tensor a, Tensor b, float scale, str? backend) -> (Tensor, Tensor)",
     {
+        "triton": Implementation(triton(_OP, "forward"), lambda a, b, scale: triton_rows(a, b)),
         "cpu": Implementation(_cpu_forward, lambda a, b, scale: native_cpu(a, b)),
         "reference": Implementation(_reference_forward, anything),
     },
@@ -148,6 +149,7 @@ _backward = Op(
     f"{_OP}_backward(Tensor grad, Tensor a, Tensor b, Tensor statistics, float scale, bool for_a, bool for_b,"
     " str? backend) -> (Tensor, Tensor)",
     {
+        "triton": Implementation(triton(_OP, "backward"), lambda grad, a, b, *_: triton_rows(a, b)),
         "cpu": Implementation(_cpu_backward, lambda grad, a, b, *_: native_cpu(a, b)),
         "reference": Implementation(_reference_backward, anything),
     },

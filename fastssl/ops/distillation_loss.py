@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax, softmax
 
 from fastssl.ops import _check, _native
-from fastssl.ops._backend import Implementation, Op, anything, native_cpu
+from fastssl.ops._backend import Implementation, Op, anything, native_cpu, native_cuda
 
 _OP = "distillation_loss"
 
@@ -215,8 +215,51 @@ def _cpu_backward(
     return grads
 
 
-def _unsupported(student: Tensor, teacher: Tensor, center: Tensor | None) -> str | None:
-    return native_cpu(student, teacher, *(() if center is None else (center,)))
+def _cuda_forward(
+    student: Tensor, teacher: Tensor, center: Tensor | None, student_temp: float, teacher_temp: float | None
+) -> tuple[Tensor, Tensor]:
+    student, teacher = student.contiguous(), teacher.contiguous()
+    center = None if center is None else center.contiguous()
+    loss, stats = _fake_forward(student, teacher, center, student_temp, teacher_temp, None)
+    addresses, sizes = _native_arguments(student, teacher, center)
+    scratch = _native.scratch(student, _native.cuda.distillation_loss_scratch(*sizes[:5]))
+    outputs = (loss.data_ptr(), stats.data_ptr(), scratch.data_ptr())
+    with torch.cuda.device(student.device):
+        _native.cuda.distillation_loss_forward(
+            *addresses, *sizes, student_temp, teacher_temp or 0.0, *outputs, _native.stream(student)
+        )
+    return loss, stats
+
+
+def _cuda_backward(
+    grad: Tensor,
+    student: Tensor,
+    teacher: Tensor,
+    center: Tensor | None,
+    stats: Tensor,
+    student_temp: float,
+    teacher_temp: float | None,
+) -> Tensor:
+    student, teacher, stats = student.contiguous(), teacher.contiguous(), stats.contiguous()
+    center = None if center is None else center.contiguous()
+    grads = _fake_backward(grad, student)
+    addresses, sizes = _native_arguments(student, teacher, center)
+    temperatures = (student_temp, teacher_temp or 0.0)
+    with torch.cuda.device(student.device):
+        _native.cuda.distillation_loss_backward(
+            grad.data_ptr(),
+            *addresses,
+            stats.data_ptr(),
+            *sizes,
+            *temperatures,
+            grads.data_ptr(),
+            _native.stream(student),
+        )
+    return grads
+
+
+def _tensors(student: Tensor, teacher: Tensor, center: Tensor | None, *_: Any) -> tuple[Tensor, ...]:
+    return (student, teacher) if center is None else (student, teacher, center)
 
 
 def _example(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -228,7 +271,8 @@ _SETTINGS = "float student_temp, float? teacher_temp, str? backend"
 _forward = Op(
     f"{_OP}({_TENSORS}, {_SETTINGS}) -> (Tensor, Tensor)",
     {
-        "cpu": Implementation(_cpu_forward, lambda s, t, c, *_: _unsupported(s, t, c)),
+        "cuda": Implementation(_cuda_forward, lambda *call: native_cuda(*_tensors(*call))),
+        "cpu": Implementation(_cpu_forward, lambda *call: native_cpu(*_tensors(*call))),
         "reference": Implementation(_reference_forward, anything),
     },
     _fake_forward,
@@ -237,7 +281,8 @@ _forward = Op(
 _backward = Op(
     f"{_OP}_backward(Tensor grad, {_TENSORS}, Tensor stats, {_SETTINGS}) -> Tensor",
     {
-        "cpu": Implementation(_cpu_backward, lambda g, s, t, c, *_: _unsupported(s, t, c)),
+        "cuda": Implementation(_cuda_backward, lambda grad, *call: native_cuda(*_tensors(*call))),
+        "cpu": Implementation(_cpu_backward, lambda grad, *call: native_cpu(*_tensors(*call))),
         "reference": Implementation(_reference_backward, anything),
     },
     _fake_backward,

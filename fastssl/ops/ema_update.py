@@ -5,8 +5,9 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from dataclasses import dataclass
 from itertools import pairwise
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -136,21 +137,59 @@ def _row(target: Tensor, source: Tensor, copy: Tensor | None) -> tuple[int, ...]
     return (*addresses, target.numel() * target.element_size(), _native.BYTES, _native.BYTES, _native.NO_TENSOR)
 
 
-def _split(
-    targets: Sequence[Tensor], sources: Sequence[Tensor], copies: Sequence[Tensor], momentum: float
-) -> array[int]:
-    """The table of the tensors that a kernel can take; those with gaps in memory are updated by the reference."""
-    table = array("q")
+@dataclass
+class _Plan:
+    """What kernels read of lists of tensors. A training loop updates the same ones at every step, so it is kept."""
+
+    table: array[int]  # a row for each tensor that a kernel can take
+    loose: list[int]  # the pairs with gaps in memory, which the reference updates
+    chunks: Tensor | None = (
+        None  # on a GPU: a row for each chunk of each tensor, (its columns..., first element, elements)
+    )
+
+
+_plans: dict[object, _Plan] = {}  # the one used last is the last
+_plans_lock = Lock()
+_KEPT_PLANS = 16
+
+
+def _places(tensors: Sequence[Tensor]) -> tuple[object, ...]:
+    """What a plan depends on: it may not outlive a tensor's move, nor its change of shape or type where it lies."""
+    return tuple((t.data_ptr(), t.dtype, t.numel() if t.is_contiguous() else (t.shape, t.stride())) for t in tensors)
+
+
+def _planned(targets: Sequence[Tensor], sources: Sequence[Tensor], copies: Sequence[Tensor]) -> _Plan:
+    key = (targets[0].device, _places(targets), _places(sources), _places(copies))
+    with _plans_lock:
+        plan = _plans.pop(key, None)
+        if plan is None:
+            plan = _made(targets, sources, copies)
+        _plans[key] = plan
+        if len(_plans) > _KEPT_PLANS:
+            del _plans[next(iter(_plans))]
+    return plan
+
+
+def _made(targets: Sequence[Tensor], sources: Sequence[Tensor], copies: Sequence[Tensor]) -> _Plan:
+    _check_memory(targets, sources, copies)
+    plan = _Plan(array("q"), [])
     for i, (target, source) in enumerate(zip(targets, sources, strict=True)):
         copy = copies[i] if copies else None
         if not _same_layout(target, source, *((copy,) if copy is not None else ())):
-            reference([target], [source], momentum, [] if copy is None else [copy])
+            plan.loose.append(i)
         elif target.dtype.is_floating_point or copy is None:
-            table.extend(_row(target, source, copy))
+            plan.table.extend(_row(target, source, copy))
         else:
-            table.extend(_row(target, source, None))
-            table.extend(_row(copy, source, None))
-    return table
+            plan.table.extend(_row(target, source, None))
+            plan.table.extend(_row(copy, source, None))
+    return plan
+
+
+def _update_loose(
+    plan: _Plan, targets: Sequence[Tensor], sources: Sequence[Tensor], momentum: float, copies: Sequence[Tensor]
+) -> None:
+    for i in plan.loose:
+        reference([targets[i]], [sources[i]], momentum, copies[i : i + 1])
 
 
 _COLUMNS = 7
@@ -192,47 +231,42 @@ def _reference(targets: Sequence[Tensor], sources: Sequence[Tensor], momentum: f
 
 
 def _cpu(targets: Sequence[Tensor], sources: Sequence[Tensor], momentum: float, copies: Sequence[Tensor]) -> None:
-    _check_memory(targets, sources, copies)
-    table = _split(targets, sources, copies, momentum)
-    address, length = table.buffer_info()
+    plan = _planned(targets, sources, copies)
+    _update_loose(plan, targets, sources, momentum, copies)
+    address, length = plan.table.buffer_info()
     _native.cpu.ema_update(address, length // _COLUMNS, momentum, _native.threads())
     _inplace.changed(*targets, *copies)
 
 
 def _cuda(targets: Sequence[Tensor], sources: Sequence[Tensor], momentum: float, copies: Sequence[Tensor]) -> None:
-    _check_memory(targets, sources, copies)
-    table = _split(targets, sources, copies, momentum)
-    if not table:
+    plan, device = _planned(targets, sources, copies), targets[0].device
+    _update_loose(plan, targets, sources, momentum, copies)
+    if not plan.table:
         return
-    device = targets[0].device
-    plan = _plan(bytes(table), device)
-    if torch.cuda.is_current_stream_capturing():
-        _captured[plan.data_ptr()] = plan
-    else:
-        plan.record_stream(torch.cuda.current_stream(device))
+    chunks = _uploaded(plan, device)
     with torch.cuda.device(device):
-        _native.cuda.ema_update(plan.data_ptr(), len(plan), momentum, _native.stream(targets[0]))
+        _native.cuda.ema_update(chunks.data_ptr(), len(chunks), momentum, _native.stream(targets[0]))
     _inplace.changed(*targets, *copies)
 
 
-_captured: dict[int, Tensor] = {}  # plans that a CUDA graph reads at every replay: never given back
+_captured: dict[int, Tensor] = {}  # chunks that a CUDA graph reads at every replay: never given back
 
 
-@lru_cache(maxsize=16)
-def _plan(table: bytes, device: torch.device) -> Tensor:
-    """The launch plan on the device: a row for each chunk of each tensor, (tensor columns..., first element, elements).
-
-    A training loop updates the same tensors at every step, so the plan is uploaded once; a CUDA graph can capture any
-    later call.
-    """
-    if torch.cuda.is_current_stream_capturing():
-        raise RuntimeError(f"{_OP}: call it once on these tensors before capturing a CUDA graph of it")
-    chunk = _native.cuda.ema_chunk()
-    columns = array("q")
-    columns.frombytes(table)
-    rows = [columns[i : i + _COLUMNS] for i in range(0, len(columns), _COLUMNS)]
-    chunks = [[*row, first, min(chunk, row[3] - first)] for row in rows for first in range(0, row[3], chunk)]
-    return torch.tensor(chunks, dtype=torch.int64).to(device)
+def _uploaded(plan: _Plan, device: torch.device) -> Tensor:
+    """The plan's chunks on the device. They are uploaded once, and a CUDA graph can capture any later call."""
+    capturing = torch.cuda.is_current_stream_capturing()
+    if plan.chunks is None:
+        if capturing:
+            raise RuntimeError(f"{_OP}: call it once on these tensors before capturing a CUDA graph of it")
+        chunk, table = _native.cuda.ema_chunk(), plan.table
+        rows = [table[i : i + _COLUMNS] for i in range(0, len(table), _COLUMNS)]
+        chunks = [[*row, first, min(chunk, row[3] - first)] for row in rows for first in range(0, row[3], chunk)]
+        plan.chunks = torch.tensor(chunks, dtype=torch.int64).to(device)
+    if capturing:
+        _captured[plan.chunks.data_ptr()] = plan.chunks
+    else:
+        plan.chunks.record_stream(torch.cuda.current_stream(device))
+    return plan.chunks
 
 
 def _tensors(targets: Sequence[Tensor], sources: Sequence[Tensor], copies: Sequence[Tensor]) -> list[Tensor]:

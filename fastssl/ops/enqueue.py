@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from fastssl.ops import _check, _inplace, _native
-from fastssl.ops._backend import Implementation, Op, anything, native_cpu
+from fastssl.ops._backend import Implementation, Op, anything, native_cpu, native_cuda
 
 _OP = "enqueue_"
 
@@ -72,10 +74,11 @@ def _reference(queue: Tensor, cursor: Tensor, keys: Tensor, normalize: bool) -> 
     reference(queue, cursor, keys, normalize)
 
 
-def _cpu(queue: Tensor, cursor: Tensor, keys: Tensor, normalize: bool) -> None:
+def _run(kernel: Callable[..., None], queue: Tensor, cursor: Tensor, keys: Tensor, normalize: bool, last: int) -> None:
+    """A native kernel, whose last argument is the number of threads or the stream."""
     _inplace.refuse_shared(_OP, ("queue", queue), ("keys", keys))
     keys = keys.contiguous()
-    _native.cpu.enqueue(
+    kernel(
         queue.data_ptr(),
         queue.shape[0],
         queue.stride(0),
@@ -85,21 +88,31 @@ def _cpu(queue: Tensor, cursor: Tensor, keys: Tensor, normalize: bool) -> None:
         *keys.shape,
         _native.DTYPES[keys.dtype],
         normalize,
-        _native.threads(),
+        last,
     )
     _inplace.changed(queue, cursor)
 
 
-def _cpu_unsupported(queue: Tensor, cursor: Tensor, keys: Tensor, normalize: bool) -> str | None:
+def _cpu(queue: Tensor, cursor: Tensor, keys: Tensor, normalize: bool) -> None:
+    _run(_native.cpu.enqueue, queue, cursor, keys, normalize, _native.threads())
+
+
+def _cuda(queue: Tensor, cursor: Tensor, keys: Tensor, normalize: bool) -> None:
+    with torch.cuda.device(queue.device):
+        _run(_native.cuda.enqueue, queue, cursor, keys, normalize, _native.stream(queue))
+
+
+def _gaps(queue: Tensor) -> str | None:
     if queue.shape[1] > 1 and queue.stride(1) != 1:
         return f"it takes a queue whose rows have no gaps, got strides {tuple(queue.stride())}"
-    return native_cpu(queue, cursor, keys)
+    return None
 
 
 _enqueue = Op(
     f"{_OP}(Tensor(a!) queue, Tensor(b!) cursor, Tensor keys, bool normalize, str? backend) -> ()",
     {
-        "cpu": Implementation(_cpu, _cpu_unsupported),
+        "cuda": Implementation(_cuda, lambda queue, cursor, keys, _: native_cuda(queue, cursor, keys) or _gaps(queue)),
+        "cpu": Implementation(_cpu, lambda queue, cursor, keys, _: native_cpu(queue, cursor, keys) or _gaps(queue)),
         "reference": Implementation(_reference, anything),
     },
     lambda *_: None,

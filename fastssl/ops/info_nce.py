@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastssl.ops import _check, _native
-from fastssl.ops._backend import Implementation, Op, anything, native_cpu
+from fastssl.ops._backend import Implementation, Op, anything, native_cpu, triton, triton_cuda, triton_rows
 
 _OP = "info_nce"
 REDUCTIONS = ("mean", "sum", "none")
@@ -55,6 +55,8 @@ def info_nce(
         TypeError: for a dtype that is not one of the above, or queries and keys of two dtypes.
         ValueError: for other shapes, no query, key or feature, two devices, a temperature that is not finite and
             positive, targets or excluded columns outside [0, M), a row whose target is excluded, or another reduction.
+            What targets and excluded columns hold is not checked by the Triton kernels, which would wait for the GPU:
+            there such a row's loss is NaN.
         RuntimeError: if ``backend`` cannot serve the call, or on a second derivative, which is not supported.
     """
     _check_rows(queries, keys, negatives)
@@ -304,6 +306,10 @@ def _cpu_unsupported(queries: Tensor, keys: Tensor, *others: Tensor | None) -> s
     return native_cpu(queries, keys, *(tensor for tensor in others if tensor is not None))
 
 
+def _triton_unsupported(queries: Tensor, keys: Tensor, *others: Tensor | None) -> str | None:
+    return triton_rows(queries, keys) or triton_cuda(queries, *(tensor for tensor in others if tensor is not None))
+
+
 def _example(device: torch.device, n: int) -> Tensor:
     return torch.nn.functional.normalize(torch.randn(n, 4, device=device), dim=1)
 
@@ -316,6 +322,7 @@ _forward = Op(
     f"{_OP}(Tensor queries, Tensor keys, Tensor? targets, Tensor? exclude, Tensor? negatives, float temperature,"
     " str reduction, bool for_queries, str? backend) -> (Tensor, Tensor, Tensor)",
     {
+        "triton": Implementation(triton(_OP, "forward"), lambda *call: _triton_unsupported(*call[:5])),
         "cpu": Implementation(_cpu_forward, lambda *call: _cpu_unsupported(*call[:5])),
         "reference": Implementation(_reference_forward, anything),
     },
@@ -334,6 +341,7 @@ _backward = Op(
     f"{_OP}_backward(Tensor grad, Tensor queries, Tensor keys, Tensor? targets, Tensor? exclude, Tensor statistics,"
     " Tensor direction, float temperature, bool for_queries, bool for_keys, str? backend) -> (Tensor, Tensor)",
     {
+        "triton": Implementation(triton(_OP, "backward"), lambda grad, *call: _triton_unsupported(*call[:4])),
         "cpu": Implementation(_cpu_backward, lambda grad, *call: _cpu_unsupported(*call[:4])),
         "reference": Implementation(_reference_backward, anything),
     },

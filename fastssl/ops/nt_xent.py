@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastssl.ops import _check, _native
-from fastssl.ops._backend import Implementation, Op, anything, native_cpu, triton, triton_cuda
+from fastssl.ops._backend import Implementation, Op, anything, native_cpu, triton, triton_rows
 from fastssl.ops._crossover import crossover
 
 
@@ -142,25 +142,13 @@ def _sizes(z0: Tensor) -> dict[str, int] | None:
     return {"rows": rows, "d": d} if rows <= d else None
 
 
-_TRITON_MAX_FEATURES = 256  # the gradient of a block of rows stays in registers
-
-
-def _triton_unsupported(z0: Tensor, z1: Tensor) -> str | None:
-    reason = triton_cuda(z0, z1)
-    if reason is None and z0.dtype == torch.float64:
-        reason = "it takes float32, bfloat16 and float16, got torch.float64"
-    if reason is None and z0.shape[1] > _TRITON_MAX_FEATURES:
-        reason = f"it takes at most {_TRITON_MAX_FEATURES} features, got {z0.shape[1]}"
-    return reason
-
-
 _forward = Op(
     "nt_xent(Tensor z0, Tensor z1, float temperature, str? backend) -> (Tensor, Tensor)",
     {
+        "triton": Implementation(triton("nt_xent", "forward"), lambda z0, z1, t: triton_rows(z0, z1)),
         "cpu": Implementation(
             _cpu_forward, lambda z0, z1, t: native_cpu(z0, z1), crossover("nt_xent", lambda z0, z1, t: _sizes(z0))
         ),
-        "triton": Implementation(triton("nt_xent", "forward"), lambda z0, z1, t: _triton_unsupported(z0, z1)),
         "reference": Implementation(_reference_forward, anything),
     },
     _fake_forward,
@@ -169,13 +157,11 @@ _forward = Op(
 _backward = Op(
     "nt_xent_backward(Tensor grad, Tensor z0, Tensor z1, Tensor lse, float temperature, str? backend) -> Tensor",
     {
+        "triton": Implementation(triton("nt_xent", "backward"), lambda grad, z0, z1, lse, t: triton_rows(z0, z1)),
         "cpu": Implementation(
             _cpu_backward,
             lambda grad, z0, z1, lse, t: native_cpu(z0, z1),
             crossover("nt_xent", lambda grad, z0, z1, lse, t: _sizes(z0)),
-        ),
-        "triton": Implementation(
-            triton("nt_xent", "backward"), lambda grad, z0, z1, lse, t: _triton_unsupported(z0, z1)
         ),
         "reference": Implementation(_reference_backward, anything),
     },

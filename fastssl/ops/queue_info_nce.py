@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastssl.ops import _check, _native
-from fastssl.ops._backend import Implementation, Op, anything, native_cpu
+from fastssl.ops._backend import Implementation, Op, anything, native_cpu, triton, triton_cuda, triton_rows
 
 _OP = "queue_info_nce"
 
@@ -167,6 +167,10 @@ _forward = Op(
     f"{_OP}(Tensor query, Tensor key, Tensor queue, float temperature, bool for_query, str? backend)"
     " -> (Tensor, Tensor, Tensor)",
     {
+        "triton": Implementation(
+            triton(_OP, "forward"),
+            lambda query, key, queue, *_: triton_rows(query, key) or triton_cuda(query, queue),
+        ),
         "cpu": Implementation(_cpu_forward, lambda query, key, queue, *_: native_cpu(query, key, queue)),
         "reference": Implementation(_reference_forward, anything),
     },
@@ -177,6 +181,7 @@ _backward = Op(
     f"{_OP}_backward(Tensor grad, Tensor query, Tensor share, Tensor direction, float temperature, bool for_query,"
     " bool for_key, str? backend) -> (Tensor, Tensor)",
     {
+        "triton": Implementation(triton(_OP, "backward"), lambda grad, query, *_: triton_rows(query)),
         "cpu": Implementation(_cpu_backward, lambda grad, query, *_: native_cpu(query)),
         "reference": Implementation(_reference_backward, anything),
     },

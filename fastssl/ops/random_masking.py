@@ -11,7 +11,7 @@ from fastssl.ops import _check, _native
 from fastssl.ops._backend import Implementation, Op, anything, native_cpu, native_cuda
 
 _OP = "random_masking"
-_CUDA_MAX_LENGTH = 4096  # one sample is sorted in the shared memory of one block
+_CUDA_RUN = 4096  # patches that are sorted in the shared memory of one block
 
 
 def kept_patches(length: int, ratio: float) -> int:
@@ -97,23 +97,17 @@ def _cpu(noise: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
 def _cuda(noise: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
     noise = noise.contiguous()
     out = _fake(noise, keep, None)
+    runs = noise.new_empty(noise.shape if noise.shape[1] > _CUDA_RUN else 0, dtype=torch.int64)
     with torch.cuda.device(noise.device):
-        _native.cuda.random_masking(
-            noise.data_ptr(), *noise.shape, keep, *(tensor.data_ptr() for tensor in out), _native.stream(noise)
-        )
+        addresses = (tensor.data_ptr() for tensor in (*out, runs))
+        _native.cuda.random_masking(noise.data_ptr(), *noise.shape, keep, *addresses, _native.stream(noise))
     return out
-
-
-def _cuda_unsupported(noise: Tensor, keep: int) -> str | None:
-    if noise.shape[1] > _CUDA_MAX_LENGTH:
-        return f"it sorts at most {_CUDA_MAX_LENGTH} patches a sample, got {noise.shape[1]}"
-    return native_cuda(noise)
 
 
 _random_masking = Op(
     "random_masking(Tensor noise, int keep, str? backend) -> (Tensor, Tensor, Tensor)",
     {
-        "cuda": Implementation(_cuda, _cuda_unsupported),
+        "cuda": Implementation(_cuda, lambda noise, keep: native_cuda(noise)),
         "cpu": Implementation(_cpu, lambda noise, keep: native_cpu(noise)),
         "reference": Implementation(reference, anything),
     },

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastssl.ops import _check, _native, _patches
-from fastssl.ops._backend import Implementation, Op, anything, native_cpu
+from fastssl.ops._backend import Implementation, Op, anything, native_cpu, native_cuda
 
 _OP = "restore_patches"
 
@@ -33,7 +34,8 @@ def restore_patches(
 
     Args:
         x: (B, K, D) the encoded patches; float32, bfloat16, float16 or float64, in any memory layout.
-        ids_restore: (B, L) int64, L >= K, each in [0, L): of ``random_masking``.
+        ids_restore: (B, L) int64, L >= K, each in [0, L): of ``random_masking``. The GPU's kernel lets nothing
+            wait to see what they are: an index outside makes its row NaN, and gives no gradient but ``pos_embed``'s.
         mask_token: (D,), or any shape of D elements such as MAE's (1, 1, D); any of these dtypes.
         pos_embed: (L, D) or (1, L, D) of any of these dtypes, or None.
         backend: the backend that must serve the call; by default the fastest that can.
@@ -42,7 +44,8 @@ def restore_patches(
         in all three.
     Raises:
         TypeError: for another dtype, or something that is no tensor.
-        ValueError: for shapes or devices that do not agree, or an index outside [0, L), which is named.
+        ValueError: for shapes or devices that do not agree, or an index outside [0, L), which is named (but see
+            ``ids_restore``).
         RuntimeError: if ``backend`` cannot serve the call.
     """
     _check.float_tensor(_OP, "x", x, "BKD")
@@ -113,12 +116,15 @@ def _fake_backward(
     )
 
 
-def _cpu_forward(x: Tensor, ids: Tensor, mask_token: Tensor, pos_embed: Tensor | None) -> Tensor:
+def _run_forward(
+    kernel: Callable[..., Any], x: Tensor, ids: Tensor, mask_token: Tensor, pos_embed: Tensor | None, last: int
+) -> tuple[Tensor, Any]:
+    """The output of a native kernel, and what it returns."""
     x, ids, mask_token = _patches.in_rows(x), ids.contiguous(), mask_token.contiguous()
     out = _fake_forward(x, ids, mask_token, pos_embed, None)
     if pos_embed is not None:
         pos_embed = pos_embed.contiguous()
-    outside = _native.cpu.restore_patches_forward(
+    returned = kernel(
         x.data_ptr(),
         x.stride(0),
         x.stride(1),
@@ -130,21 +136,24 @@ def _cpu_forward(x: Tensor, ids: Tensor, mask_token: Tensor, pos_embed: Tensor |
         0 if pos_embed is None else pos_embed.data_ptr(),
         out.data_ptr(),
         _native.DTYPES[out.dtype],
-        _native.threads(),
+        last,
     )
-    _patches.refuse_outside(_OP, "ids_restore", ids, ids.shape[1], outside)
-    return out
+    return out, returned
 
 
-def _cpu_backward(
-    grad: Tensor, ids: Tensor, kept: int, dtype: torch.dtype, need_x: bool, need_token: bool, need_pos: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def _run_backward(
+    kernel: Callable[..., Any],
+    grad: Tensor,
+    ids: Tensor,
+    kept: int,
+    dtype: torch.dtype,
+    need: tuple[bool, bool, bool],
+    *last: int,
+) -> tuple[tuple[Tensor, Tensor, Tensor], Any]:
     grad, ids = _patches.in_rows(grad), ids.contiguous()
-    grads = _fake_backward(grad, ids, kept, dtype, need_x, need_token, need_pos, None)
-    x, token, pos = (
-        out.data_ptr() if need else 0 for out, need in zip(grads, (need_x, need_token, need_pos), strict=True)
-    )
-    outside = _native.cpu.restore_patches_backward(
+    grads = _fake_backward(grad, ids, kept, dtype, *need, None)
+    x, token, pos = (out.data_ptr() if needed else 0 for out, needed in zip(grads, need, strict=True))
+    returned = kernel(
         grad.data_ptr(),
         grad.stride(0),
         grad.stride(1),
@@ -156,10 +165,43 @@ def _cpu_backward(
         _native.DTYPES[dtype],
         token,
         pos,
-        _native.threads(),
+        *last,
     )
+    return grads, returned
+
+
+def _cpu_forward(x: Tensor, ids: Tensor, mask_token: Tensor, pos_embed: Tensor | None) -> Tensor:
+    kernel = _native.cpu.restore_patches_forward
+    out, outside = _run_forward(kernel, x, ids, mask_token, pos_embed, _native.threads())
+    _patches.refuse_outside(_OP, "ids_restore", ids, ids.shape[1], outside)
+    return out
+
+
+def _cpu_backward(
+    grad: Tensor, ids: Tensor, kept: int, dtype: torch.dtype, need_x: bool, need_token: bool, need_pos: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    kernel, need = _native.cpu.restore_patches_backward, (need_x, need_token, need_pos)
+    grads, outside = _run_backward(kernel, grad, ids, kept, dtype, need, _native.threads())
     _patches.refuse_outside(_OP, "ids_restore", ids, ids.shape[1], outside)
     return grads
+
+
+def _cuda_forward(x: Tensor, ids: Tensor, mask_token: Tensor, pos_embed: Tensor | None) -> Tensor:
+    kernel = _native.cuda.restore_patches_forward
+    with torch.cuda.device(x.device):
+        return _run_forward(kernel, x, ids, mask_token, pos_embed, _native.stream(x))[0]
+
+
+def _cuda_backward(
+    grad: Tensor, ids: Tensor, kept: int, dtype: torch.dtype, need_x: bool, need_token: bool, need_pos: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    kernel, need = _native.cuda.restore_patches_backward, (need_x, need_token, need_pos)
+    (batch, length, width), wide = grad.shape, _native.accumulator(grad.dtype).itemsize
+    with torch.cuda.device(grad.device):
+        size = _native.cuda.restore_patches_scratch(batch, length, kept, width, wide, need_token, need_pos)
+        scratch = _native.scratch(grad, size)
+        last = (scratch.data_ptr(), _native.stream(grad))
+        return _run_backward(kernel, grad, ids, kept, dtype, need, *last)[0]
 
 
 def _example_ids(device: torch.device) -> Tensor:
@@ -169,6 +211,7 @@ def _example_ids(device: torch.device) -> Tensor:
 _forward = Op(
     "restore_patches(Tensor x, Tensor ids_restore, Tensor mask_token, Tensor? pos_embed, str? backend) -> Tensor",
     {
+        "cuda": Implementation(_cuda_forward, lambda x, ids, token, pos: native_cuda(x, ids, token)),
         "cpu": Implementation(_cpu_forward, lambda x, ids, token, pos: native_cpu(x, ids, token)),
         "reference": Implementation(_reference_forward, anything),
     },
@@ -184,6 +227,7 @@ _backward = Op(
     "restore_patches_backward(Tensor grad, Tensor ids_restore, SymInt kept, ScalarType dtype, bool need_x, "
     "bool need_token, bool need_pos, str? backend) -> (Tensor, Tensor, Tensor)",
     {
+        "cuda": Implementation(_cuda_backward, lambda grad, ids, *_: native_cuda(grad, ids)),
         "cpu": Implementation(_cpu_backward, lambda grad, ids, *_: native_cpu(grad, ids)),
         "reference": Implementation(_reference_backward, anything),
     },

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastssl.ops import _check, _native
-from fastssl.ops._backend import Implementation, Op, anything, native_cpu
+from fastssl.ops._backend import Implementation, Op, anything, native_cpu, triton, triton_rows
 
 _OP = "siglip_loss"
 
@@ -143,6 +143,7 @@ _forward = Op(
     f"{_OP}(Tensor a, Tensor b, Tensor bias, float scale, bool for_a, bool for_b, str? backend)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
     {
+        "triton": Implementation(triton(_OP, "forward"), lambda a, b, *_: triton_rows(a, b)),
         "cpu": Implementation(_cpu_forward, lambda a, b, bias, *_: native_cpu(a, b, bias)),
         "reference": Implementation(_reference_forward, anything),
     },
@@ -153,6 +154,7 @@ _backward = Op(
     f"{_OP}_backward(Tensor grad, Tensor direction_a, Tensor direction_b, Tensor a, Tensor b, str? backend)"
     " -> (Tensor, Tensor)",
     {
+        "triton": Implementation(triton(_OP, "backward"), lambda grad, *rows: triton_rows(*rows)),
         "cpu": Implementation(_cpu_backward, lambda *tensors: native_cpu(*tensors)),
         "reference": Implementation(_reference_backward, anything),
     },

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from fastssl.ops import _check, _native
-from fastssl.ops._backend import Implementation, Op, anything, native_cpu
+from fastssl.ops._backend import Implementation, Op, anything, native_cpu, native_cuda
 
 _OP = "sinkhorn_knopp"
 
@@ -75,9 +75,29 @@ def _cpu(scores: Tensor, temp: float, iterations: int) -> Tensor:
     return out
 
 
+def _cuda(scores: Tensor, temp: float, iterations: int) -> Tensor:
+    scores = scores.contiguous()
+    out = _fake(scores, temp, iterations, None)
+    dtype = _native.DTYPES[scores.dtype]
+    scratch = _native.scratch(scores, _native.cuda.sinkhorn_knopp_scratch(*scores.shape, dtype))
+    with torch.cuda.device(scores.device):
+        _native.cuda.sinkhorn_knopp(
+            scores.data_ptr(),
+            *scores.shape,
+            dtype,
+            temp,
+            iterations,
+            out.data_ptr(),
+            scratch.data_ptr(),
+            _native.stream(scores),
+        )
+    return out
+
+
 _sinkhorn_knopp = Op(
     f"{_OP}(Tensor scores, float temp, int iterations, str? backend) -> Tensor",
     {
+        "cuda": Implementation(_cuda, lambda scores, *_: native_cuda(scores)),
         "cpu": Implementation(_cpu, lambda scores, *_: native_cpu(scores)),
         "reference": Implementation(reference, anything),
     },

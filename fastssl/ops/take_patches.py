@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastssl.ops import _check, _native, _patches
-from fastssl.ops._backend import Implementation, Op, anything, native_cpu
+from fastssl.ops._backend import Implementation, Op, anything, native_cpu, native_cuda
 
 _OP = "take_patches"
 
@@ -24,14 +25,16 @@ def take_patches(x: Tensor, ids: Tensor, *, pos_embed: Tensor | None = None, bac
 
     Args:
         x: (B, L, D) the embedded patches; float32, bfloat16, float16 or float64, in any memory layout.
-        ids: (B, K) int64, the patches to take, each in [0, L): ``ids_keep`` of ``random_masking``.
+        ids: (B, K) int64, the patches to take, each in [0, L): ``ids_keep`` of ``random_masking``. The GPU's kernel
+            lets nothing wait to see what they are: an index outside makes its row NaN, and gives no gradient.
         pos_embed: (L, D) or (1, L, D) of any of these dtypes, or None.
         backend: the backend that must serve the call; by default the fastest that can.
     Returns:
         (B, K, D), of the dtype to which torch promotes ``x + pos_embed``. Differentiable in ``x`` and ``pos_embed``.
     Raises:
         TypeError: for another dtype, or something that is no tensor.
-        ValueError: for shapes or devices that do not agree, or an index outside [0, L), which is named.
+        ValueError: for shapes or devices that do not agree, or an index outside [0, L), which is named (but see
+            ``ids``).
         RuntimeError: if ``backend`` cannot serve the call.
     """
     _check.float_tensor(_OP, "x", x, "BLD")
@@ -80,12 +83,15 @@ def _fake_backward(
     )
 
 
-def _cpu_forward(x: Tensor, ids: Tensor, pos_embed: Tensor | None) -> Tensor:
+def _run_forward(
+    kernel: Callable[..., Any], x: Tensor, ids: Tensor, pos_embed: Tensor | None, *last: int
+) -> tuple[Tensor, Any]:
+    """The output of a native kernel, and what it returns."""
     x, ids = _patches.in_rows(x), ids.contiguous()
     out = _fake_forward(x, ids, pos_embed, None)
     if pos_embed is not None:
         pos_embed = pos_embed.contiguous()
-    outside = _native.cpu.take_patches_forward(
+    returned = kernel(
         x.data_ptr(),
         x.stride(0),
         x.stride(1),
@@ -96,18 +102,24 @@ def _cpu_forward(x: Tensor, ids: Tensor, pos_embed: Tensor | None) -> Tensor:
         0 if pos_embed is None else pos_embed.data_ptr(),
         out.data_ptr(),
         _native.DTYPES[out.dtype],
-        _native.threads(),
+        *last,
     )
-    _patches.refuse_outside(_OP, "ids", ids, x.shape[1], outside)
-    return out
+    return out, returned
 
 
-def _cpu_backward(
-    grad: Tensor, ids: Tensor, length: int, dtype: torch.dtype, need_x: bool, need_pos: bool
-) -> tuple[Tensor, Tensor]:
+def _run_backward(
+    kernel: Callable[..., Any],
+    grad: Tensor,
+    ids: Tensor,
+    length: int,
+    dtype: torch.dtype,
+    need_x: bool,
+    need_pos: bool,
+    *last: int,
+) -> tuple[tuple[Tensor, Tensor], Any]:
     grad, ids = _patches.in_rows(grad), ids.contiguous()
     grad_x, grad_pos = _fake_backward(grad, ids, length, dtype, need_x, need_pos, None)
-    outside = _native.cpu.take_patches_backward(
+    returned = kernel(
         grad.data_ptr(),
         grad.stride(0),
         grad.stride(1),
@@ -118,10 +130,41 @@ def _cpu_backward(
         grad_x.data_ptr() if need_x else 0,
         _native.DTYPES[dtype],
         grad_pos.data_ptr() if need_pos else 0,
-        _native.threads(),
+        *last,
     )
+    return (grad_x, grad_pos), returned
+
+
+def _cpu_forward(x: Tensor, ids: Tensor, pos_embed: Tensor | None) -> Tensor:
+    kernel = _native.cpu.take_patches_forward
+    out, outside = _run_forward(kernel, x, ids, pos_embed, _native.threads())
+    _patches.refuse_outside(_OP, "ids", ids, x.shape[1], outside)
+    return out
+
+
+def _cpu_backward(
+    grad: Tensor, ids: Tensor, length: int, dtype: torch.dtype, need_x: bool, need_pos: bool
+) -> tuple[Tensor, Tensor]:
+    kernel = _native.cpu.take_patches_backward
+    grads, outside = _run_backward(kernel, grad, ids, length, dtype, need_x, need_pos, _native.threads())
     _patches.refuse_outside(_OP, "ids", ids, length, outside)
-    return grad_x, grad_pos
+    return grads
+
+
+def _cuda_forward(x: Tensor, ids: Tensor, pos_embed: Tensor | None) -> Tensor:
+    with torch.cuda.device(x.device):
+        return _run_forward(_native.cuda.take_patches_forward, x, ids, pos_embed, _native.stream(x))[0]
+
+
+def _cuda_backward(
+    grad: Tensor, ids: Tensor, length: int, dtype: torch.dtype, need_x: bool, need_pos: bool
+) -> tuple[Tensor, Tensor]:
+    kernel, wide = _native.cuda.take_patches_backward, _native.accumulator(grad.dtype).itemsize
+    with torch.cuda.device(grad.device):
+        size = _native.cuda.take_patches_scratch(len(grad), length, grad.shape[2], wide, need_pos)
+        scratch = _native.scratch(grad, size)
+        last = (scratch.data_ptr(), _native.stream(grad))
+        return _run_backward(kernel, grad, ids, length, dtype, need_x, need_pos, *last)[0]
 
 
 def _example_ids(device: torch.device) -> Tensor:
@@ -131,6 +174,7 @@ def _example_ids(device: torch.device) -> Tensor:
 _forward = Op(
     "take_patches(Tensor x, Tensor ids, Tensor? pos_embed, str? backend) -> Tensor",
     {
+        "cuda": Implementation(_cuda_forward, lambda x, ids, pos: native_cuda(x, ids)),
         "cpu": Implementation(_cpu_forward, lambda x, ids, pos: native_cpu(x, ids)),
         "reference": Implementation(_reference_forward, anything),
     },
@@ -141,6 +185,7 @@ _backward = Op(
     "take_patches_backward(Tensor grad, Tensor ids, SymInt length, ScalarType dtype, bool need_x, bool need_pos, "
     "str? backend) -> (Tensor, Tensor)",
     {
+        "cuda": Implementation(_cuda_backward, lambda grad, ids, *_: native_cuda(grad, ids)),
         "cpu": Implementation(_cpu_backward, lambda grad, ids, *_: native_cpu(grad, ids)),
         "reference": Implementation(_reference_backward, anything),
     },

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from fastssl.ops import _check, _native
-from fastssl.ops._backend import Implementation, Op, anything, native_cpu, refuse_gradient
+from fastssl.ops._backend import Implementation, Op, anything, native_cpu, native_cuda, refuse_gradient
 
 _OP = "tiles"
 _EPSILON = 1e-5  # torch.nn.functional.instance_norm's
@@ -36,7 +39,8 @@ def tiles(
         images: (N, C, H, W) float32, bfloat16, float16 or float64.
         grid: rows and columns, or one number for both; at most as many as the image has pixels.
         order: (N, K) or, for all images alike, (K) int64: the cells to take, each in [0, rows * columns), any number of
-            times; by default all as they are numbered. Output tile k comes from cell ``order[n, k]``.
+            times; by default all as they are numbered. Output tile k comes from cell ``order[n, k]``. The GPU's
+            kernel lets nothing wait to see what ``order`` and ``offsets`` hold: a tile of an index outside is NaN.
         size: height and width of a tile, or one number for both; by default the cell's.
         jitter: pixels by which a tile is moved at most from the middle of its cell, up, down, left and right, drawn
             uniformly for each image and cell; it must not leave the cell.
@@ -50,7 +54,7 @@ def tiles(
     Raises:
         TypeError: for another dtype, or something that is no tensor or number.
         ValueError: for a grid, size or jitter that does not fit, shapes or devices that do not agree, offsets and
-            jitter together, or an index outside its range, which is named.
+            jitter together, or an index outside its range, which is named (but see ``order``).
         RuntimeError: if ``backend`` cannot serve the call, or in a backward, which is not supported.
     """
     _check.float_tensor(_OP, "images", images, "NCHW")
@@ -100,7 +104,9 @@ def _drawn(images: Tensor, cells: int, room: tuple[int, int], jitter: int, gener
         )
     shape = (len(images), cells, 2)
     drawn = torch.randint(-jitter, jitter + 1, shape, generator=generator, device=images.device)
-    return drawn + torch.tensor(middle, device=images.device)
+    for axis in (0, 1):  # a tensor of both would be copied to a GPU, which waits
+        drawn[..., axis] += middle[axis]
+    return drawn
 
 
 def _cells(order: Tensor | None, images: Tensor, cells: int) -> Tensor:
@@ -170,7 +176,9 @@ def _fake(
     return images.new_empty((*order.shape, images.shape[1], height, width))
 
 
-def _cpu(
+def _run(
+    kernel: Callable[..., None],
+    last: int,
     images: Tensor,
     order: Tensor,
     offsets: Tensor | None,
@@ -180,11 +188,11 @@ def _cpu(
     width: int,
     normalize: bool,
 ) -> Tensor:
-    _refuse_outside(images, order, offsets, rows, columns, height, width)
+    """A native kernel, whose last argument is the number of threads or the stream."""
     out = _fake(images, order, offsets, rows, columns, height, width, normalize)
     images, order = images.contiguous(), order.contiguous()
     offsets = None if offsets is None else offsets.contiguous()
-    _native.cpu.tiles(
+    kernel(
         images.data_ptr(),
         order.data_ptr(),
         0 if offsets is None else offsets.data_ptr(),
@@ -197,15 +205,26 @@ def _cpu(
         _native.DTYPES[images.dtype],
         normalize,
         out.data_ptr(),
-        _native.threads(),
+        last,
     )
     return out
+
+
+def _cpu(images: Tensor, order: Tensor, offsets: Tensor | None, *settings: Any) -> Tensor:
+    _refuse_outside(images, order, offsets, *settings[:4])
+    return _run(_native.cpu.tiles, _native.threads(), images, order, offsets, *settings)
+
+
+def _cuda(images: Tensor, order: Tensor, offsets: Tensor | None, *settings: Any) -> Tensor:
+    with torch.cuda.device(images.device):
+        return _run(_native.cuda.tiles, _native.stream(images), images, order, offsets, *settings)
 
 
 _tiles = Op(
     "tiles(Tensor images, Tensor order, Tensor? offsets, int rows, int columns, int height, int width, "
     "bool normalize, str? backend) -> Tensor",
     {
+        "cuda": Implementation(_cuda, lambda images, order, *_: native_cuda(images, order)),
         "cpu": Implementation(_cpu, lambda images, order, *_: native_cpu(images, order)),
         "reference": Implementation(reference, anything),
     },

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastssl.ops import _check, _inplace, _native
-from fastssl.ops._backend import Implementation, Op, anything, native_cpu
+from fastssl.ops._backend import Implementation, Op, anything, native_cpu, native_cuda
 
 _OP = "update_center_"
 
@@ -74,16 +74,35 @@ def _cpu(center: Tensor, teacher: Tensor, momentum: float) -> None:
     _inplace.changed(center)
 
 
-def _cpu_unsupported(center: Tensor, teacher: Tensor, momentum: float) -> str | None:
-    if not center.is_contiguous():
-        return f"it takes a center without gaps, got strides {tuple(center.stride())}"
-    return native_cpu(center, teacher)
+def _cuda(center: Tensor, teacher: Tensor, momentum: float) -> None:
+    _inplace.refuse_shared(_OP, ("center", center), ("teacher", teacher))
+    teacher = teacher.contiguous()
+    dtype, rows = _native.DTYPES[center.dtype], teacher.numel() // len(center)
+    scratch = _native.scratch(center, _native.cuda.update_center_scratch(dtype, rows, len(center)))
+    with torch.cuda.device(center.device):
+        _native.cuda.update_center(
+            center.data_ptr(),
+            dtype,
+            teacher.data_ptr(),
+            rows,
+            len(center),
+            _native.DTYPES[teacher.dtype],
+            momentum,
+            scratch.data_ptr(),
+            _native.stream(center),
+        )
+    _inplace.changed(center)
+
+
+def _with_gaps(center: Tensor) -> str | None:
+    return None if center.is_contiguous() else f"it takes a center without gaps, got strides {tuple(center.stride())}"
 
 
 _update_center = Op(
     f"{_OP}(Tensor(a!) center, Tensor teacher, float momentum, str? backend) -> ()",
     {
-        "cpu": Implementation(_cpu, _cpu_unsupported),
+        "cuda": Implementation(_cuda, lambda center, teacher, _: _with_gaps(center) or native_cuda(center, teacher)),
+        "cpu": Implementation(_cpu, lambda center, teacher, _: _with_gaps(center) or native_cpu(center, teacher)),
         "reference": Implementation(_reference, anything),
     },
     lambda *_: None,

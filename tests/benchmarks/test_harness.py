@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks import harness, rivals
+from benchmarks import harness, rivals, where
 from benchmarks.floors import Floors
 from benchmarks.harness import OURS, Case, Work
 from fastssl import ops
@@ -88,7 +88,9 @@ def test_the_floor_is_the_longer_of_moving_and_computing() -> None:
     assert FLOORS.seconds(0, 200e3, 0) == pytest.approx(1e-6)  # what stays in a cache moves faster
 
 
-def test_every_case_is_unique_and_has_a_rival() -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_case_is_unique_and_has_a_rival(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(where, "_device", torch.device(device))
     names = [case.name for case in harness.cases()]
     assert len(names) == len(set(names))
     for each in harness.cases():

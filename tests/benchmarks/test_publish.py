@@ -68,12 +68,15 @@ def test_the_committed_results_can_be_published(tmp_path: Path) -> None:
     machines = summary.machines(summary.RESULTS)
     page = publish.performance(machines)
     for machine in machines:
-        assert {"nt_xent", "ema_update"} <= {report.op for report in machine.reports}
+        assert "nt_xent" in {report.op for report in machine.reports}
         assert f"[{machine.name}](performance/{machine.folder}.md)" in page
         assert publish.machine_page(machine, tmp_path).count("\n") > 50
 
 
 def test_a_machine_has_one_folder() -> None:
     assert summary.folder_of("Intel(R) Xeon(R) Processor, 2 threads") == "intel-xeon-2-threads"
-    assert summary.folder_of("Intel(R) Core(TM) i7-8700K CPU @ 3.70GHz, 6 threads") == "intel-core-i7-8700k-3-70ghz-6-threads"
+    assert (
+        summary.folder_of("Intel(R) Core(TM) i7-8700K CPU @ 3.70GHz, 6 threads")
+        == "intel-core-i7-8700k-3-70ghz-6-threads"
+    )
     assert summary.folder_of("AMD EPYC, 2 threads") == "amd-epyc-2-threads"

@@ -10,6 +10,11 @@
 #include <ucontext.h>
 #include <vector>
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
 
@@ -51,27 +56,55 @@ std::string failure;
 std::map<const void*, int> allowed;
 bool backwards = false;
 
-// A coroutine's whole life: each time it is resumed in state `ready` at its top it runs the kernel once.
-[[noreturn]] void life() {
-    for (;;) {
-        (*work)();
-        pool[current].state = State::ended;
-        if (_setjmp(pool[current].place) == 0) _longjmp(scheduler, 1);
-    }
+// What AddressSanitizer must know of a change of stacks.
+#ifdef __SANITIZE_ADDRESS__
+const void* scheduler_stack = nullptr;
+std::size_t scheduler_size = 0;
+void leave_for_thread(unsigned i) { __sanitizer_start_switch_fiber(nullptr, pool[i].stack.get(), kStack); }
+void leave_for_scheduler() { __sanitizer_start_switch_fiber(nullptr, scheduler_stack, scheduler_size); }
+void arrive_in_thread() { __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_size); }
+void arrive_in_scheduler() { __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr); }
+void guard_shared(std::size_t bytes) {
+    ASAN_POISON_MEMORY_REGION(memory + bytes, kShared + kGuard - bytes);
 }
+void unguard_shared() { ASAN_UNPOISON_MEMORY_REGION(memory, kShared + kGuard); }
+#else
+void leave_for_thread(unsigned) {}
+void leave_for_scheduler() {}
+void arrive_in_thread() {}
+void arrive_in_scheduler() {}
+void guard_shared(std::size_t) {}
+void unguard_shared() {}
+#endif
 
 __attribute__((noinline)) void yield(State state) {
     pool[current].state = state;
+    leave_for_scheduler();
     if (_setjmp(pool[current].place) == 0) _longjmp(scheduler, 1);
+    arrive_in_thread();
+}
+
+// A coroutine's whole life: it runs a kernel each time it is made ready anew.
+[[noreturn]] void life() {
+    arrive_in_thread();
+    for (;;) {
+        (*work)();
+        yield(State::ended);
+    }
 }
 
 // The first resumption needs a stack of its own; later ones jump.
 __attribute__((noinline)) void resume(unsigned i) {
     current = i;
     threadIdx = pool[i].index;
-    if (_setjmp(scheduler) != 0) return;
-    if (pool[i].stack) _longjmp(pool[i].place, 1);
-    pool[i].stack.reset(new unsigned char[kStack]);
+    const bool fresh_one = !pool[i].stack;
+    if (fresh_one) pool[i].stack.reset(new unsigned char[kStack]);
+    leave_for_thread(i);
+    if (_setjmp(scheduler) != 0) {
+        arrive_in_scheduler();
+        return;
+    }
+    if (!fresh_one) _longjmp(pool[i].place, 1);
     ucontext_t fresh;
     getcontext(&fresh);
     fresh.uc_stack.ss_sp = pool[i].stack.get();
@@ -116,6 +149,7 @@ bool release() {
 void run_block(std::size_t shared_bytes) {
     std::memset(memory, 0xff, shared_bytes);
     std::memset(memory + shared_bytes, kCanary, kGuard);
+    guard_shared(shared_bytes);
     for (unsigned i = 0; i < count; ++i) {
         pool[i].state = State::ready;
         pool[i].index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / (blockDim.x * blockDim.y)};
@@ -136,6 +170,7 @@ void run_block(std::size_t shared_bytes) {
             return;
         }
     }
+    unguard_shared();
     for (std::size_t i = 0; i < kGuard; ++i)
         if (memory[shared_bytes + i] != kCanary) failure = "a write beyond the end of the shared memory";
 }

@@ -66,6 +66,14 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
         _native.cpu.set_isa(_native.cpu.supported_isa())
 
 
+@pytest.fixture
+def made_on_the_engine(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What the test's own calls of torch make, if they name no device, is on the engine's."""
+    device = request.getfixturevalue("engine").device if "engine" in request.fixturenames else torch.device("cpu")
+    with nullcontext() if device.type == "cpu" else device:
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _empty_memory_is_nan() -> Iterator[None]:
     """Under deterministic algorithms torch fills new memory with NaN, so an element that no kernel wrote shows."""

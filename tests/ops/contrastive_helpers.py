@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -13,12 +15,38 @@ from torch.nn.functional import normalize
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 TEMPERATURES = [0.01, 0.02, 0.07, 0.2, 1.0]
+T = TypeVar("T")
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads the high-water mark from /proc")
+
+
+@pytest.fixture(autouse=True)
+def _tensors_are_made_on_the_engines_device(request: pytest.FixtureRequest) -> Iterator[None]:
+    device = request.getfixturevalue("engine").device if "engine" in request.fixturenames else torch.device("cpu")
+    with nullcontext() if device.type == "cpu" else device:
+        yield
+
+
+def needs_float64(engine: Any, dtype: torch.dtype = torch.float64) -> None:
+    """Skips a test of float64 where the kernels take none."""
+    if engine.backend == "triton" and dtype == torch.float64:
+        pytest.skip("the Triton kernels take no float64")
+
+
+def needs_speed(engine: Any, n: int, m: int, d: int) -> None:
+    """Skips a test of so many similarities that an interpreter would take minutes for them."""
+    if engine.slow and n * m * max(d, 64) > 4_000_000:
+        pytest.skip(f"{n} x {m} similarities of {d} features take Triton's interpreter minutes")
+
+
+def some(engine: Any, settings: list[T]) -> list[T]:
+    """All settings, or every other one where one takes an interpreter seconds."""
+    return settings[1::2] if engine.slow else settings
 
 
 def rows(n: int, d: int, seed: int, like: Tensor | None = None) -> Tensor:
     """n unit vectors; those of ``like`` with noise, if given, so that positives stand out as they do in training."""
-    noise = torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+    noise = torch.randn(n, d, generator=torch.Generator().manual_seed(seed), device="cpu")
+    noise = noise.to(torch.get_default_device())
     return normalize(noise if like is None else like + 0.7 / d**0.5 * noise, dim=1)
 
 
@@ -46,12 +74,12 @@ def assert_as_good_as_plain_torch(
         assert error <= 2 * rival_error + 8 * chance * size, (error, rival_error, size)
 
 
-def assert_same_bits_with_any_number_of_threads(work: Callable[[], list[Tensor]], vary: bool) -> None:
+def assert_same_bits_with_any_number_of_threads(work: Callable[[], list[Tensor]], engine: Any) -> None:
     before = torch.get_num_threads()
     want = work()
     try:
-        for threads in (1, 2, 3, before):
-            if vary:
+        for threads in (before,) if engine.slow else (1, 2, 3, before):  # a GPU's kernels know of no threads
+            if engine.backend != "reference":
                 torch.set_num_threads(threads)
             for got, expected in zip(work(), want, strict=True):
                 assert torch.equal(got, expected)
@@ -103,5 +131,5 @@ BAD_PAIRS: list[tuple[dict[str, object], type[Exception], str]] = [
     (dict(a=torch.zeros(8, 4).long()), TypeError, "a must be float32.*got torch.int64"),
     (dict(a=[1.0]), TypeError, "a must be a tensor; got list"),
     (dict(b=torch.zeros(8, 4, device="meta")), ValueError, "one device; got cpu and meta"),
-    (dict(backend="cuda"), RuntimeError, "no such backend, only cpu, reference"),
+    (dict(backend="cuda"), RuntimeError, "no such backend, only triton, cpu, reference"),
 ]

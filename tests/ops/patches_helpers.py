@@ -13,11 +13,19 @@ SHAPES = [(1, 1, 1, 1), (1, 5, 1, 3), (2, 7, 7, 16), (33, 10, 3, 123), (5, 196, 
 
 def permutations(batch: int, length: int, seed: int = 0) -> Tensor:
     """(batch, length) int64, a permutation a sample."""
-    return torch.rand(batch, length, generator=torch.Generator().manual_seed(seed)).argsort(1)
+    drawn = torch.rand(batch, length, generator=torch.Generator().manual_seed(seed), device="cpu")
+    return drawn.argsort(1).to(torch.get_default_device())
+
+
+def repeating(limit: int, *shape: int) -> Tensor:
+    """int64 in [0, limit), some of them more than once."""
+    drawn = torch.randint(limit, shape, generator=torch.Generator().manual_seed(0), device="cpu")
+    return drawn.to(torch.get_default_device())
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    drawn = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), device="cpu")
+    return drawn.to(torch.get_default_device(), dtype)
 
 
 def results(function: Callable[..., Tensor], tensors: Sequence[Tensor | None], grad: Tensor) -> list[Tensor]:

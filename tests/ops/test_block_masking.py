@@ -12,7 +12,7 @@ from torch import Tensor
 from fastssl.ops import block_masking, random_masking
 from fastssl.ops.block_masking import ATTEMPTS
 
-BACKENDS = ("reference", "cpu")
+BACKENDS = ("reference", "cpu", "cuda")
 GRIDS = [(1, 1), (1, 9), (5, 3), (14, 14), (7, 64), (6, 65), (3, 130), (24, 24)]
 RATIOS = [math.exp(math.log(0.3) + (i + 0.5) / 64 * (math.log(1 / 0.3) - math.log(0.3))) for i in range(64)]
 
@@ -164,6 +164,28 @@ def test_shapes_alone_on_the_meta_device() -> None:
     assert (got.shape, got.dtype, got.device.type) == ((3, 4, 5), torch.bool, "meta")
 
 
+def test_a_number_outside_counts_as_the_nearest_on_a_gpu(engine) -> None:
+    if engine.backend != "cuda":
+        pytest.skip("it is named: see below")
+    noise = noise_of(4, (5, 6)).to(engine.device)
+    got, want = (
+        block_masking(4, (5, 6), torch.tensor(counts, device=engine.device), noise=noise)
+        for counts in ([-1, 31, 2**40, -(2**62)], [0, 30, 30, 0])
+    )
+    assert torch.equal(got, want)
+
+
+def test_large_grids(engine) -> None:
+    """Several warps, many words a row; and one that no block's memory holds."""
+    noise = noise_of(2, (45, 150)).to(engine.device)
+    got = block_masking(2, (45, 150), 3000, noise=noise)
+    want = [one_mask(row, (45, 150), 3000, 16, 45 * 150) for row in noise.tolist()]
+    assert torch.equal(got.cpu(), torch.tensor(want))
+    if engine.backend == "cuda":
+        with pytest.raises(RuntimeError, match="patches in rows of 64, got a grid of 7000 x 1"):
+            block_masking(1, (7000, 1), 5)
+
+
 BAD = [
     (dict(batch=0), ValueError, "batch must be at least 1; got 0"),
     (dict(batch=2.0), TypeError, "batch must be an integer; got float"),
@@ -184,7 +206,7 @@ BAD = [
     (dict(noise=torch.rand(2, 36)), ValueError, r"noise must have shape \(2, 164\); got \(2, 36\)"),
     (dict(noise=torch.rand(2, 164).double()), TypeError, "noise must be float32; got torch.float64"),
     (dict(noise=torch.rand(2, 164), device="cuda"), ValueError, "noise is on cpu, and device=cuda was asked for"),
-    (dict(backend="cuda"), RuntimeError, "no such backend, only cpu, reference"),
+    (dict(backend="triton"), RuntimeError, "no such backend, only cuda, cpu, reference"),
 ]
 
 

@@ -3,32 +3,55 @@
 from __future__ import annotations
 
 import importlib.util
-import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
-MODULE = importlib.util.find_spec("fastssl._cuda")
-TRITON = importlib.util.find_spec("triton")
+pytest.importorskip("triton", reason="brings cuobjdump")
+
+from benchmarks import kernels
+from benchmarks.kernels import Kernel
+
+ROOT = Path(__file__).parent.parent.parent
+SOURCES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc" / "cuda").glob("*.cu"))
+IN_SHARED_MEMORY = {  # a sample is sorted there, or its mask made; few bytes come and go
+    "csrc/cuda/block_masking.cu",
+    "csrc/cuda/random_masking.cu",
+}
+ONE_ROW_OUT = {"csrc/cuda/update_center.cu"}
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("fastssl._cuda") is None, reason="fastssl._cuda was not built")
 
 
-def cuobjdump() -> str | None:
-    """CUDA's own, or the one that Triton brings along."""
-    if TRITON is None or TRITON.origin is None:
-        return shutil.which("cuobjdump")
-    return str(Path(TRITON.origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump")
+@pytest.fixture(scope="module")
+def compiled() -> list[Kernel]:
+    return list(kernels.cuda_kernels(kernels.module()))
 
 
-@pytest.mark.skipif(MODULE is None, reason="fastssl._cuda was not built")
-@pytest.mark.skipif(cuobjdump() is None, reason="needs cuobjdump")
-def test_no_kernel_spills_its_registers() -> None:
-    assert MODULE is not None
-    assert MODULE.origin is not None
-    told = subprocess.check_output([str(cuobjdump()), "--dump-resource-usage", MODULE.origin], text=True)
-    kernels = re.findall(r"Function (\S+):\s+REG:\d+ STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", told)
-    for kernel in ("ema_update", "random_masking"):
-        assert any(kernel in name for name, *_ in kernels)
-    spilled = [(name, stack, local) for name, stack, local in kernels if (stack, local) != ("0", "0")]
-    assert not spilled, spilled
+def test_no_kernel_spills_its_registers(compiled: list[Kernel]) -> None:
+    assert {kernel.source for kernel in compiled} - {kernels.SEVERAL} == set(SOURCES)
+    assert {kernel.architecture for kernel in compiled} == set(kernels.SHARED)
+    assert not [kernel for kernel in compiled if kernel.stack or kernel.local]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_memory_is_moved_16_bytes_at_a_time(compiled: list[Kernel], source: str) -> None:
+    for architecture in kernels.SHARED:
+        found = [kernel for kernel in compiled if (kernel.source, kernel.architecture) == (source, architecture)]
+        assert any(kernel.wide_loads for kernel in found) or source in IN_SHARED_MEMORY, architecture
+        assert any(kernel.wide_stores for kernel in found) or source in IN_SHARED_MEMORY | ONE_ROW_OUT, architecture
+
+
+def test_a_kernel_has_its_name_in_the_source() -> None:
+    assert kernels.plain("_ZN7fastssl4cuda50_GLOBAL__N__7f23_cu_44530d8711rank_kernelEPKm") == "rank_kernel"
+    assert kernels.plain("_ZN7fastssl4cuda15sum_rows_kernelIffEEvPKT_") == "sum_rows_kernel"
+
+
+def test_a_kernel_can_be_resident() -> None:
+    """As CUDA's occupancy calculator has it, for a block of 256 threads."""
+    common = dict(source="", name="", stack=0, local=0, threads=256, wide_loads=0, wide_stores=0)
+    at = {"registers": 64, "shared": 0, "architecture": 90}
+    assert Kernel(**common, **at).occupancy == 50
+    assert Kernel(**common, **{**at, "registers": 32}).occupancy == 100
+    assert Kernel(**common, **{**at, "shared": 100 * 1024}).occupancy == 25
+    assert Kernel(**common, **{**at, "registers": 255}).occupancy == 12

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastssl.ops import distillation_loss
 from fastssl.ops.distillation_loss import reference  # type: ignore[attr-defined]
 
-BACKENDS = ("reference", "cpu")
+BACKENDS = ("reference", "cpu", "cuda")
 # students, teachers, batch, prototypes; the C++ kernel's blocks are 2048 prototypes
 SHAPES = [
     (2, 1, 1, 1),
@@ -344,7 +344,7 @@ BAD = [
     (dict(student_temp=None), TypeError, "student_temp must be a number; got NoneType"),
     (dict(teacher_temp=float("nan")), ValueError, "teacher_temp must be finite and above 0; got nan"),
     (dict(teacher_temp="0.04"), TypeError, "teacher_temp must be a number; got str"),
-    (dict(backend="cuda"), RuntimeError, "no such backend, only cpu, reference"),
+    (dict(backend="triton"), RuntimeError, "no such backend, only cuda, cpu, reference"),
 ]
 
 

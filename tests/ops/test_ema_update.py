@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 from torch import Tensor
@@ -170,6 +172,46 @@ def test_under_compile(engine) -> None:
     got = torch.compile(step, fullgraph=True)(target, torch.ones(5, device=engine.device))
     assert target.eq(1.0).all()
     assert got.eq(2.0).all()
+
+
+def test_tensors_that_change_between_steps(engine) -> None:
+    """What is kept from one step to the next may not hold for tensors that moved, or changed where they lie."""
+    target, source = torch.zeros(4, 6, device=engine.device), torch.ones(4, 6, device=engine.device)
+
+    def step() -> None:
+        (want,) = exact([target], [source], 0.5)
+        ema_update_([target], [source], 0.5)
+        torch.testing.assert_close(target.double(), want, rtol=1e-6, atol=1e-6)
+
+    step()
+    step()
+    target.data = target.clone()  # elsewhere
+    step()
+    memory = torch.arange(48.0, device=engine.device)
+    target.data = memory[:24].view(4, 6)
+    step()
+    target.data, source.data = memory[:24].view(4, 6).T, source.T.contiguous()  # there, in another order
+    step()
+    target.data, source.data = memory[:12].view(3, 4), source.flatten()[:12].view(3, 4)  # a part of it
+    before = memory[12:].clone()
+    step()
+    assert torch.equal(memory[12:], before)
+    target.data, source.data = target.data.view(torch.int32), source.data.view(torch.int32)
+    ema_update_([target], [source], 0.5)
+    assert torch.equal(target, source)
+
+
+def test_a_step_like_the_last_makes_no_new_plan(engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    if engine.backend == "reference":
+        pytest.skip("it has no plan")
+    targets, sources = tensors(torch.float32, engine.device, 0), tensors(torch.bfloat16, engine.device, 1)
+    ema_update_(targets, sources, 0.5)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a new plan")
+
+    monkeypatch.setattr(importlib.import_module("fastssl.ops.ema_update"), "_made", refuse)
+    ema_update_(targets, sources, 0.9)
 
 
 T = torch.zeros

@@ -9,7 +9,8 @@ from torch.nn.functional import normalize
 
 from fastssl.ops import enqueue_, explain
 
-BACKENDS = ("reference", "cpu")
+BACKENDS = ("reference", "cpu", "cuda")
+pytestmark = pytest.mark.usefixtures("made_on_the_engine")
 FLOATS = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 # rows, columns, keys, cursor
 CASES = [
@@ -29,7 +30,8 @@ CASES = [
 
 
 def random(rows: int, columns: int, dtype: torch.dtype, seed: int) -> Tensor:
-    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    drawn = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), device="cpu")
+    return drawn.to(torch.get_default_device(), dtype)
 
 
 def one_by_one(queue: Tensor, cursor: int, keys: Tensor) -> tuple[Tensor, int]:
@@ -112,9 +114,9 @@ def test_keys_with_gaps(engine) -> None:
 def test_a_queue_of_columns_is_served_by_the_reference() -> None:
     """MoCo's own queue is (D, K): its transpose has gaps in its rows."""
     queue = torch.zeros(3, 8).T
-    assert explain(enqueue_, queue, torch.tensor(0), torch.ones(2, 3)).startswith(
-        "enqueue_: reference (not cpu: it takes a queue whose rows have no gaps, got strides (1, 8))"
-    )
+    told = explain(enqueue_, queue, torch.tensor(0), torch.ones(2, 3))
+    assert told.startswith("enqueue_: reference (")
+    assert "not cpu: it takes a queue whose rows have no gaps, got strides (1, 8)" in told
     enqueue_(queue, torch.tensor(7), torch.ones(2, 3))
     assert torch.equal(queue[:, 0], torch.tensor([1.0, 0, 0, 0, 0, 0, 0, 1.0]))
 
@@ -190,7 +192,7 @@ BAD = [
         r"cursor must be one number, \(\) or \(1\); got \(2\)",
     ),
     (dict(cursor=torch.tensor(3, device="meta")), ValueError, "queue and cursor must be on one device"),
-    (dict(backend="cuda"), RuntimeError, "no such backend, only cpu, reference"),
+    (dict(backend="triton"), RuntimeError, "no such backend, only cuda, cpu, reference"),
 ]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fuzz_agree import assert_agree
 from fuzz_calls import CALLS, Arguments
 from fuzz_helpers import Drawn, in_memory, mapped, memory, on_every_engine, run, tensors_of
 from hypothesis import given
@@ -48,12 +49,6 @@ def test_fuzz_knows_every_op(name: str) -> None:
     assert name in CALLS, f"add {name} to CALLS in tests/ops/fuzz_calls.py: docs/adding-an-op.md says how"
 
 
-def in_float64(arguments: Arguments) -> Arguments:
-    return {
-        key: mapped(value, lambda x: x.double() if x.is_floating_point() else x) for key, value in arguments.items()
-    }
-
-
 def assert_shaped_like_the_fake(name: str, arguments: Arguments, got: dict[str, Tensor]) -> None:
     """Shapes and dtypes of the results are those that a compiler was told."""
     there = {key: mapped(value, lambda x: x.to("meta")) for key, value in arguments.items()}
@@ -74,31 +69,9 @@ def test_fuzz_of_valid_calls_agrees_with_the_formula(name: str, data: st.DataObj
         results = on_every_engine(lambda: run(name, arguments, op.written, asking))
     finally:
         torch.set_num_threads(threads)
-    exact = in_float64(arguments) if op.errors else arguments
-    with ops.backend("reference"):
-        want = run(name, exact, op.written, asking)
-    given_types = {x.dtype for value in arguments.values() for x in tensors_of(value) if x.is_floating_point()}
-    computed_in = torch.float64 if given_types == {torch.float64} else torch.float32
-    for engine, got in results.items():
+    for got in results.values():
         assert_shaped_like_the_fake(name, arguments, got)
-        if op.agree:
-            op.agree(arguments, got)
-            continue
-        assert got.keys() == want.keys()
-        for key, x in got.items():
-            if op.errors is None or not x.is_floating_point():
-                assert torch.equal(x, want[key]), f"{engine}: {key}"
-                continue
-            error = op.errors(exact)[key.startswith("gradient")]
-            atol = 64 * torch.finfo(computed_in).eps * error + torch.finfo(x.dtype).tiny
-            assert x.isfinite().all(), f"{engine}: {key} is not finite"
-            torch.testing.assert_close(
-                x.double(),
-                want[key],
-                rtol=2 * torch.finfo(x.dtype).eps,
-                atol=atol,
-                msg=lambda m: f"{engine}: {key}: {m}",  # noqa: B023
-            )
+    assert_agree(name, arguments, asking, results)
 
 
 @pytest.mark.parametrize("name", sorted(CALLS))
@@ -158,6 +131,13 @@ def outcome(name: str, arguments: Arguments) -> dict[str, Tensor] | Exception:
         return error
 
 
+def comparable(outcomes: dict[str, Any]) -> list[Any]:
+    """Those of engines that look at the same things: nothing waits for a GPU to see which indices a tensor holds."""
+    told = outcomes["reference"]
+    unseen = isinstance(told, ValueError) and "must be in [0, " in str(told)
+    return [found for engine, found in outcomes.items() if not (unseen and engine == "cuda-emulated")]
+
+
 @pytest.mark.parametrize("name", sorted(CALLS))
 @given(data=st.data())
 def test_fuzz_of_wrong_calls_is_answered_in_words(name: str, data: st.DataObject) -> None:
@@ -168,7 +148,7 @@ def test_fuzz_of_wrong_calls_is_answered_in_words(name: str, data: st.DataObject
         arguments[key] = data.draw(changed(arguments.get(key)))
     held = [x for value in arguments.values() for x in tensors_of(value) if in_memory(x)]
     before = [memory(x).clone() for x in held]
-    outcomes = list(on_every_engine(lambda: outcome(name, arguments)).values())
+    outcomes = comparable(on_every_engine(lambda: outcome(name, arguments)))
     assert all(torch.equal(x, memory(y)) for x, y in zip(before, held, strict=True))
     kinds = {type(found) for found in outcomes}
     assert len(kinds) == 1, f"engines disagree: {outcomes}"

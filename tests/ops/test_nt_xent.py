@@ -55,7 +55,9 @@ def assert_as_good_as_plain_torch(z0: Tensor, z1: Tensor, temperature: float) ->
 def test_equals_the_formula(engine, n: int, d: int, dtype: torch.dtype) -> None:
     if engine.backend == "triton" and dtype == torch.float64:
         pytest.skip("Triton's kernel takes no float64")
-    for temperature in TEMPERATURES:
+    if engine.slow and n > 200:
+        pytest.skip("sizes that take Triton's interpreter minutes")
+    for temperature in TEMPERATURES[1::2] if engine.slow else TEMPERATURES:
         assert_as_good_as_plain_torch(*views(n, d, dtype=dtype, device=engine.device), temperature)
 
 
@@ -122,7 +124,7 @@ def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
     before = torch.get_num_threads()
     want = with_gradients(nt_xent, z0, z1, 0.1)
     try:
-        for threads in (1, 2, 3, before):
+        for threads in (before,) if engine.slow else (1, 2, 3, before):  # a GPU's kernels know of no threads
             if engine.backend != "reference":
                 torch.set_num_threads(threads)
             for got, expected in zip(with_gradients(nt_xent, z0, z1, 0.1), want, strict=True):

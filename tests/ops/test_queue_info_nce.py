@@ -9,19 +9,23 @@ import torch
 from contrastive_helpers import (
     DTYPES,
     TEMPERATURES,
+    _tensors_are_made_on_the_engines_device,  # noqa: F401
     assert_as_good_as_plain_torch,
     assert_same_bits_with_any_number_of_threads,
     extra_megabytes,
     linux_only,
+    needs_float64,
+    needs_speed,
     results,
     rows,
+    some,
 )
 from torch import Tensor
 
 from fastssl.ops import queue_info_nce
 from fastssl.ops.queue_info_nce import reference  # type: ignore[attr-defined]
 
-BACKENDS = ("reference", "cpu")
+BACKENDS = ("reference", "cpu", "triton")
 SHAPES = [
     (1, 1, 1),
     (2, 3, 3),
@@ -54,7 +58,9 @@ def check(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> None
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("n", "k", "d"), SHAPES)
 def test_equals_the_formula(engine, n: int, k: int, d: int, dtype: torch.dtype) -> None:
-    for temperature in TEMPERATURES:
+    needs_float64(engine, dtype)
+    needs_speed(engine, n, k, d)
+    for temperature in some(engine, TEMPERATURES):
         check(*inputs(n, k, d, dtype), temperature)
 
 
@@ -101,9 +107,10 @@ def test_a_queue_of_its_own_dtype(engine, dtype: torch.dtype) -> None:
 
 
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
+    needs_speed(engine, 200, 5000, 48)
     query, key, queue = inputs(200, 5000, 48)
     work = functools.partial(results, functools.partial(queue_info_nce, queue=queue, temperature=0.1), query, key)
-    assert_same_bits_with_any_number_of_threads(work, vary=engine.backend != "reference")
+    assert_same_bits_with_any_number_of_threads(work, engine)
 
 
 def test_non_contiguous_inputs(engine) -> None:
@@ -150,6 +157,7 @@ def test_gradient_is_scaled_by_what_comes_from_above(engine) -> None:
 
 
 def test_gradcheck(engine) -> None:
+    needs_float64(engine)
     query, key, queue = inputs(9, 20, 5, torch.float64)
     query.requires_grad_(), key.requires_grad_()
     assert torch.autograd.gradcheck(lambda q, k: queue_info_nce(q, k, queue, temperature=0.3), (query, key))
@@ -159,7 +167,7 @@ def test_under_compile_and_autocast(engine) -> None:
     query, key, queue = inputs(20, 50, 8, torch.bfloat16)
 
     def step(q: Tensor, k: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(engine.device.type, torch.bfloat16):
             return queue_info_nce(q, k.float(), queue, temperature=0.5)
 
     got = results(torch.compile(step, fullgraph=True), query, key)
@@ -219,7 +227,7 @@ BAD = [
     (dict(temperature=0.0), ValueError, "temperature must be finite and above 0; got 0.0"),
     (dict(temperature=float("nan")), ValueError, "got nan"),
     (dict(temperature="0.5"), TypeError, "temperature must be a number; got str"),
-    (dict(backend="triton"), RuntimeError, "no such backend, only cpu, reference"),
+    (dict(backend="cuda"), RuntimeError, "no such backend, only triton, cpu, reference"),
 ]
 
 

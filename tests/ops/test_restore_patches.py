@@ -7,13 +7,14 @@ import sys
 
 import pytest
 import torch
-from patches_helpers import DTYPES, SHAPES, assert_as_good_as_plain_torch, normal, permutations, results
+from patches_helpers import DTYPES, SHAPES, assert_as_good_as_plain_torch, normal, permutations, repeating, results
 from torch import Tensor
 
 from fastssl.ops import restore_patches
 from fastssl.ops.restore_patches import reference  # type: ignore[attr-defined]
 
-BACKENDS = ("reference", "cpu")
+BACKENDS = ("reference", "cpu", "cuda")
+pytestmark = pytest.mark.usefixtures("made_on_the_engine")
 
 
 def ours(ids: Tensor):
@@ -70,7 +71,7 @@ def test_repeated_indices_are_summed(engine, case: str) -> None:
     ids = {
         "one patch everywhere": torch.full((batch, length), 2),
         "no patch": torch.full((batch, length), kept),
-        "random with repetition": torch.randint(length, (batch, length), generator=torch.Generator().manual_seed(0)),
+        "random with repetition": repeating(length, batch, length),
     }[case]
     for dtype in DTYPES:
         grad = normal(batch, length, width, dtype=dtype, seed=2)
@@ -212,12 +213,34 @@ def test_second_derivative_is_refused(engine) -> None:
 
 @pytest.mark.parametrize("bad", [-1, 5, 2**40, -(2**62)])
 def test_an_index_outside_is_named(engine, bad: int) -> None:
+    if engine.backend == "cuda":
+        pytest.skip("nothing waits for a GPU to look at indices: the next test says what it does")
     ids = torch.zeros(3, 5, dtype=torch.int64)
     ids[1, 2] = bad
     with pytest.raises(ValueError, match=rf"ids_restore must be in \[0, 5\); got {bad} at \(1, 2\)"):
         restore_patches(torch.zeros(3, 4, 2), ids, torch.zeros(2))
     with pytest.raises(ValueError, match=rf"ids_restore must be in \[0, 5\); got {bad} at \(1, 2\)"):
         torch.ops.fastssl.restore_patches_backward(torch.zeros(3, 5, 2), ids, 4, torch.float32, True, True, True, None)
+
+
+@pytest.mark.parametrize("width", [2, 16])
+@pytest.mark.parametrize("bad", [-1, 5, 2**40, -(2**62)])
+def test_an_index_outside_is_nan_on_a_gpu(engine, bad: int, width: int) -> None:
+    if engine.backend != "cuda":
+        pytest.skip("it is named")
+    ids = permutations(3, 5)
+    ids[1, 2] = bad
+    inside = ids.clamp(0, 4)
+    x, token, pos = inputs(3, 5, 3, width)
+    want = reference(x, inside, token, pos)
+    want[1, 2] = float("nan")
+    torch.testing.assert_close(restore_patches(x, ids, token, pos_embed=pos), want, equal_nan=True, rtol=0, atol=0)
+    backward, grad = torch.ops.fastssl.restore_patches_backward, normal(3, 5, width, seed=2)
+    without = grad.clone()
+    without[1, 2] = 0
+    got = backward(grad, ids, 3, torch.float32, True, True, True, None)
+    want_x, want_token, _ = backward(without, inside, 3, torch.float32, True, True, True, None)
+    torch.testing.assert_close(got, (want_x, want_token, grad.sum(0)))
 
 
 MEASURE = """
@@ -264,7 +287,7 @@ BAD = [
     (dict(mask_token=torch.zeros(4, device="meta")), ValueError, "x and mask_token must be on one device"),
     (dict(pos_embed=torch.zeros(3, 4)), ValueError, r"with L = 5 and D = 4; got \(3, 4\)"),
     (dict(pos_embed=torch.zeros(5, 4, device="meta")), ValueError, "x and pos_embed must be on one device"),
-    (dict(backend="cuda"), RuntimeError, "no such backend, only cpu, reference"),
+    (dict(backend="triton"), RuntimeError, "no such backend, only cuda, cpu, reference"),
 ]
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fastssl.ops import sinkhorn_knopp
 
-BACKENDS = ("reference", "cpu")
-# the C++ kernel takes blocks of 64 to 512 columns, by the number of rows
+BACKENDS = ("reference", "cpu", "cuda")
+# the C++ kernel takes blocks of 64 to 512 columns, by the number of rows; the CUDA kernel strips of 16
 SHAPES = [(1, 1), (1, 100), (100, 1), (2, 3), (7, 507), (37, 501), (123, 252), (128, 4099), (1500, 130), (16, 1024)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
@@ -32,19 +32,31 @@ def with_global_maximum(scores: Tensor, temp: float, iterations: int) -> Tensor:
     return q * rows
 
 
+def assert_as_good_as_plain_torch(scores: Tensor, temp: float, iterations: int) -> None:
+    """At most twice the error that plain torch makes in the same dtype, both against float64."""
+    got = sinkhorn_knopp(scores, temp=temp, iterations=iterations)
+    want = with_global_maximum(scores.double(), temp, iterations)
+    plain = with_global_maximum(scores if scores.dtype == torch.float64 else scores.float(), temp, iterations)
+    assert got.dtype == plain.dtype
+    error, plain_error = (((x.double() - want).norm() / want.norm()).item() for x in (got, plain))
+    logit = (scores.abs().max() / temp).item()  # its rounding: below this, which of the two is nearer is chance
+    assert error <= 2 * plain_error + logit * torch.finfo(plain.dtype).eps
+    assert torch.allclose(got.sum(1), torch.ones_like(got[:, 0]), atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("rows", "columns"), SHAPES)
 def test_equals_the_formula(engine, rows: int, columns: int, dtype: torch.dtype) -> None:
-    scores = scores_of(rows, columns, dtype=dtype)
+    if engine.slow and rows * columns > 200_000:
+        pytest.skip("large for an emulated GPU; smaller ones take the same way")
     for temp, iterations in ((0.05, 3), (0.07, 1), (0.3, 10)):
-        got = sinkhorn_knopp(scores, temp=temp, iterations=iterations)
-        want = with_global_maximum(scores.double(), temp, iterations)
-        plain = with_global_maximum(scores if dtype == torch.float64 else scores.float(), temp, iterations)
-        assert got.dtype == plain.dtype
-        error, plain_error = (((x.double() - want).norm() / want.norm()).item() for x in (got, plain))
-        logit = (scores.abs().max() / temp).item()  # its rounding: below this, which of the two is nearer is chance
-        assert error <= 2 * plain_error + logit * torch.finfo(plain.dtype).eps
-        assert torch.allclose(got.sum(1), torch.ones_like(got[:, 0]), atol=1e-5)
+        assert_as_good_as_plain_torch(scores_of(rows, columns, dtype=dtype), temp, iterations)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(3, 16_400), (35, 17_001)])
+def test_many_prototypes(engine, rows: int, columns: int) -> None:
+    """Where the CUDA kernel takes strips of 64."""
+    assert_as_good_as_plain_torch(scores_of(rows, columns), 0.05, 2)
 
 
 def test_a_maximum_for_each_row_would_be_wrong(engine) -> None:
@@ -182,7 +194,7 @@ BAD = [
     (dict(iterations=0), ValueError, "iterations must be at least 1; got 0"),
     (dict(iterations=3.0), TypeError, "iterations must be an integer; got float"),
     (dict(iterations=True), TypeError, "iterations must be an integer; got bool"),
-    (dict(backend="triton"), RuntimeError, "no such backend, only cpu, reference"),
+    (dict(backend="triton"), RuntimeError, "no such backend, only cuda, cpu, reference"),
 ]
 
 

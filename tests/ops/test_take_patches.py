@@ -7,13 +7,14 @@ import sys
 
 import pytest
 import torch
-from patches_helpers import DTYPES, SHAPES, assert_as_good_as_plain_torch, normal, permutations, results
+from patches_helpers import DTYPES, SHAPES, assert_as_good_as_plain_torch, normal, permutations, repeating, results
 from torch import Tensor
 
 from fastssl.ops import take_patches
 from fastssl.ops.take_patches import reference  # type: ignore[attr-defined]
 
-BACKENDS = ("reference", "cpu")
+BACKENDS = ("reference", "cpu", "cuda")
+pytestmark = pytest.mark.usefixtures("made_on_the_engine")
 
 
 def ours(ids: Tensor):
@@ -51,7 +52,7 @@ def test_repeated_indices_are_summed(engine, case: str) -> None:
     ids = {
         "one index for all": torch.full((batch, kept), 10),
         "each twice": torch.arange(kept).div(2, rounding_mode="floor").expand(batch, -1),
-        "random with repetition": torch.randint(length, (batch, kept), generator=torch.Generator().manual_seed(0)),
+        "random with repetition": repeating(length, batch, kept),
     }[case]
     for dtype in DTYPES:
         tensors = [normal(batch, length, width, dtype=dtype), normal(length, width, dtype=dtype, seed=1)]
@@ -59,7 +60,7 @@ def test_repeated_indices_are_summed(engine, case: str) -> None:
 
 
 def test_more_patches_may_be_taken_than_there_are(engine) -> None:
-    ids = torch.randint(3, (4, 9), generator=torch.Generator().manual_seed(0))
+    ids = repeating(3, 4, 9)
     assert_as_good_as_plain_torch(ours(ids), plain(ids), [normal(4, 3, 8), normal(3, 8, seed=1)], normal(4, 9, 8))
 
 
@@ -196,12 +197,34 @@ def test_second_derivative_is_refused(engine) -> None:
 
 @pytest.mark.parametrize("bad", [-1, 5, 2**40, -(2**62)])
 def test_an_index_outside_is_named(engine, bad: int) -> None:
+    if engine.backend == "cuda":
+        pytest.skip("nothing waits for a GPU to look at indices: the next test says what it does")
     ids = torch.zeros(3, 4, dtype=torch.int64)
     ids[1, 2] = bad
     with pytest.raises(ValueError, match=rf"ids must be in \[0, 5\); got {bad} at \(1, 2\)"):
         take_patches(torch.zeros(3, 5, 2), ids)
     with pytest.raises(ValueError, match=rf"ids must be in \[0, 5\); got {bad} at \(1, 2\)"):
         torch.ops.fastssl.take_patches_backward(torch.zeros(3, 4, 2), ids, 5, torch.float32, True, True, None)
+
+
+@pytest.mark.parametrize("width", [2, 16])
+@pytest.mark.parametrize("bad", [-1, 5, 2**40, -(2**62)])
+def test_an_index_outside_is_nan_on_a_gpu(engine, bad: int, width: int) -> None:
+    if engine.backend != "cuda":
+        pytest.skip("it is named")
+    ids = permutations(3, 5)[:, :4]
+    ids[1, 2] = bad
+    inside = ids.clamp(0, 4)
+    x, pos, grad = normal(3, 5, width), normal(5, width, seed=1), normal(3, 4, width, seed=2)
+    want = reference(x, inside, pos)
+    want[1, 2] = float("nan")
+    torch.testing.assert_close(take_patches(x, ids, pos_embed=pos), want, equal_nan=True, rtol=0, atol=0)
+    backward = torch.ops.fastssl.take_patches_backward
+    without = grad.clone()
+    without[1, 2] = 0
+    got = backward(grad, ids, 5, torch.float32, True, True, None)
+    for x, expected in zip(got, backward(without, inside, 5, torch.float32, True, True, None), strict=True):
+        torch.testing.assert_close(x, expected)
 
 
 MEASURE = """
@@ -254,7 +277,7 @@ BAD = [
     (dict(pos_embed=torch.zeros(5, 4).long()), TypeError, "pos_embed must be float32.*got torch.int64"),
     (dict(pos_embed=3.0), TypeError, "pos_embed must be a tensor; got float"),
     (dict(pos_embed=torch.zeros(5, 4, device="meta")), ValueError, "x and pos_embed must be on one device"),
-    (dict(backend="triton"), RuntimeError, "no such backend, only cpu, reference"),
+    (dict(backend="triton"), RuntimeError, "no such backend, only cuda, cpu, reference"),
 ]
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from fastssl.ops import tiles
 from fastssl.ops.tiles import reference  # type: ignore[attr-defined]
 
-BACKENDS = ("reference", "cpu")
+BACKENDS = ("reference", "cpu", "cuda")
+pytestmark = pytest.mark.usefixtures("made_on_the_engine")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 # images, grid, size
 CASES = [
@@ -23,7 +24,8 @@ CASES = [
 
 
 def images_of(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
-    return (torch.randn(shape, generator=torch.Generator().manual_seed(shape[2])) * 3 + 1).to(dtype)
+    drawn = torch.randn(shape, generator=torch.Generator().manual_seed(shape[2]), device="cpu") * 3 + 1
+    return drawn.to(torch.get_default_device(), dtype)
 
 
 def cells_of(shape: tuple[int, ...], grid: tuple[int, int]) -> tuple[int, int]:
@@ -54,9 +56,11 @@ def normalized(cut: Tensor) -> Tensor:
 def drawn(shape: tuple[int, ...], grid: tuple[int, int], size: tuple[int, int], k: int) -> tuple[Tensor, Tensor]:
     """An order of k cells, some twice, and offsets."""
     generator, count, cell = torch.Generator().manual_seed(k), grid[0] * grid[1], cells_of(shape, grid)
-    order = torch.randint(count, (shape[0], k), generator=generator)
-    room = [torch.randint(cell[a] - size[a] + 1, (shape[0], count), generator=generator) for a in (0, 1)]
-    return order, torch.stack(room, -1)
+    order = torch.randint(count, (shape[0], k), generator=generator, device="cpu")
+    limits = [cell[axis] - size[axis] + 1 for axis in (0, 1)]
+    room = [torch.randint(limit, (shape[0], count), generator=generator, device="cpu") for limit in limits]
+    there = torch.get_default_device()
+    return order.to(there), torch.stack(room, -1).to(there)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -114,9 +118,9 @@ def test_jitter_moves_each_tile_in_its_cell(engine) -> None:
     """Images whose pixels say where they are."""
     rows, columns = torch.meshgrid(torch.arange(27.0), torch.arange(27.0), indexing="ij")
     images = torch.stack([rows, columns]).expand(400, 2, 27, 27)
-    got = tiles(images, 3, size=5, jitter=1, generator=torch.Generator().manual_seed(0))
-    again = tiles(images, 3, size=5, jitter=1, generator=torch.Generator().manual_seed(0))
-    other = tiles(images, 3, size=5, jitter=1, generator=torch.Generator().manual_seed(1))
+    got = tiles(images, 3, size=5, jitter=1, generator=torch.Generator(engine.device).manual_seed(0))
+    again = tiles(images, 3, size=5, jitter=1, generator=torch.Generator(engine.device).manual_seed(0))
+    other = tiles(images, 3, size=5, jitter=1, generator=torch.Generator(engine.device).manual_seed(1))
     assert torch.equal(got, again)
     assert not torch.equal(got, other)
     corner = got[:, :, :, 0, 0].long()
@@ -205,6 +209,38 @@ def test_a_backward_is_refused(engine) -> None:
         tiles(images, 2).sum().backward()
 
 
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("bad", [-1, 9, 2**40, -(2**62)])
+def test_an_index_outside_is_a_tile_of_nan_on_a_gpu(engine, bad: int, normalize: bool) -> None:
+    if engine.backend != "cuda":
+        pytest.skip("it is named: see below")
+    images = images_of((2, 3, 12, 15))
+    order, offsets = drawn((2, 3, 12, 15), (3, 3), (2, 3), 4)
+    want = tiles(images, 3, order, size=(2, 3), offsets=offsets, normalize=normalize)
+    want[1, 2] = float("nan")
+    order[1, 2] = bad
+    got = tiles(images, 3, order, size=(2, 3), offsets=offsets, normalize=normalize)
+    torch.testing.assert_close(got, want, equal_nan=True, rtol=0, atol=0)
+    for axis in (0, 1):
+        places = offsets.clone()
+        places[1, :, axis] = bad
+        got = tiles(images, 3, order, size=(2, 3), offsets=places, normalize=normalize)
+        assert got[1].isnan().all()
+        torch.testing.assert_close(got[0], want[0], rtol=0, atol=0)
+
+
+def test_tiles_at_any_place_and_larger_than_the_memory_of_a_block(engine) -> None:
+    """Aligned and not, in one call; and of 240 x 232 pixels."""
+    images = images_of((2, 2, 480, 464))
+    for size, column in (((240, 232), 0), ((64, 64), 8), ((64, 64), 3)):
+        offsets = torch.tensor([0, column]).repeat(2, 4, 1)
+        want = definition(images, (2, 2), torch.arange(4).repeat(2, 1), offsets, size)
+        got = tiles(images, 2, size=size, offsets=offsets)
+        assert torch.equal(got, want)
+        got = tiles(images, 2, size=size, offsets=offsets, normalize=True)
+        torch.testing.assert_close(got.double(), normalized(want), rtol=1e-4, atol=1e-5)
+
+
 X, ORDER, OFFSETS = torch.zeros(2, 3, 9, 12), torch.zeros(2, 4).long(), torch.zeros(2, 9, 2).long()
 BAD = [
     (dict(images=[1.0]), TypeError, "images must be a tensor; got list"),
@@ -233,7 +269,7 @@ BAD = [
     (dict(order=ORDER.to("meta")), ValueError, "images and order must be on one device; got cpu and meta"),
     (dict(order=ORDER + 9), ValueError, r"order must be in \[0, 9\); got 9"),
     (dict(order=ORDER - 1), ValueError, "got -1"),
-    (dict(backend="cuda"), RuntimeError, "no such backend, only cpu, reference"),
+    (dict(backend="triton"), RuntimeError, "no such backend, only cuda, cpu, reference"),
 ]
 
 

@@ -1,70 +1,91 @@
-"""The Triton kernels without a GPU: interpreted on the CPU, and compiled for each GPU generation."""
+"""The Triton kernels without a GPU: what they touch, interpreted, and what they are compiled to for each generation."""
 
 from __future__ import annotations
 
-import itertools
-import os
+import math
 import re
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from emulated import INTERPRETING, triton_on_cpu
+from torch import Tensor
+
+from fastssl.ops._backend import ops as registered
 
 triton = pytest.importorskip("triton")
 
-from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.compiler import ASTSource  # noqa: E402
+from benchmarks.launches import ARCHITECTURES, STEPS, launches, resources  # noqa: E402
 
-from fastssl.ops.triton import nt_xent  # noqa: E402
-
-HERE = Path(__file__).parent
-TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-ARCHITECTURES = [80, 90, 100]
-LAUNCH_OPTIONS = ("num_warps", "num_stages")
+OPS = [name for name, op in registered().items() if "triton" in op.implementations]
+SHARED = {80: 166_912, 90: 232_448, 100: 232_448}  # bytes that a block may have
+GUARD = 128
 
 
-def test_interpreted_kernels_are_right() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", str(HERE / "interpreted")],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
+def guarded(shape: Any, dtype: torch.dtype, around: float) -> tuple[Tensor, Tensor]:
+    """(all memory, the tensor in it): before and after it stands ``around``; it is NaN, or 0 where it counts."""
+    memory = torch.full((math.prod(shape) + 2 * GUARD,), around, dtype=dtype)
+    inside = memory[GUARD : memory.numel() - GUARD].view(shape)
+    return memory, inside.fill_(math.nan if dtype.is_floating_point else 0)
 
 
-def sources() -> list[Any]:
-    cases = []
-    for dtype, d in itertools.product((torch.float32, torch.bfloat16, torch.float16), (128, 256)):
-        tensor = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}[dtype]
-        sizes = {"rows": "i32", "d": "i32", "scale": "fp32"}
-        forward = {"z": tensor, "row_loss": "*fp32", "lse": "*fp32", **sizes}
-        backward = {"z": tensor, "lse": "*fp32", "grad": "*fp32", "grads": tensor, **sizes}
-        for kernel, signature in ((nt_xent._forward_kernel, forward), (nt_xent._backward_kernel, backward)):
-            name = f"{kernel.__name__}-{tensor[1:]}-{d}"
-            cases.append(pytest.param(kernel, signature, nt_xent.constants(dtype, d), id=name))
-    return cases
+@pytest.mark.skipif(not INTERPRETING, reason="runs under TRITON_INTERPRET=1")
+@pytest.mark.parametrize("name", OPS)
+def test_interpreted_kernels_stay_within_their_buffers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inputs lie between NaNs, or numbers that count nothing; what the op allocates, between canaries."""
+    op = registered()[name]
+    call = op.example(torch.device("cpu"))
+    want = op.implementations["reference"].run(*call)
+
+    def lonely(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        return guarded(x.shape, x.dtype, math.nan if x.dtype.is_floating_point else -(2**31))[1].copy_(x)
+
+    allocated = []
+
+    def empty(*shape: Any, dtype: torch.dtype = torch.float32, **_: Any) -> Tensor:
+        memory, inside = guarded(shape[0] if isinstance(shape[0], (tuple, list)) else shape, dtype, -7)
+        allocated.append(memory)
+        return inside
+
+    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(torch, "empty_like", lambda x: empty(x.shape, dtype=x.dtype))
+    new_empty = lambda x, *shape, dtype=None, **_: empty(*shape, dtype=dtype or x.dtype)  # noqa: E731
+    monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
+    with triton_on_cpu():
+        got = op.implementations["triton"].run(*map(lonely, call))
+    monkeypatch.undo()
+    assert allocated
+    for memory in allocated:
+        assert memory[:GUARD].eq(-7).all()
+        assert memory[memory.numel() - GUARD :].eq(-7).all()
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
 
 
+def test_every_op_with_triton_kernels_is_compiled_below() -> None:
+    assert set(STEPS) == {name for name in OPS if not name.endswith("_backward")}
+
+
+@pytest.mark.skipif(INTERPRETING, reason="interpreted kernels are not compiled")
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize(("kernel", "signature", "fixed"), sources())
-def test_compiles_for_tensor_cores_without_spills(
-    kernel: Any, signature: dict[str, str], fixed: dict[str, Any], architecture: int, tmp_path: Path
-) -> None:
-    constants = {name: value for name, value in fixed.items() if name not in LAUNCH_OPTIONS}
-    full = {**signature, **dict.fromkeys(constants, "constexpr")}
-    # torch's memory is aligned to 16 bytes, and Triton knows it at run time; here it must be told
-    aligned = {(i,): [["tt.divisibility", 16]] for i, kind in enumerate(full.values()) if kind.startswith("*")}
-    source = ASTSource(kernel, signature=full, constexprs=constants, attrs=aligned)
-    compiled = triton.compile(
-        source, target=GPUTarget("cuda", architecture, 32), options={name: fixed[name] for name in LAUNCH_OPTIONS}
-    )
-    cubin = tmp_path / "kernel.cubin"
-    cubin.write_bytes(compiled.asm["cubin"])
-    usage = subprocess.check_output([TOOLS / "cuobjdump", "--dump-resource-usage", cubin], text=True)
-    stack, local = (int(re.search(rf"{word}:(\d+)", usage)[1]) for word in ("STACK", "LOCAL"))
-    assert (stack, local) == (0, 0), usage
-    assert re.search(r"\b(mma|wgmma|tcgen05)\b", compiled.asm["ptx"]), "no tensor-core instruction"
+@pytest.mark.parametrize("d", [128, 256, 512])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("op", STEPS)
+def test_compiles_for_tensor_cores_without_spills(op: str, dtype: torch.dtype, d: int, architecture: int) -> None:
+    """As the op launches it: constants, options and the types of its arguments are those of a training step."""
+    if dtype == torch.float16 and d > 128:
+        pytest.skip("the code is bfloat16's but for the type")
+    for launch in launches(op, dtype, d):
+        has_products = "PRECISION" in launch.kernel.arg_names
+        if d > 128 and not has_products:
+            continue  # its code is that of 128 features but for a number
+        compiled = launch.compile(architecture)
+        used = resources(compiled)
+        assert (used.stack, used.local) == (0, 0), (launch.name, used)
+        assert used.shared <= SHARED[architecture], (launch.name, used)
+        if has_products:
+            wanted = r"\b(mma|wgmma|tcgen05)\b"
+            if architecture == 90 and dtype != torch.float32:
+                wanted = r"\bwgmma\b"
+            assert re.search(wanted, compiled.asm["ptx"]), f"{launch.name}: no tensor-core instruction"

@@ -9,7 +9,7 @@ from torch import Tensor
 from fastssl.ops import explain, update_center_
 from fastssl.ops.update_center import reference  # type: ignore[attr-defined]
 
-BACKENDS = ("reference", "cpu")
+BACKENDS = ("reference", "cpu", "cuda")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 SHAPES = [(1, 1), (1, 1024), (2, 3, 507), (7, 123), (2, 64, 2049), (5000, 31), (252, 1025)]
 
@@ -136,7 +136,7 @@ BAD = [
     (dict(momentum=1.5), ValueError, r"momentum must be a number in \[0, 1\]; got 1.5"),
     (dict(momentum=float("nan")), ValueError, "got nan"),
     (dict(momentum="0.9"), ValueError, "got 0.9"),
-    (dict(backend="cuda"), RuntimeError, "no such backend, only cpu, reference"),
+    (dict(backend="triton"), RuntimeError, "no such backend, only cuda, cpu, reference"),
 ]
 
 

@@ -35,6 +35,7 @@ using std::isinf;
 using std::isnan;
 using std::max;
 using std::min;
+using std::sqrt;
 
 struct dim3 {
     unsigned x, y, z;

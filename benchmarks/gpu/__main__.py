@@ -1,0 +1,55 @@
+"""``python -m benchmarks.gpu``: builds, tests, checks and measures the GPU kernels on the NVIDIA GPU of this machine.
+
+Stages: build, tests, memcheck, benchmarks, ledger. What is done is kept in --out as it comes: a run that ends early is
+continued by the same command, and nothing is done twice for the same sources. docs/benchmarking.md tells the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.gpu import check, processes
+from benchmarks.gpu.stages import STAGES
+from fastssl.errors import UserError
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
+    parser.add_argument(
+        "--out", type=Path, default=Path("build/gpu"), help="folder of results and ledger (%(default)s)"
+    )
+    parser.add_argument("--minutes", type=float, default=8.0, help="for all stages together (%(default)s)")
+    parser.add_argument("--only", choices=[*(stage.name for stage in STAGES), "ledger"], help="one stage")
+    parser.add_argument("--dry-run", action="store_true", help="all stages on a CPU, by a few small parts each")
+    parser.add_argument("--adopt", type=Path, metavar="FOLDER", help="copy a check's results into the repository")
+    options = parser.parse_args()
+    start = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"[{time.monotonic() - start:6.1f} s] {line}", flush=True)
+
+    try:
+        if options.adopt is not None:
+            for path in check.adopt(options.adopt):
+                say(f"written: {path}")
+            say("now run python -m benchmarks.publish, which tells of it in README.md and docs/")
+            return 0
+        if not options.dry_run and not torch.cuda.is_available():
+            raise UserError("torch finds no GPU here; --dry-run goes through the stages without one")
+        processes.end_with_this_one()
+        say(check.date_and_device(options.dry_run))
+        fine = check.run(options.out, options.minutes, options.only, options.dry_run, say)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    say("all is right" if fine else "not all is right or done: see above")
+    return 0 if fine else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""Runs the stages within the minutes given, keeps each part's result as it comes, and writes the ledger."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks import harness, summary
+from benchmarks.gpu import ledger, pretend
+from benchmarks.gpu.stages import STAGES, Result, Stage, environment, files_of
+from fastssl.errors import UserError
+from fastssl.files import atomic_write
+
+LEDGER, BENCHMARKS = "gpu_ledger.json", "benchmarks.json"
+Say = Callable[[str], None]
+
+
+def write(path: Path, content: Any) -> None:
+    with atomic_write(path) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n")
+
+
+@dataclass
+class Record:
+    """A stage's file in the folder of results: the circumstances, and the parts that are done."""
+
+    path: Path
+    of: dict[str, Any]  # what the results are of: sources and environment
+    parts: dict[str, Result] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def opened(path: Path, of: dict[str, Any]) -> Record:
+        """With the parts of an earlier run, if it was of the same sources in the same environment."""
+        found = json.loads(path.read_text()) if path.exists() else {}
+        if found.get("of") != of:
+            return Record(path, of)
+        return Record(path, of, found["parts"], found.get("run", {}))
+
+    def keep(self, part: str, result: Result) -> None:
+        self.run = result.pop("run", self.run)
+        self.parts[part] = result
+        write(self.path, {"of": self.of, "run": self.run, "parts": self.parts})
+
+
+def of(stage: Stage, dry: bool) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for path in files_of(stage.sources):
+        digest.update(f"{path} {ledger.sha256(path)}\n".encode())
+    return {"sources": digest.hexdigest(), "dry_run": dry, **environment()}
+
+
+def told(part: str, result: Result) -> str:
+    """One line of a part's result."""
+    if "failed" in result:
+        why = [*result.get("failures", []), *str(result["failed"]).strip().splitlines()[-3:]]
+        return f"{part} FAILED: " + "\n    ".join(why)
+    if "rows" in result:
+        ours = result["rows"][0]
+        best = ours["times_faster_than"].get(ours["best_rival"])
+        against = f", {best:.2f} times as fast as {ours['best_rival']}" if best else ""
+        return f"{part}: {1e3 * ours['median']:.1f} us by {ours['backend']}{against}"
+    return f"{part}: " + ", ".join(f"{key} {value}" for key, value in result.items() if value)
+
+
+def perform(stage: Stage, out: Path, seconds: float, dry: bool, say: Say) -> bool:
+    """Does what is left of a stage; whether all its parts are done and none failed."""
+    record = Record.opened(out / f"{stage.name}.json", of(stage, dry))
+    if not dry and stage.undone():
+        record.parts.clear()
+    wanted = stage.parts(dry)
+    todo = [part for part in wanted if part not in record.parts]
+    if len(todo) < len(wanted):
+        say(f"{stage.name}: {len(wanted) - len(todo)} of {len(wanted)} parts were done before")
+
+    def tell(part: str, result: Result) -> None:
+        record.keep(part, result)
+        say(f"{stage.name} {sum(name in record.parts for name in wanted)}/{len(wanted)}: {told(part, result)}")
+
+    if todo:
+        say(f"{stage.name}: {len(todo)} parts in at most {seconds:.0f} s")
+        stage.run(todo, seconds, tell, dry)
+    if left := [part for part in wanted if part not in record.parts]:
+        say(f"{stage.name}: no time was left for {', '.join(left)}; the next run begins with them")
+    return not left and not any("failed" in record.parts[part] for part in wanted)
+
+
+def run(out: Path, minutes: float, only: str | None, dry: bool, say: Say) -> bool:
+    """The stages in their order and the ledger; whether all of it is right."""
+    end, fine = time.monotonic() + 60 * minutes, True
+    stages = [stage for stage in STAGES if only in (None, stage.name)]
+    for i, stage in enumerate(stages):
+        left = max(0.0, end - time.monotonic())
+        seconds = left * stage.share / sum(later.share for later in stages[i:])
+        fine = perform(stage, out, seconds, dry, say) and fine
+    if only in (None, "ledger"):
+        write_ledger(out, dry, say)
+    return fine
+
+
+def kept(out: Path, stage: str) -> dict[str, Any]:
+    """What an earlier run or this one left of a stage, if its sources are still the same."""
+    (found,) = (each for each in STAGES if each.name == stage)
+    record = Record.opened(out / f"{stage}.json", of(found, dry=False))
+    return {"parts": record.parts, "of": record.of}
+
+
+def write_ledger(out: Path, dry: bool, say: Say) -> None:
+    """The repository's ledger with what this check found."""
+    before = ledger.read(ledger.LEDGER)
+    tests, memcheck = kept(out, "tests"), kept(out, "memcheck")
+    device = tests["of"]["device"]
+    if dry or device == "none":
+        say("ledger: nothing is written of a run without a GPU")
+        return
+    results = f"benchmarks/results/{summary.folder_of(device)}/check"
+    after = ledger.updated(before, tests["parts"], memcheck["parts"], device, results)
+    write(out / LEDGER, after)
+    say(f"ledger: {len(ledger.proven(after))} of {len(ledger.kernels())} kernels are proven on {device}")
+    for path in ledger.unproven(after):
+        say(f"ledger: unproven {path}")
+
+
+def adopt(out: Path, into: Path = ledger.ROOT) -> list[Path]:
+    """Copies a check's results and ledger from ``out`` into the repository; the paths that were written.
+
+    Where the check ran without the repository's history, its results are of this commit if the sources are the same.
+
+    Raises:
+        UserError: if there are none, or they are of a dry run.
+    """
+    records = {path.stem: json.loads(path.read_text()) for path in sorted(out.glob("*.json")) if path.name != LEDGER}
+    if not records:
+        raise UserError(f"no results of a check in {out}: give the folder that --out had")
+    devices = {record["of"]["device"] for record in records.values()}
+    if any(record["of"]["dry_run"] for record in records.values()) or devices == {"none"}:
+        raise UserError(f"the results in {out} are of a dry run: only those of a GPU are kept")
+    if len(devices) > 1:
+        raise UserError(f"the results in {out} are of several devices: {', '.join(sorted(devices))}")
+    folder = into / "benchmarks" / "results" / summary.folder_of(devices.pop())
+    contents = {
+        folder / "check" / f"{stage}.json": record for stage, record in records.items() if stage != "benchmarks"
+    }
+    if measured := records.get("benchmarks"):
+        same = measured["of"]["sources"] == of(STAGES[-1], dry=False)["sources"]
+        measured["run"]["commit"] = measured["run"].get("commit") or (harness.commit() if same else "")
+        contents |= {folder / f"{op}.json": report for op, report in reports(measured)}
+    if (out / LEDGER).exists():
+        contents[into / "benchmarks" / LEDGER] = json.loads((out / LEDGER).read_text())
+    for path, content in contents.items():
+        write(path, content)
+    return list(contents)
+
+
+def reports(record: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """(op, its results file) of the cases that were measured."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for result in record["parts"].values():
+        rows.setdefault(result.get("op", ""), []).extend(result.get("rows", []))
+    return [(op, {"run": record["run"], "rows": rows[op]}) for op in rows if rows[op]]
+
+
+def date_and_device(dry: bool) -> str:
+    return f"{datetime.date.today().isoformat()}, {pretend.NAME if dry else environment()['device']}"

@@ -1,0 +1,255 @@
+"""The stages of the check: each a list of parts, and how a part's result is had.
+
+A stage's ``run`` is given the parts to do, its seconds, and ``tell``, to be called with each part and its result.
+A result with "failed" is a part that is not right.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+import threading
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import where
+from benchmarks.gpu import ledger, processes
+from benchmarks.gpu.processes import ROOT
+from benchmarks.harness import OPS, cases
+from fastssl import info
+
+Result = dict[str, Any]
+Tell = Callable[[str, Result], None]
+OTHERS = "others"  # the tests that are of no single op
+SMALL, SMALL_TESTS = "nt_xent", "tests/ops/test_gpu.py"  # all that a dry run does
+SMALL_CASES = ("rgb_to_lab 1 x 3 x 32 x 32 float32", "random_masking batch=8 length=196 float32")
+# measured first, one case each, then the others' first cases, then the second ones
+FIRST = ("nt_xent", "queue_info_nce", "distillation_loss", "sinkhorn_knopp", "random_masking", "take_patches")
+FIRST += ("ema_update",)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """``share`` is of the minutes that are left, against the shares of the stages to come.
+
+    ``sources`` are the files that its results are of.
+    """
+
+    name: str
+    share: float
+    sources: tuple[str, ...]
+    parts: Callable[[bool], list[str]]
+    run: Callable[[list[str], float, Tell, bool], None]
+    undone: Callable[[], bool] = lambda: False  # whether it must be done again, whatever its results say
+
+
+# ---- build ----
+
+
+def build(parts: list[str], seconds: float, tell: Tell, dry: bool) -> None:
+    """Into this very environment, as an editable checkout, since what is tested and measured is this checkout.
+
+    Where the environment refuses, that is the part's failure, and the modules are built alone for the stages to come.
+    """
+    command: list[object] = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps"]
+    command += ["--disable-pip-version-check", *(["--dry-run", "--no-index"] if dry else []), "--editable", "."]
+    environment = {"FASTSSL_CUDA": os.environ.get("FASTSSL_CUDA", "0" if dry else "1")}
+    if not dry and "TORCH_CUDA_ARCH_LIST" not in os.environ and "CUDAARCHS" not in os.environ:
+        environment["TORCH_CUDA_ARCH_LIST"] = "{}.{}".format(*torch.cuda.get_device_capability())  # this one alone
+    for old in ROOT.glob("fastssl/_*.so") if not dry else ():
+        old.unlink()  # this process may have loaded it, and a file that is written over would end it
+    start = time.monotonic()
+    code, said = processes.run(command, seconds, **environment)
+    if code is None:
+        return
+    result: Result = {} if code == 0 else {"failed": said}
+    if code != 0 and not module_is_there():
+        result["modules alone"] = modules_alone(start + seconds - time.monotonic(), environment)
+    if not dry:
+        told = "from fastssl import info; print(info.facts()['CUDA kernels'])"
+        result["cuda"] = processes.run([sys.executable, "-c", told], 60)[1].splitlines()[-1]
+        if not module_is_there():
+            result.setdefault("failed", "fastssl._cuda was not built")
+    tell("build", {**result, "seconds": round(time.monotonic() - start, 1)})
+
+
+def modules_alone(seconds: float, environment: dict[str, str]) -> str:
+    """Builds the native modules that can be into the checkout, by CMake itself; what came of it."""
+    folder, deadline = ROOT / "build" / "modules", time.monotonic() + seconds
+    pybind11 = processes.run([sys.executable, "-m", "pybind11", "--cmakedir"], seconds)[1]
+    configure: list[object] = ["cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", f"-Dpybind11_DIR={pybind11}"]
+    configure += [f"-DPython_EXECUTABLE={sys.executable}", f"-DFASTSSL_OUT={folder / 'out'}", "-DFASTSSL_CUDA=auto"]
+    for command in (configure, ["cmake", "--build", folder]):
+        code, said = processes.run(command, deadline - time.monotonic(), **environment)
+        if code != 0:
+            return f"failed: {said}"
+    for built in (folder / "out").iterdir():
+        shutil.copy2(built, ROOT / "fastssl" / ("_build.json" if built.name == "build.json" else built.name))
+    return "built"
+
+
+def module_is_there() -> bool:
+    return any(ROOT.glob("fastssl/_cuda*.so"))
+
+
+# ---- tests ----
+
+
+# torch's products are then repeatable, and the processes leave one another the processors
+ENVIRONMENT = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "2"}
+
+
+def ops_with_kernels(dry: bool) -> list[str]:
+    return [op for op in dict.fromkeys(op for op, _ in ledger.kernels()) if not dry or op == SMALL]
+
+
+def op_of(test: str) -> str:
+    """The op that a test is of: its file's, or else the longest of the names of ops in its parameters."""
+    file, _, name = test.partition("::")
+    stem = Path(file).stem.removeprefix("test_")
+    if stem in OPS:
+        return stem
+    found = [op for op in OPS if op in name.partition("[")[2]]
+    return max(found, key=len, default=OTHERS)
+
+
+def tests(parts: list[str], seconds: float, tell: Tell, dry: bool) -> None:
+    """Each op's tests in a process of their own, for a kernel that goes wrong leaves its process without a GPU."""
+    deadline = time.monotonic() + seconds
+    pytest = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider"]
+    by_op: dict[str, list[str]] = {part: [] for part in parts}
+    for test in collected([*pytest, "--collect-only", SMALL_TESTS if dry else "tests/ops"], seconds):
+        by_op.setdefault(op_of(test), []).append(test)
+    if time.monotonic() > deadline:
+        return
+    telling = threading.Lock()
+
+    def one(part: str) -> None:
+        with tempfile.TemporaryDirectory(prefix="fastssl-gpu-") as folder:
+            report, start = Path(folder) / "report.xml", time.monotonic()
+            command = [*pytest, f"--junitxml={report}", *by_op[part]]
+            code, said = processes.run(command, deadline - start, **ENVIRONMENT)
+            if code is None:
+                return
+            result = outcome(report) if report.exists() else {"failed": said}
+        with telling:
+            tell(part, {**result, "seconds": round(time.monotonic() - start, 1)})
+
+    with ThreadPoolExecutor(2 if dry else max(1, min(8, (os.cpu_count() or 2) // 2))) as pool:
+        list(pool.map(one, (part for part in parts if by_op[part])))
+    for part in parts:
+        if not by_op[part]:
+            tell(part, {"skipped": 0} if part == OTHERS else {"failed": "no tests of it were collected"})
+
+
+def collected(command: Sequence[object], seconds: float) -> list[str]:
+    """The names of the tests that pytest would run."""
+    said = processes.lines(processes.start(command), time.monotonic() + seconds)
+    return [line for line in said if re.match(r"tests/\S+\.py::", line)]
+
+
+def outcome(report: Path) -> Result:
+    """Of pytest's report: how many passed on each backend, how many were skipped, and what failed."""
+    passed: dict[str, int] = {}
+    failures, skipped = [], 0
+    for case in ET.parse(report).iter("testcase"):
+        name = f"{case.get('classname')}::{case.get('name')}"
+        wrong = [child for child in case if child.tag in ("failure", "error")]
+        if wrong:
+            failures.append(f"{name}: {str(wrong[0].get('message')).strip().partition(chr(10))[0][:300]}")
+        elif case.find("skipped") is not None:
+            skipped += 1
+        else:
+            backend = next(iter(re.findall(r"[\[-](cuda|triton)\b", name)), "")
+            passed[backend] = passed.get(backend, 0) + 1
+    found: Result = {"passed": passed, "skipped": skipped, "failures": failures}
+    return {**found, "failed": f"{len(failures)} tests"} if failures else found
+
+
+# ---- memcheck ----
+
+
+def sanitizer() -> str | None:
+    beside = Path("/usr/local/cuda/bin/compute-sanitizer")
+    return shutil.which("compute-sanitizer") or (str(beside) if beside.exists() else None)
+
+
+def memcheck(parts: list[str], seconds: float, tell: Tell, dry: bool) -> None:
+    """Small calls of every op, each allocation one of CUDA's own, so that an access beyond it is seen."""
+    tool = sanitizer()
+    if tool is None and not dry:
+        for part in parts:
+            tell(part, {"skipped": "compute-sanitizer is not installed"})
+        return
+    checked: list[object] = (
+        [tool, "--tool", "memcheck", "--report-api-errors", "no", "--target-processes", "application-only"]
+        if tool and not dry
+        else []
+    )
+    calls = [sys.executable, "tests/ops/small_calls.py", "cpu" if dry else "cuda"]
+
+    def judged(part: str, result: Result, said: str) -> None:
+        words = [line for line in said.splitlines() if line.startswith("=========")]
+        wrong = [line for line in words if not re.search("COMPUTE-SANITIZER|ERROR SUMMARY: 0", line)]
+        tell(part, {**result, "failed": "\n".join(wrong)} if wrong else result)
+
+    processes.each([*checked, *calls], parts, seconds, judged, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+
+
+# ---- benchmarks ----
+
+
+def cases_in_order(dry: bool) -> list[str]:
+    """The names of all cases, such that a run that is cut short has measured something of every op."""
+    if dry:
+        return list(SMALL_CASES)
+    where.use("cuda")
+    of_op = [cases(op) for op in (*FIRST, *(op for op in OPS if op not in FIRST))]
+    return [case.name for turn in zip_longest(*of_op) for case in turn if case is not None]
+
+
+def benchmarks(parts: list[str], seconds: float, tell: Tell, dry: bool) -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu.measure", *(["--dry-run"] if dry else [])]
+    processes.each(command, parts, seconds, lambda part, result, said: tell(part, result))
+
+
+BUILT = ("csrc", "CMakeLists.txt", "setup.py", "pyproject.toml")
+TESTED = (*BUILT, "fastssl/ops", "tests/ops", "tests/conftest.py")
+STAGES = (
+    Stage("build", 3, BUILT, lambda dry: ["build"], build, lambda: not module_is_there()),
+    Stage("tests", 4, TESTED, lambda dry: [*ops_with_kernels(dry), OTHERS], tests),
+    Stage("memcheck", 2, TESTED, ops_with_kernels, memcheck),
+    Stage("benchmarks", 4, ("csrc", "fastssl/ops", "benchmarks"), cases_in_order, benchmarks),
+)
+
+
+def environment() -> dict[str, str]:
+    """What results depend on besides the sources."""
+    return {
+        "python": sys.version.partition(" ")[0],
+        "torch": torch.__version__,
+        "triton": info.facts()["triton"],
+        "compute-sanitizer": sanitizer() or "not installed",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+    }
+
+
+def files_of(sources: Iterable[str]) -> list[str]:
+    """All files of some folders and files, results and what is built left out."""
+    found: list[Path] = []
+    for source in sources:
+        path = ROOT / source
+        found += sorted(path.rglob("*")) if path.is_dir() else [path]
+    kept = {".py", ".cpp", ".h", ".cu", ".cuh", ".txt", ".toml"}
+    return [str(p.relative_to(ROOT)) for p in found if p.is_file() and p.suffix in kept]

@@ -1,0 +1,178 @@
+"""``python -m benchmarks.kernels``: what the GPU kernels take, read from their compiled code; no GPU is needed.
+
+Registers, spills, shared memory, occupancy and accesses of 16 bytes of every CUDA kernel of the built ``fastssl._cuda``
+and every Triton kernel as a training step launches it. Writes benchmarks/results/gpu_kernels.json, from which
+``python -m benchmarks.publish`` makes docs/gpu-kernels.md.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import launches, publish
+from fastssl.files import atomic_write
+
+WARP, REGISTERS, REGISTER_UNIT, MOST_WARPS, MOST_BLOCKS = 32, 65536, 256, 64, 32  # of a multiprocessor
+SHARED = {80: 164 * 1024, 90: 228 * 1024, 100: 228 * 1024}  # bytes of a multiprocessor
+SHARED_FOR_SYSTEM = 1024  # of each block
+SEVERAL = "csrc/cuda/*.cuh"  # of a kernel that several sources use
+FEATURES = 128  # of the rows that the Triton kernels are compiled for
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One compiled kernel on one GPU generation.
+
+    ``shared`` are bytes a block: of a CUDA kernel those known before the launch, of a Triton kernel all. ``stack`` and
+    ``local`` are spilled bytes a thread. ``wide_loads`` and ``wide_stores`` count instructions that move 16 bytes.
+    """
+
+    source: str
+    name: str
+    architecture: int
+    registers: int
+    stack: int
+    local: int
+    shared: int
+    threads: int
+    wide_loads: int
+    wide_stores: int
+
+    @property
+    def occupancy(self) -> int:
+        """Percent of a multiprocessor's warps that can be there at once."""
+        warps = -(-self.threads // WARP)
+        per_warp = -(-self.registers * WARP // REGISTER_UNIT) * REGISTER_UNIT
+        by_registers = REGISTERS // (per_warp * warps)
+        by_shared = SHARED[self.architecture] // (self.shared + SHARED_FOR_SYSTEM)
+        return 100 * min(by_registers, by_shared, MOST_WARPS // warps, MOST_BLOCKS) * warps // MOST_WARPS
+
+
+def cuobjdump(what: str, binary: Path, *options: str) -> str:
+    return subprocess.check_output([str(launches.TOOLS / "cuobjdump"), f"--{what}", *options, str(binary)], text=True)
+
+
+def wide(sass: str) -> tuple[int, int]:
+    """Loads and stores of 16 bytes a thread, from and to global memory."""
+    return len(re.findall(r"\bLDG?\.E\S*\.128", sass)), len(re.findall(r"\bSTG?\.E\S*\.128", sass))
+
+
+def plain(mangled: str) -> str:
+    """The kernel's name in the source: in a mangled one each word stands after its length."""
+    for length in re.finditer(r"(?=(\d?\d)[a-z])", mangled):
+        start = length.end(1)
+        word = mangled[start : start + int(length[1])]
+        if word.endswith("_kernel"):
+            return word
+    return mangled
+
+
+def cuda_kernels(module: Path) -> Iterator[Kernel]:
+    """Every kernel of the native module, on each generation that it was built for."""
+    threads = {
+        name: int(most)
+        for name, most in re.findall(r"\.entry (\w+)\([^{]*?\.maxntid (\d+)", cuobjdump("dump-ptx", module))
+    }
+    for architecture in launches.ARCHITECTURES:
+        only = ("--gpu-architecture", f"sm_{architecture}")
+        functions = re.split(r"\n\s*Function : ", cuobjdump("dump-sass", module, *only))[1:]
+        accesses = {code.partition("\n")[0].strip(): wide(code) for code in functions}
+        used = re.findall(
+            r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)",
+            cuobjdump("dump-resource-usage", module, *only),
+        )
+        for name, registers, stack, shared, local in used:
+            file = re.search(r"_\d+_(\w+?)_cu_[0-9a-f]{8}", name)
+            yield Kernel(
+                source=f"csrc/cuda/{file[1]}.cu" if file else SEVERAL,
+                name=plain(name),
+                architecture=architecture,
+                registers=int(registers),
+                stack=int(stack),
+                local=int(local),
+                shared=int(shared),
+                threads=threads.get(name, 1024),
+                wide_loads=accesses[name][0],
+                wide_stores=accesses[name][1],
+            )
+
+
+def triton_kernels() -> Iterator[Kernel]:
+    """Every Triton kernel of a training step on bfloat16 and float32 rows of FEATURES features."""
+    for op in launches.STEPS:
+        for dtype in (torch.bfloat16, torch.float32):
+            for launch in launches.launches(op, dtype, FEATURES):
+                for architecture in launches.ARCHITECTURES:
+                    yield triton_kernel(launch, dtype, architecture)
+
+
+def triton_kernel(launch: launches.Launch, dtype: torch.dtype, architecture: int) -> Kernel:
+    compiled = launch.compile(architecture)
+    used = launches.resources(compiled)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(compiled.asm["cubin"])
+        cubin.flush()
+        loads, stores = wide(cuobjdump("dump-sass", Path(cubin.name)))
+    return Kernel(
+        source=f"fastssl/ops/triton/{launch.op}.py",
+        name=f"{launch.name.partition('.')[2]} {str(dtype).removeprefix('torch.')}",
+        architecture=architecture,
+        registers=used.registers,
+        stack=used.stack,
+        local=used.local,
+        shared=used.shared,
+        threads=WARP * compiled.metadata.num_warps,
+        wide_loads=loads,
+        wide_stores=stores,
+    )
+
+
+def module() -> Path:
+    """The built ``fastssl._cuda``."""
+    found = importlib.util.find_spec("fastssl._cuda")
+    if found is None or found.origin is None:
+        raise SystemExit("fastssl._cuda was not built: it needs nvcc; `fastssl info` says more")
+    return Path(found.origin)
+
+
+def rows(kernels: list[Kernel]) -> list[dict[str, Any]]:
+    """One row for the variants of a kernel (types, widths) on a generation: how many, and the most that one takes."""
+    groups: dict[tuple[str, str, int], list[Kernel]] = {}
+    for kernel in kernels:
+        groups.setdefault((kernel.source, kernel.name, kernel.architecture), []).append(kernel)
+    found = []
+    for (source, name, architecture), variants in sorted(groups.items()):
+        hungriest = max(variants, key=lambda kernel: (-kernel.occupancy, kernel.registers))
+        row = {"source": source, "kernel": name, "architecture": architecture, "variants": len(variants)}
+        told = {key: value for key, value in asdict(hungriest).items() if key not in ("source", "name", "architecture")}
+        told |= {key: max(getattr(variant, key) for variant in variants) for key in ("wide_loads", "wide_stores")}
+        found.append({**row, **told, "occupancy": hungriest.occupancy})
+    return found
+
+
+def main() -> None:
+    import triton
+
+    compiled = [*cuda_kernels(module()), *triton_kernels()]
+    nvcc = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=False).stdout
+    compilers = {
+        "triton": triton.__version__,
+        "nvcc": (re.findall(r"release [\d.]+, V([\d.]+)", nvcc) or ["unknown"])[0],
+    }
+    with atomic_write(publish.KERNELS) as path:
+        path.write_text(json.dumps({"compilers": compilers, "rows": rows(compiled)}, indent=1) + "\n")
+    print(publish.KERNELS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Where the cases run: their inputs' device, chosen once a process, and what differs between a CPU and a GPU.
+
+The files in benchmarks/ops say nothing of devices: while a provider makes its inputs, torch creates tensors on the
+device that is chosen here (``made_there``), and random ones by ``generator()``.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar
+
+import torch
+
+T = TypeVar("T")
+AUTOTUNED = " max-autotune"  # ends the name of a compiled provider that is compiled so too, on a GPU
+_device = torch.device("cpu")
+_mode: str | None = None
+_compiled: dict[Any, Any] = {}
+
+
+def use(name: str) -> None:
+    """From now on cases run on ``name``, "cpu" or "cuda"."""
+    global _device
+    _device = torch.device(name)
+
+
+def device() -> torch.device:
+    return _device
+
+
+def on_gpu() -> bool:
+    return _device.type != "cpu"
+
+
+def made_there() -> AbstractContextManager[Any]:
+    """Inside, new tensors are on the device."""
+    return torch.device(_device)
+
+
+def generator() -> torch.Generator:
+    """The same random numbers for every provider."""
+    return torch.Generator(device=_device).manual_seed(0)
+
+
+def sizes(*, cpu: T, gpu: T) -> T:
+    """The sizes that an op is measured with: a GPU's are larger."""
+    return gpu if on_gpu() else cpu
+
+
+def only_on_cpu(providers: Mapping[str, T]) -> dict[str, T]:
+    """Providers that cannot use a GPU: none there."""
+    return {} if on_gpu() else dict(providers)
+
+
+def kept(make: Callable[..., T]) -> Callable[..., T]:
+    """Inputs that the providers of a case share; a GPU's are made anew each time, for the buffers that take turns."""
+    once = functools.lru_cache(1)(make)
+
+    @functools.wraps(make)
+    def inputs(*args: Any) -> T:
+        return make(*args) if on_gpu() else once(*args)
+
+    return inputs
+
+
+def compiled(function: Callable[..., T], **options: Any) -> Callable[..., T]:
+    """``torch.compile(function)``, once for all the buffers that take turns."""
+    key = (function, _mode, *options.items())
+    if key not in _compiled:
+        _compiled[key] = torch.compile(function, mode=_mode, **options)
+    return _compiled[key]
+
+
+def forget_compiled() -> None:
+    """So that a rival is compiled for the next case's shapes and not for any."""
+    if _compiled:  # else torch's compiler need not even be loaded
+        _compiled.clear()
+        torch._dynamo.reset()
+
+
+@contextmanager
+def autotuned() -> Iterator[None]:
+    """Inside, ``compiled`` lets torch try out kernels; its own CUDA graphs are off, for all are timed in ours."""
+    global _mode
+    before, _mode = _mode, "max-autotune-no-cudagraphs"
+    try:
+        yield
+    finally:
+        _mode = before
+
+
+def with_autotuned(providers: Mapping[str, Callable[[], T]]) -> dict[str, Callable[[], T]]:
+    """On a GPU each compiled provider twice: by torch's default, and tuned."""
+    if not on_gpu():
+        return dict(providers)
+    found = {}
+    for name, make in providers.items():
+        found[name] = make
+        if name.startswith("torch.compile") and "chunked" not in name:
+
+            def tuned(make: Callable[[], T] = make) -> T:
+                with autotuned():
+                    return make()
+
+            found[name + AUTOTUNED] = tuned
+    return found

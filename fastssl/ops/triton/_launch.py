@@ -1,0 +1,94 @@
+"""Compile-time constants, launch options and grids of the contrastive kernels, from dtypes and sizes alone."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+PROCESSORS = 132  # of an H100, where the tensors are on no GPU
+PROLOGUE = 4  # blocks of columns that a program could do in the time it takes to begin and to write its sums
+ELEMENTS = 2048  # of partial results that one small program has in its registers at once
+_TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """A block's rows, columns, and features that are multiplied at once; OUT, of how many features it keeps sums."""
+
+    rows: int
+    columns: int
+    chunk: int
+    out: int = 0
+
+
+# By the features, up to those: the largest blocks that ptxas keeps in registers for every GPU generation, and that its
+# shared memory holds (tests/ops/test_triton.py); not yet run on a GPU. 16-bit rows come by 64 and 128: Hopper's wgmma
+# takes 64 a warp group, and columns read from the L2 cache serve many rows. Where all features are one chunk, columns
+# are read once for both products. float32 operands stand in registers as two, so their blocks are smaller. Beyond OUT,
+# features are shared among programs, which recompute the similarities.
+_NARROW = {128: _Blocks(128, 128, 128), 2**31: _Blocks(128, 64, 64)}
+_NARROW_SUMS = {128: _Blocks(128, 64, 128, 128), 256: _Blocks(64, 64, 256, 256), 2**31: _Blocks(64, 32, 64, 512)}
+_WIDE = {2**31: _Blocks(64, 64, 32)}
+_WIDE_SUMS = {128: _Blocks(64, 32, 32, 128), 2**31: _Blocks(32, 32, 32, 256)}
+
+
+def constants(rows: Tensor, columns: Tensor, *, sums: bool) -> dict[str, Any]:
+    """Of a kernel that walks ``columns`` for each block of ``rows``, and sums them weighted if ``sums``."""
+    operand = rows.dtype if rows.dtype == columns.dtype else torch.float32  # what holds both
+    wide, d = operand == torch.float32, rows.shape[1]
+    table = (_WIDE_SUMS if sums else _WIDE) if wide else (_NARROW_SUMS if sums else _NARROW)
+    blocks = next(blocks for most, blocks in table.items() if d <= most)
+    padded = max(16, triton.next_power_of_2(d))
+    return {
+        "D": d,
+        "ROWS": blocks.rows,
+        "COLUMNS": blocks.columns,
+        "CHUNK": min(blocks.chunk, padded),
+        "OUT": min(blocks.out, padded),
+        "OPERAND": _TYPES[operand],
+        # three tf32 products hold float32's accuracy on the tensor cores; one, where torch's own products may use it
+        "PRECISION": "tf32x3" if wide and not torch.backends.cuda.matmul.allow_tf32 else "tf32",
+        "num_warps": 8,
+        "num_stages": 1 if wide else 2,
+    }
+
+
+def split(rows: Tensor, columns: Tensor, fixed: dict[str, Any]) -> tuple[int, int]:
+    """Parts of the columns that rows are to be compared with, at least one, and blocks a part."""
+    processors = torch.cuda.get_device_properties(rows.device).multi_processor_count if rows.is_cuda else PROCESSORS
+    programs = math.prod(grid(rows, 1, fixed))
+    return _split(programs, triton.cdiv(len(columns), fixed["COLUMNS"]), processors)
+
+
+@functools.lru_cache(maxsize=1024)
+def _split(programs: int, blocks: int, processors: int) -> tuple[int, int]:
+    """The fewest rounds of work, each processor's registers holding one program of 8 warps at a time."""
+
+    def time(parts: int) -> int:
+        return int(triton.cdiv(programs * parts, processors) * (triton.cdiv(blocks, parts) + PROLOGUE))
+
+    per = triton.cdiv(max(blocks, 1), min(range(1, processors + 1), key=time))
+    return max(1, triton.cdiv(blocks, per)), per
+
+
+def grid(rows: Tensor, parts: int, fixed: dict[str, Any]) -> tuple[int, int, int]:
+    """Blocks of rows, parts of the columns, blocks of the features that are summed."""
+    features = triton.cdiv(fixed["D"], fixed["OUT"]) if fixed["OUT"] else 1
+    return triton.cdiv(len(rows), fixed["ROWS"]), parts, features
+
+
+def parts_at_once(parts: int) -> int:
+    """How many parts a program that combines them loads together."""
+    return min(16, int(triton.next_power_of_2(parts)))
+
+
+def floats(*shape: int, like: Tensor) -> Tensor:
+    """Memory for float32 results."""
+    return torch.empty(shape, dtype=torch.float32, device=like.device)
