@@ -110,11 +110,37 @@ def _info_nce(rows: Rows) -> Tensor:
     return full + ops.info_nce(rows(512), rows(512), temperature=0.2)
 
 
-# a training step of each op that has Triton kernels, in all the ways that compile anew
+def _knn_classify(rows: Rows) -> Tensor:
+    """With as many features as there are, and with an odd number of them."""
+    for d in (None, -1):
+        scores = ops.knn_classify(
+            rows(256)[:, :d],
+            rows(4096)[:, :d],
+            torch.zeros(4096, dtype=torch.int64),
+            k=20,
+            temperature=0.07,
+            num_classes=10,
+        )
+    return scores
+
+
+def _propagate_labels(rows: Rows) -> Tensor:
+    for d in (None, -1):
+        target, context = (
+            rows(1024)[:, :d].T.unflatten(1, (32, 32)),
+            rows(4096)[:, :d].unflatten(0, (4, 32, 32)).movedim(3, 1),
+        )
+        labels = ops.propagate_labels(target, context, torch.zeros(4, 3, 32, 32), radius=12, k=5, temperature=0.1)
+    return labels
+
+
+# a training step, or the use, of each op that has Triton kernels, in all the ways that compile anew
 STEPS: dict[str, Callable[[Rows], Tensor]] = {
     "clip_loss": lambda rows: ops.clip_loss(rows(512), rows(512), logit_scale=10.0),
     "info_nce": _info_nce,
+    "knn_classify": _knn_classify,
     "nt_xent": lambda rows: ops.nt_xent(rows(512), rows(512), temperature=0.2),
+    "propagate_labels": _propagate_labels,
     "queue_info_nce": lambda rows: ops.queue_info_nce(rows(256), rows(256), rows(4096), temperature=0.2),
     "siglip_loss": lambda rows: (
         ops.siglip_loss(rows(512), rows(512), logit_scale=10.0, logit_bias=-10.0)
@@ -132,5 +158,7 @@ def launches(op: str, dtype: torch.dtype, d: int) -> list[Launch]:
         return torch.zeros(n, d, dtype=dtype, requires_grad=True)
 
     with recorded(op) as found:
-        STEPS[op](rows).backward()
+        result = STEPS[op](rows)
+        if result.requires_grad:
+            result.backward()
     return list({launch.same_code(): launch for launch in found}.values())

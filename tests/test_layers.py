@@ -65,14 +65,7 @@ def test_only_the_command_line_reads_arguments_and_environment(path: Path) -> No
 
 
 OPS = sorted(name for name in ops.__all__ if name not in {"backend", "explain", "gamut_bins"})
-WITHOUT_GPU_KERNEL: set[str] = {
-    "decode_ab",
-    "encode_ab",
-    "knn_classify",
-    "lab_to_rgb",
-    "propagate_labels",
-    "rgb_to_lab",
-}  # the reference serves them on a GPU; an op leaves this list with its kernel
+WITHOUT_GPU_KERNEL: set[str] = set()  # the reference serves them on a GPU; an op leaves this list with its kernel
 
 
 @pytest.mark.parametrize("op", OPS)

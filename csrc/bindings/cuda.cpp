@@ -3,11 +3,15 @@
 #include <string>
 
 #include "../cuda/block_masking.h"
+#include "../cuda/decode_ab.h"
 #include "../cuda/distillation_loss.h"
 #include "../cuda/ema_update.h"
+#include "../cuda/encode_ab.h"
 #include "../cuda/enqueue.h"
+#include "../cuda/lab_to_rgb.h"
 #include "../cuda/random_masking.h"
 #include "../cuda/restore_patches.h"
+#include "../cuda/rgb_to_lab.h"
 #include "../cuda/sinkhorn_knopp.h"
 #include "../cuda/take_patches.h"
 #include "../cuda/tiles.h"
@@ -41,13 +45,17 @@ PYBIND11_MODULE(_cuda, m) {
     bind(m, "update_center_scratch", +[] { return &cuda::update_center_scratch; });
 
     bind_launch(m, "block_masking", &cuda::block_masking);
+    bind_launch(m, "decode_ab", &cuda::decode_ab);
     bind_launch(m, "distillation_loss_backward", &cuda::distillation_loss_backward);
     bind_launch(m, "distillation_loss_forward", &cuda::distillation_loss_forward);
     bind_launch(m, "ema_update", &cuda::ema_update);
+    bind_launch(m, "encode_ab", &cuda::encode_ab);
     bind_launch(m, "enqueue", &cuda::enqueue);
+    bind_launch(m, "lab_to_rgb", &cuda::lab_to_rgb);
     bind_launch(m, "random_masking", &cuda::random_masking);
     bind_launch(m, "restore_patches_backward", &cuda::restore_patches_backward);
     bind_launch(m, "restore_patches_forward", &cuda::restore_patches_forward);
+    bind_launch(m, "rgb_to_lab", &cuda::rgb_to_lab);
     bind_launch(m, "sinkhorn_knopp", &cuda::sinkhorn_knopp);
     bind_launch(m, "take_patches_backward", &cuda::take_patches_backward);
     bind_launch(m, "take_patches_forward", &cuda::take_patches_forward);

@@ -21,8 +21,6 @@
 namespace fastssl::FASTSSL_ISA {
 namespace {
 
-constexpr int kNearest = 5;
-constexpr double kSigma = 5.0;
 constexpr std::int64_t kCellsPerBin = 25;
 constexpr int kListed = 15;           // with its length, a cell's list fills one cache line
 constexpr std::int64_t kGroup = 256;  // pixels between two passes over the nearest cache
@@ -154,15 +152,10 @@ void list_cell(const Grid<T>& grid, const Bins<T>& bins, std::int64_t row, std::
 template <class T>
 void weigh(const T* distances, std::int64_t count, T* weights, std::int64_t plane) {
     for (std::int64_t i = 0; i < count; i += kWidth<T>) {
-        Vec<T> weight[kNearest], total = {};
-        for (int k = 0; k < kNearest; ++k) {
-            // relative to the nearest: far from every bin all would be 0
-            const Vec<T> excess = load<T>(distances + i) - load<T>(distances + k * kGroup + i);
-            weight[k] = exp<T>(excess * T(0.5 / (kSigma * kSigma)));
-            total += weight[k];
-        }
-        const Vec<T> scale = T(1) / total;
-        for (int k = 0; k < kNearest; ++k) store_some<T>(weights + k * plane + i, weight[k] * scale, count - i);
+        Vec<T> weight[kNearest];
+        for (int k = 0; k < kNearest; ++k) weight[k] = load<T>(distances + k * kGroup + i);
+        weigh_bins<T, Roots<T>>(weight);
+        for (int k = 0; k < kNearest; ++k) store_some<T>(weights + k * plane + i, weight[k], count - i);
     }
 }
 

@@ -1,4 +1,4 @@
-// Roots and the powers made of them, lane by lane, without a division.
+// Inverse roots, lane by lane, without a division.
 #pragma once
 
 #include "simd.h"
@@ -31,13 +31,6 @@ inline Vec<T> inverse_root(Vec<T> x) {
         y += y * (r * (first + r * (second + r * third)));
     }
     return y;
-}
-
-// The cube root; relative error under 6e-8 in float, for x as above.
-template <class T>
-inline Vec<T> cube_root(Vec<T> x) {
-    const Vec<T> y = inverse_root<3, T>(x), square = y * y, root = x * square;
-    return root - (root * root * root - x) * (square * T(1.0 / 3.0));  // one Newton step takes off the roundings
 }
 
 }  // namespace fastssl::FASTSSL_ISA

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -69,16 +71,20 @@ def mixed(rows: tuple[tuple[float, ...], ...], channels: tuple[Tensor, ...]) -> 
 
 
 def convert_on_cpu(kernel: str, image: Tensor) -> Tensor:
-    """Runs a kernel from (images, 3, plane) to the same shape and dtype."""
+    """Runs a C++ kernel from (images, 3, plane) to the same shape and dtype."""
+    return _converted(getattr(_native.cpu, kernel), image, _native.threads())
+
+
+def convert_on_cuda(kernel: str, image: Tensor) -> Tensor:
+    """Runs a CUDA kernel from (images, 3, plane) to the same shape and dtype."""
+    with torch.cuda.device(image.device):
+        return _converted(getattr(_native.cuda, kernel), image, _native.stream(image))
+
+
+def _converted(kernel: Any, image: Tensor, threads_or_stream: int) -> Tensor:
     image = image.contiguous()
     out = torch.empty_like(image)
     plane = image.shape[-2] * image.shape[-1]
-    getattr(_native.cpu, kernel)(
-        image.data_ptr(),
-        image.numel() // (3 * plane),
-        plane,
-        _native.DTYPES[image.dtype],
-        out.data_ptr(),
-        _native.threads(),
-    )
+    images = image.numel() // (3 * plane)
+    kernel(image.data_ptr(), images, plane, _native.DTYPES[image.dtype], out.data_ptr(), threads_or_stream)
     return out

@@ -1,8 +1,20 @@
-"""The k largest of each row, with ties decided: what the references of the ops that seek neighbours share."""
+"""The k largest of each row, with ties decided: what the ops that seek neighbours share."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+_TRITON_ROWS, _TRITON_K = (1 << 31) - (1 << 16), 1 << 22  # the kernels count rows, and a block's candidates, in 32 bits
+
+
+def triton_unsupported(features: Tensor, rows: int, k: int) -> str | None:
+    """Why the Triton kernels cannot seek k neighbours of such features among so many rows."""
+    if features.dtype == torch.float64:
+        return "it takes float32, bfloat16 and float16, got torch.float64"
+    if rows > _TRITON_ROWS or k > _TRITON_K:
+        return f"it seeks at most {_TRITON_K} neighbours among {_TRITON_ROWS} rows, got {k} among {rows}"
+    return None
 
 
 def largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:

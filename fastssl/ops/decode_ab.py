@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from fastssl.ops import _check, _color, _native
-from fastssl.ops._backend import Implementation, Op, anything, native_cpu, refuse_gradient
+from fastssl.ops._backend import Implementation, Op, anything, native_cpu, native_cuda, refuse_gradient
 
 _OP = "decode_ab"
 
@@ -62,9 +64,18 @@ def _fake(logits: Tensor, bins: Tensor, temperature: float, backend: str | None 
 
 
 def _cpu(logits: Tensor, bins: Tensor, temperature: float) -> Tensor:
+    return _decoded(_native.cpu.decode_ab, logits, bins, temperature, _native.threads())
+
+
+def _cuda(logits: Tensor, bins: Tensor, temperature: float) -> Tensor:
+    with torch.cuda.device(logits.device):
+        return _decoded(_native.cuda.decode_ab, logits, bins, temperature, _native.stream(logits))
+
+
+def _decoded(kernel: Any, logits: Tensor, bins: Tensor, temperature: float, threads_or_stream: int) -> Tensor:
     logits, by_coordinate = logits.contiguous(), _color.coordinates(bins, logits.dtype)
     ab = _fake(logits, bins, temperature)
-    _native.cpu.decode_ab(
+    kernel(
         logits.data_ptr(),
         by_coordinate.data_ptr(),
         len(logits),
@@ -73,7 +84,7 @@ def _cpu(logits: Tensor, bins: Tensor, temperature: float) -> Tensor:
         _native.DTYPES[logits.dtype],
         temperature,
         ab.data_ptr(),
-        _native.threads(),
+        threads_or_stream,
     )
     return ab
 
@@ -81,6 +92,7 @@ def _cpu(logits: Tensor, bins: Tensor, temperature: float) -> Tensor:
 _decode_ab = Op(
     "decode_ab(Tensor logits, Tensor bins, float temperature, str? backend) -> Tensor",
     {
+        "cuda": Implementation(_cuda, lambda logits, bins, t: native_cuda(logits, bins)),
         "cpu": Implementation(_cpu, lambda logits, bins, t: native_cpu(logits, bins)),
         "reference": Implementation(reference, anything),
     },

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from fastssl.ops import _check, _color, _native
-from fastssl.ops._backend import Implementation, Op, anything, native_cpu
+from fastssl.ops._backend import Implementation, Op, anything, native_cpu, native_cuda
 from fastssl.ops._top_k import largest
 
 _OP = "encode_ab"
@@ -74,9 +76,20 @@ def _fake(ab: Tensor, bins: Tensor, backend: str | None = None) -> tuple[Tensor,
 
 def _cpu(ab: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
     _check_finite(bins)
+    return _encoded(_native.cpu.encode_ab, ab, bins, _native.threads())
+
+
+def _cuda(ab: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
+    if _check.may_wait(bins):  # else: a bin of NaN is never chosen
+        _check_finite(bins)
+    with torch.cuda.device(ab.device):
+        return _encoded(_native.cuda.encode_ab, ab, bins, _native.stream(ab))
+
+
+def _encoded(kernel: Any, ab: Tensor, bins: Tensor, threads_or_stream: int) -> tuple[Tensor, Tensor]:
     ab, by_coordinate = ab.contiguous(), _color.coordinates(bins, ab.dtype)
     ids, weights = _fake(ab, bins)
-    _native.cpu.encode_ab(
+    kernel(
         ab.data_ptr(),
         by_coordinate.data_ptr(),
         len(ab),
@@ -85,7 +98,7 @@ def _cpu(ab: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
         _native.DTYPES[ab.dtype],
         ids.data_ptr(),
         weights.data_ptr(),
-        _native.threads(),
+        threads_or_stream,
     )
     return ids, weights
 
@@ -93,6 +106,7 @@ def _cpu(ab: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
 _encode_ab = Op(
     "encode_ab(Tensor ab, Tensor bins, str? backend) -> (Tensor, Tensor)",
     {
+        "cuda": Implementation(_cuda, native_cuda),
         "cpu": Implementation(_cpu, native_cpu),
         "reference": Implementation(reference, anything),
     },

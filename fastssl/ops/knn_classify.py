@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fastssl.ops import _check, _native
-from fastssl.ops._backend import Implementation, Op, anything, native_cpu
-from fastssl.ops._top_k import largest
+from fastssl.ops._backend import Implementation, Op, anything, native_cpu, triton, triton_cuda
+from fastssl.ops._top_k import largest, triton_unsupported
 
 _OP = "knn_classify"
 _CHUNK = 1 << 24  # similarities that the reference holds at a time: 64 MiB of float32
@@ -142,6 +142,20 @@ def _cpu(features: Tensor, bank: Tensor, labels: Tensor, k: int, temperature: fl
     return scores
 
 
+_kernel = triton(_OP, "scores")
+
+
+def _triton(features: Tensor, bank: Tensor, labels: Tensor, k: int, temperature: float, num_classes: int) -> Tensor:
+    if _check.may_wait(labels):  # else: a label out of range has no class
+        _check_range(labels, num_classes)
+    scores: Tensor = _kernel(features, bank, labels, k, temperature, num_classes)
+    return scores
+
+
+def _triton_unsupported(features: Tensor, bank: Tensor, labels: Tensor, k: int, *_: object) -> str | None:
+    return triton_cuda(features, bank, labels) or triton_unsupported(features, len(bank), k)
+
+
 def _example(device: torch.device) -> tuple[Tensor | float, ...]:
     features, bank = (torch.randn(n, 4, device=device) for n in (3, 8))
     return features, bank, torch.arange(8, device=device) % 3, 5, 0.5, 3
@@ -151,6 +165,7 @@ _knn_classify = Op(
     "knn_classify(Tensor features, Tensor bank, Tensor labels, int k, float temperature, int num_classes, str? backend)"
     " -> Tensor",
     {
+        "triton": Implementation(_triton, _triton_unsupported),
         "cpu": Implementation(_cpu, lambda features, bank, labels, k, t, c: native_cpu(features, bank, labels)),
         "reference": Implementation(reference, anything),
     },

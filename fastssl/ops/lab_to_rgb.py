@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastssl.ops import _color, _native
-from fastssl.ops._backend import Implementation, Op, anything, native_cpu, refuse_gradient
+from fastssl.ops._backend import Implementation, Op, anything, native_cpu, native_cuda, refuse_gradient
 
 _OP = "lab_to_rgb"
 
@@ -50,6 +50,7 @@ def _fake(lab: Tensor, backend: str | None = None) -> Tensor:
 _lab_to_rgb = Op(
     "lab_to_rgb(Tensor lab, str? backend) -> Tensor",
     {
+        "cuda": Implementation(lambda lab: _color.convert_on_cuda(_OP, lab), native_cuda),
         "cpu": Implementation(lambda lab: _color.convert_on_cpu(_OP, lab), native_cpu),
         "reference": Implementation(reference, anything),
     },

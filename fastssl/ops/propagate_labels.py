@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fastssl.ops import _check, _native
-from fastssl.ops._backend import Implementation, Op, anything, native_cpu
-from fastssl.ops._top_k import largest
+from fastssl.ops._backend import Implementation, Op, anything, native_cpu, triton, triton_cuda
+from fastssl.ops._top_k import largest, triton_unsupported
 
 _OP = "propagate_labels"
 _CHUNK = 1 << 24  # affinities that the reference holds at a time: 64 MiB of float32
@@ -140,6 +140,13 @@ def _cpu(target: Tensor, context: Tensor, labels: Tensor, radius: int | None, k:
     return out
 
 
+def _triton_unsupported(
+    target: Tensor, context: Tensor, labels: Tensor, radius: int | None, k: int, temperature: float
+) -> str | None:
+    rows = context.shape[0] * context.shape[2] * context.shape[3]
+    return triton_cuda(target, context, labels) or triton_unsupported(target, rows, k)
+
+
 def _example(device: torch.device) -> tuple[Tensor | float, ...]:
     target, context, labels = (torch.rand(*s, 5, 6, device=device) for s in ((4,), (2, 4), (2, 3)))
     return target, context, labels, 2, 5, 0.1
@@ -149,6 +156,7 @@ _propagate_labels = Op(
     "propagate_labels(Tensor target, Tensor context, Tensor labels, int? radius, int k, float temperature, "
     "str? backend) -> Tensor",
     {
+        "triton": Implementation(triton(_OP, "propagate"), _triton_unsupported),
         "cpu": Implementation(_cpu, lambda target, context, labels, r, k, t: native_cpu(target, context, labels)),
         "reference": Implementation(reference, anything),
     },

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastssl.ops import _color, _native
-from fastssl.ops._backend import Implementation, Op, anything, native_cpu, refuse_gradient
+from fastssl.ops._backend import Implementation, Op, anything, native_cpu, native_cuda, refuse_gradient
 
 _OP = "rgb_to_lab"
 
@@ -50,6 +50,7 @@ def _fake(rgb: Tensor, backend: str | None = None) -> Tensor:
 _rgb_to_lab = Op(
     "rgb_to_lab(Tensor rgb, str? backend) -> Tensor",
     {
+        "cuda": Implementation(lambda rgb: _color.convert_on_cuda(_OP, rgb), native_cuda),
         "cpu": Implementation(lambda rgb: _color.convert_on_cpu(_OP, rgb), native_cpu),
         "reference": Implementation(reference, anything),
     },

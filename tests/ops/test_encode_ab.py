@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastssl.ops import encode_ab, gamut_bins, rgb_to_lab
 
-BACKENDS = ("reference", "cpu")
+BACKENDS = ("reference", "cpu", "cuda")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 SHAPES = [(1, 2, 1, 1), (3, 2, 1, 7), (2, 2, 46, 45), (1, 2, 97, 101)]
 
@@ -233,7 +233,7 @@ BAD = [
     (dict(bins=B.T), ValueError, r"with B >= 5; got \(2, 7\)"),
     (dict(bins=B.to("meta")), ValueError, "one device; got cpu and meta"),
     (dict(bins=B / 0), ValueError, "bins must be finite; got 14 values that are not"),
-    (dict(backend="cuda"), RuntimeError, "no such backend, only cpu, reference"),
+    (dict(backend="triton"), RuntimeError, "no such backend, only cuda, cpu, reference"),
 ]
 
 
