@@ -250,20 +250,20 @@ def constants(dtype: torch.dtype, d: int, window: bool) -> dict[str, Any]:
 
     The largest tile whose appending, 32 similarities a thread with place and number, stays in registers on all
     generations; float32's products take more of them, and so do windows, of which 8 x 8 pixels waste least, and rows
-    that begin anywhere (Triton counts on multiples of 16).
+    that begin anywhere (Triton counts on multiples of 16), which no copy brings to shared memory ahead of time.
     """
     fixed = {"WINDOW": window, "ACROSS": 8, "ROWS": 64, "PIECE": 16, "num_warps": 8}
     if dtype != torch.float32:
-        chunk = 64 if d % 16 == 0 else 32
-        tile = {"COLUMNS": 64 if window or chunk == 32 else 128, "CHUNK": chunk, "WHOLE": d % chunk == 0}
-        return {**fixed, **tile, "PRECISION": "tf32", "num_stages": 3}
+        chunk, columns, stages = (64, 64 if window else 128, 3) if d % 16 == 0 else (32, 64, 1)
+        tile = {"COLUMNS": columns, "CHUNK": chunk, "WHOLE": d % chunk == 0}
+        return {**fixed, **tile, "PRECISION": "tf32", "num_stages": stages}
     # three tf32 products hold float32's accuracy on the tensor cores; one, where torch's own products may use it
     precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
     return {**fixed, "COLUMNS": 64, "CHUNK": 16, "WHOLE": d % 16 == 0, "PRECISION": precision, "num_stages": 2}
 
 
 SCALES = {"ROWS": 16, "CHUNK": 128, "num_warps": 4, "num_stages": 3}
-MERGE = {"ROWS": 8, "PIECE": 128, "num_warps": 4, "num_stages": 1}
+MERGE = {"ROWS": 8, "PIECE": 64, "num_warps": 4, "num_stages": 1}
 
 
 def average_constants(k: int, classes: int, votes: bool) -> dict[str, Any]:
