@@ -92,7 +92,7 @@ def cuda_kernels(module: Path) -> Iterator[Kernel]:
             cuobjdump("dump-resource-usage", module, *only),
         )
         for name, registers, stack, shared, local in used:
-            file = re.search(r"_\d+_(\w+?)_cu_[0-9a-f]{8}", name)
+            file = re.search(r"_\d+_([a-z]\w*?)_cu_[0-9a-f]{8}", name)
             yield Kernel(
                 source=f"csrc/cuda/{file[1]}.cu" if file else SEVERAL,
                 name=plain(name),
