@@ -40,16 +40,11 @@ class Launch:
     constants: dict[tuple[int, ...], Any]
     attributes: dict[tuple[int, ...], Any]
     options: dict[str, Any]
-    grid: tuple[int, ...]
 
     @property
     def name(self) -> str:
         """The kernel's name, with its op's where the kernel is the op's own."""
         return f"{self.kernel.__module__.rsplit('.', 1)[1]}.{self.kernel.__name__}"
-
-    def constant(self, name: str) -> Any:
-        """What a compile-time constant is."""
-        return self.constants[(self.kernel.arg_names.index(name),)]
 
     def same_code(self) -> str:
         """Equal for two launches that are compiled to the same code."""
@@ -91,7 +86,7 @@ def recorded(op: str) -> Iterator[list[Launch]]:
         binder = create_function_from_signature(kernel.signature, kernel.params, backend)
         bound, specialization, options = binder(*args, **kwargs)
         _, signature, constants, attributes = kernel._pack_args(backend, kwargs, bound, specialization, options)
-        found.append(Launch(op, kernel, signature, constants, attributes, options, grid))
+        found.append(Launch(op, kernel, signature, constants, attributes, options))
 
     with (
         mock.patch.object(JITFunction, "run", note),

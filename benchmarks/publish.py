@@ -27,7 +27,7 @@ implementation can do without, in percent of ours. Memory is what one call adds 
 and then plain torch's.
 
 Each machine was measured in a run of its own; its name leads to every provider's times, rates and errors.
-On a GPU the times are those of the device, replayed from CUDA graphs: [benchmarking.md](benchmarking.md) tells how.
+[benchmarking.md](benchmarking.md) tells how, and what a GPU's times would be.
 """
 READ_DETAILS = """\
 *fastssl against it*: how many times faster fastssl is than that provider. Rates count what the algorithm itself must
@@ -42,10 +42,10 @@ three: `benchmarks/gpu/floors.py`.
 READ_KERNELS = """\
 What each GPU kernel takes, as compiled for compute capability {generations}: registers a thread, bytes of shared memory
 a block (of a CUDA kernel those known before the launch), and the share of a multiprocessor's warps that can be there
-at once. Of a kernel's variants (types, widths) the one of least occupancy is told. *Wide* are the instructions that
-load and store 16 bytes a thread, in the variant that has the most. None spills: tests/ops/test_cuda.py and
-test_triton.py fail on it. `python -m benchmarks.kernels` measures anew; it needs no GPU. Compiled by nvcc {nvcc} and
-Triton {triton}.
+at once, but for memory that only the launch asks for. Of a kernel's variants (types, widths) the one of least
+occupancy is told. *Wide* are the instructions that load and store 16 bytes a thread, in the variant that has the most.
+None spills: tests/ops/test_cuda.py and test_triton.py fail on it. `python -m benchmarks.kernels` measures anew; it
+needs no GPU. Compiled by nvcc {nvcc} and Triton {triton}.
 """
 READ_CHOICE = """\
 A call is served by the C++ kernel unless plain torch was faster at the nearest measured size;

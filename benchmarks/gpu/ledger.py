@@ -96,6 +96,13 @@ def verdict(op: str, backend: str, tests: dict[str, Any], memcheck: dict[str, An
     return passed if passed else "none of its tests ran"
 
 
+def checked(op: str, memcheck: dict[str, Any]) -> str:
+    """What compute-sanitizer said of an op's kernels that did not fail."""
+    if op not in memcheck:
+        return "not reached"
+    return f"skipped: {memcheck[op]['skipped']}" if "skipped" in memcheck[op] else "passed"
+
+
 def updated(ledger: Ledger, tests: dict[str, Any], memcheck: dict[str, Any], device: str, results: str) -> Ledger:
     """The ledger after a check on ``device``: entries of what passed, none of what failed; others stay as they were."""
     found, shared = dict(ledger), {}
@@ -108,7 +115,8 @@ def updated(ledger: Ledger, tests: dict[str, Any], memcheck: dict[str, Any], dev
         if not isinstance(passed, int) or not (ROOT / path).is_file():
             continue
         uses = {name: sha256(name) for name in sorted(included(path))}
-        found[path] = {"sha256": sha256(path), **common, "tests": f"passed {passed}", "uses": uses}
+        entry = {"sha256": sha256(path), **common, "tests": f"passed {passed}", "memcheck": checked(op, memcheck)}
+        found[path] = {**entry, "uses": uses}
         for name in uses:
             shared[name] = shared.get(name, 0) + passed
     for name, passed in shared.items():

@@ -19,7 +19,7 @@
 // double beyond, in an order that depends on the sizes alone. The exponential is expf, not its approximation, whose
 // error grows with the logits; at one an element, it is memory that both directions wait for. Bytes moved: student and
 // teacher read once a direction, the gradient written once; forward, three numbers a row and tile.
-// CUDA and not Triton: any number of rows of two dtypes pass under one tile. Not yet run on a GPU.
+// CUDA and not Triton: any number of rows of two dtypes pass under one tile.
 // Reference and tests: fastssl/ops/distillation_loss.py, tests/ops/test_distillation_loss.py.
 #include "distillation_loss.h"
 

@@ -16,7 +16,7 @@
 // order that depends on the sizes alone. Bytes moved: scores read once an iteration and once more, out written once;
 // two numbers for each row and strip written and read an iteration. The exponentials are never stored: they are two for
 // each score and iteration.
-// CUDA and not Triton: nothing but memory traffic and exponentials. Not yet run on a GPU.
+// CUDA and not Triton: nothing but memory traffic and exponentials.
 // Reference and tests: fastssl/ops/sinkhorn_knopp.py, tests/ops/test_sinkhorn_knopp.py.
 #include "sinkhorn_knopp.h"
 

@@ -8,7 +8,7 @@
 // thread in accesses of 16 bytes where the addresses allow; the warps' sums meet in shared memory. Sums are in float
 // (double for an f64 center), at most 64 rows in a row before others are added, in an order that depends on the sizes
 // alone. Bytes moved: rows read once.
-// CUDA and not Triton: nothing but memory traffic. Not yet run on a GPU.
+// CUDA and not Triton: nothing but memory traffic.
 // Reference and tests: fastssl/ops/update_center.py, tests/ops/test_update_center.py.
 #include "update_center.h"
 

@@ -172,11 +172,6 @@ def in_range(op: str, name: str, values: Tensor, count: int) -> None:
         raise ValueError(f"{op}: {name} must be in [0, {count}); got {low if low < 0 else high}")
 
 
-def may_wait(x: Tensor) -> bool:
-    """Whether values may be looked at, which waits for the device: not while a CUDA graph is captured."""
-    return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
-
-
 def pairs(op: str, a: object, b: object) -> tuple[Tensor, Tensor]:
     """Features of N pairs, two (N, D) of one dtype and device, N and D not 0; as autocast casts them."""
     a, b = float_tensor(op, "a", a, "ND"), float_tensor(op, "b", b, "ND")

@@ -243,8 +243,8 @@ def _cuda(targets: Sequence[Tensor], sources: Sequence[Tensor], momentum: float,
     _update_loose(plan, targets, sources, momentum, copies)
     if not plan.table:
         return
-    chunks = _uploaded(plan, device)
     with torch.cuda.device(device):
+        chunks = _uploaded(plan, device)
         _native.cuda.ema_update(chunks.data_ptr(), len(chunks), momentum, _native.stream(targets[0]))
     _inplace.changed(*targets, *copies)
 

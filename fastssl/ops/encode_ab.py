@@ -28,6 +28,8 @@ def encode_ab(ab: Tensor, bins: Tensor, *, backend: str | None = None) -> tuple[
         ab: (N, 2, H, W) float32, bfloat16, float16 or float64, in CIE units, as channels 1 and 2 of ``rgb_to_lab``.
             NaN and infinity give NaN weights, and ids that are valid and mean nothing.
         bins: (B, 2) finite floating-point, B >= 5, device of ``ab``; ``fastssl.ops.gamut_bins()`` are the paper's.
+            The GPU's kernel does not look whether they are finite, which would wait for the device: a bin of NaN is
+            never chosen.
         backend: the backend that must serve the call; by default the fastest that can (see ``fastssl.ops.explain``).
     Returns:
         ids: (N, 5, H, W) int64 in [0, B).
@@ -80,8 +82,6 @@ def _cpu(ab: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _cuda(ab: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
-    if _check.may_wait(bins):  # else: a bin of NaN is never chosen
-        _check_finite(bins)
     with torch.cuda.device(ab.device):
         return _encoded(_native.cuda.encode_ab, ab, bins, _native.stream(ab))
 

@@ -36,7 +36,8 @@ def knn_classify(
     Args:
         features: (Q, D) float32, bfloat16, float16 or float64.
         bank: (M, D), dtype and device of ``features``.
-        labels: (M,) int64 in [0, num_classes), device of ``bank``.
+        labels: (M,) int64 in [0, num_classes), device of ``bank``. The GPU's kernel does not look, which would wait for
+            the device: a label out of range votes for no class.
         k: neighbours that vote, in [1, M].
         temperature: finite, > 0.
         num_classes: number of classes, >= 1.
@@ -142,16 +143,6 @@ def _cpu(features: Tensor, bank: Tensor, labels: Tensor, k: int, temperature: fl
     return scores
 
 
-_kernel = triton(_OP, "scores")
-
-
-def _triton(features: Tensor, bank: Tensor, labels: Tensor, k: int, temperature: float, num_classes: int) -> Tensor:
-    if _check.may_wait(labels):  # else: a label out of range has no class
-        _check_range(labels, num_classes)
-    scores: Tensor = _kernel(features, bank, labels, k, temperature, num_classes)
-    return scores
-
-
 def _triton_unsupported(features: Tensor, bank: Tensor, labels: Tensor, k: int, *_: object) -> str | None:
     return triton_cuda(features, bank, labels) or triton_unsupported(features, len(bank), k)
 
@@ -165,7 +156,7 @@ _knn_classify = Op(
     "knn_classify(Tensor features, Tensor bank, Tensor labels, int k, float temperature, int num_classes, str? backend)"
     " -> Tensor",
     {
-        "triton": Implementation(_triton, _triton_unsupported),
+        "triton": Implementation(triton(_OP, "scores"), _triton_unsupported),
         "cpu": Implementation(_cpu, lambda features, bank, labels, k, t, c: native_cpu(features, bank, labels)),
         "reference": Implementation(reference, anything),
     },

@@ -254,6 +254,12 @@ def test_what_passed_is_proven_until_a_source_changes(repository: Path) -> None:
     entry = found["csrc/cuda/ema_update.cu"]
     assert (entry["device"], entry["tests"], entry["results"]) == (H100, "passed 31", "benchmarks/results/x/check")
     assert entry["sha256"] == ledger.sha256("csrc/cuda/ema_update.cu")
+    assert entry["memcheck"] == "not reached"
+    skipped = ledger.updated(
+        {}, PASSED, {"ema_update": {"skipped": "not installed"}, "nt_xent": {"calls": 3}}, H100, ""
+    )
+    assert skipped["csrc/cuda/ema_update.cu"]["memcheck"] == "skipped: not installed"
+    assert skipped["fastssl/ops/triton/nt_xent.py"]["memcheck"] == "passed"
     assert set(ledger.proven(found)) == {"ema_update cuda", "nt_xent triton"}
     (repository / "csrc/cuda/common.cuh").write_text("// shared, changed\n")
     assert set(ledger.proven(found)) == {"nt_xent triton"}

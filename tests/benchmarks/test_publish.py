@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +81,14 @@ def test_a_machine_has_one_folder() -> None:
         == "intel-core-i7-8700k-3-70ghz-6-threads"
     )
     assert summary.folder_of("AMD EPYC, 2 threads") == "amd-epyc-2-threads"
+
+
+def test_the_page_of_gpu_kernels_has_them_all() -> None:
+    """Made anew by ``python -m benchmarks.kernels``, then ``python -m benchmarks.publish``."""
+    measured = json.loads(publish.KERNELS.read_text())
+    root = publish.DOCS.parent
+    sources = {*root.glob("csrc/cuda/*.cu"), *root.glob("fastssl/ops/triton/[a-z]*.py")}
+    told = {row["source"] for row in measured["rows"] if not row["source"].endswith("*.cuh")}
+    assert told == {str(path.relative_to(root)) for path in sources}
+    assert not any(row["stack"] or row["local"] for row in measured["rows"])
+    assert (publish.DOCS / "gpu-kernels.md").read_text() == publish.gpu_kernels(measured)

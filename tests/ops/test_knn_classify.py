@@ -52,11 +52,11 @@ def test_equals_the_definition(engine, q: int, m: int, d: int, dtype: torch.dtyp
     """A similarity moves by some rounding errors: its weight by that over t, and which one is the k-th with it."""
     if engine.backend == "triton" and dtype == torch.float64:
         pytest.skip("Triton's kernels take no float64")
-    if engine.slow and q * m > 123 * 252:
+    if engine.slow and q * m > 40 * 100:
         pytest.skip("an interpreter takes minutes, and smaller sizes are ragged too")
     features, bank, labels = data(q, m, d, dtype=dtype, device=engine.device)
     for k in sorted({1, min(20, m), m} | (set() if engine.slow else {min(5, m), min(200, m)})):
-        for temperature in (0.07, 1.0):
+        for temperature in (0.07,) if engine.slow else (0.07, 1.0):
             got = knn_classify(features, bank, labels, k=k, temperature=temperature, num_classes=5)
             assert got.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
             want = definition(features, bank, labels, k, temperature, 5)

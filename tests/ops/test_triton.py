@@ -69,12 +69,12 @@ def test_every_op_with_triton_kernels_is_compiled_below() -> None:
 
 @pytest.mark.skipif(INTERPRETING, reason="interpreted kernels are not compiled")
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("d", [128, 256, 512])
+@pytest.mark.parametrize("d", [127, 128, 256, 512])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("op", STEPS)
 def test_compiles_for_tensor_cores_without_spills(op: str, dtype: torch.dtype, d: int, architecture: int) -> None:
     """As the op launches it: constants, options and the types of its arguments are those of a training step."""
-    if dtype == torch.float16 and d > 128:
+    if dtype == torch.float16 and d != 128:
         pytest.skip("the code is bfloat16's but for the type")
     for launch in launches(op, dtype, d):
         has_products = "PRECISION" in launch.kernel.arg_names
@@ -89,3 +89,21 @@ def test_compiles_for_tensor_cores_without_spills(op: str, dtype: torch.dtype, d
             if architecture == 90 and dtype != torch.float32:
                 wanted = r"\bwgmma\b"
             assert re.search(wanted, compiled.asm["ptx"]), f"{launch.name}: no tensor-core instruction"
+
+
+def test_float32_is_multiplied_as_torch_may_multiply_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also once torch's newer setting is used, after which reading the older one raises."""
+    from fastssl.ops.triton._launch import float32_precision
+
+    assert float32_precision() == "tf32x3"
+    if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+        assert float32_precision() == "tf32"
+        return
+    before = torch.backends.cuda.matmul.fp32_precision
+    try:
+        for chosen, products in (("tf32", "tf32"), ("ieee", "tf32x3")):
+            torch.backends.cuda.matmul.fp32_precision = chosen
+            assert float32_precision() == products
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before

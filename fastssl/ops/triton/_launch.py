@@ -29,7 +29,7 @@ class _Blocks:
 
 
 # By the features, up to those: the largest blocks that ptxas keeps in registers for every GPU generation, and that its
-# shared memory holds (tests/ops/test_triton.py); not yet run on a GPU. 16-bit rows come by 64 and 128: Hopper's wgmma
+# shared memory holds (tests/ops/test_triton.py), reasoned and not searched for. 16-bit rows come by 64 and 128: wgmma
 # takes 64 a warp group, and columns read from the L2 cache serve many rows. Where all features are one chunk, columns
 # are read once for both products. float32 operands stand in registers as two, so their blocks are smaller. Beyond OUT,
 # features are shared among programs, which recompute the similarities.
@@ -52,6 +52,17 @@ def _table(wide: bool, sums: bool, crowded: bool) -> dict[int, _Blocks]:
     return _NARROW_SUMS if sums else _NARROW
 
 
+def float32_precision() -> str:
+    """Three tf32 products hold float32's accuracy on the tensor cores; one, where torch's own products may use it.
+
+    torch's newer setting is asked where it has one: once that is used, reading the older one raises.
+    """
+    matmul = torch.backends.cuda.matmul
+    chosen = getattr(matmul, "fp32_precision", None)
+    one = chosen == "tf32" if chosen not in (None, "none") else matmul.allow_tf32
+    return "tf32" if one else "tf32x3"
+
+
 def constants(rows: Tensor, columns: Tensor, *, sums: bool, crowded: bool = False) -> dict[str, Any]:
     """Of a kernel that walks ``columns`` for each block of ``rows``, and sums them weighted if ``sums``.
 
@@ -68,8 +79,7 @@ def constants(rows: Tensor, columns: Tensor, *, sums: bool, crowded: bool = Fals
         "CHUNK": min(blocks.chunk, padded),
         "OUT": min(blocks.out, padded),
         "OPERAND": _TYPES[operand],
-        # three tf32 products hold float32's accuracy on the tensor cores; one, where torch's own products may use it
-        "PRECISION": "tf32x3" if wide and not torch.backends.cuda.matmul.allow_tf32 else "tf32",
+        "PRECISION": float32_precision() if wide else "tf32",
         "num_warps": 8,
         "num_stages": 1 if wide else 2,
     }

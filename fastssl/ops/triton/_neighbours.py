@@ -28,6 +28,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastssl.ops.triton._launch import float32_precision
+
 _PROGRAMS = 264  # two for each processor of an H100: with fewer blocks of queries, the bank is divided
 _LEAST_BLOCKS = 8  # of the bank a program, which the start of its threshold must pay for
 _WORKSPACE = 128 << 20  # bytes of candidates' buffers, or those of one block of queries
@@ -257,9 +259,14 @@ def constants(dtype: torch.dtype, d: int, window: bool) -> dict[str, Any]:
         chunk, columns, stages = (64, 64 if window else 128, 3) if d % 16 == 0 else (32, 64, 1)
         tile = {"COLUMNS": columns, "CHUNK": chunk, "WHOLE": d % chunk == 0}
         return {**fixed, **tile, "PRECISION": "tf32", "num_stages": stages}
-    # three tf32 products hold float32's accuracy on the tensor cores; one, where torch's own products may use it
-    precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
-    return {**fixed, "COLUMNS": 64, "CHUNK": 16, "WHOLE": d % 16 == 0, "PRECISION": precision, "num_stages": 2}
+    return {
+        **fixed,
+        "COLUMNS": 64,
+        "CHUNK": 16,
+        "WHOLE": d % 16 == 0,
+        "PRECISION": float32_precision(),
+        "num_stages": 2,
+    }
 
 
 SCALES = {"ROWS": 16, "CHUNK": 128, "num_warps": 4, "num_stages": 3}
