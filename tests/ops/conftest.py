@@ -54,6 +54,9 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     needed = getattr(request.module, "BACKENDS", None)
     if needed is not None and backend not in needed:
         pytest.skip(f"the op has no {backend} backend")
+    chosen = getattr(request.module, "INTERPRETED_TESTS", None)
+    if how == INTERPRETED and chosen is not None and not request.function.__name__.startswith(chosen):
+        pytest.skip("the interpreter takes minutes")
     if backend == "cpu":
         assert _native.cpu is not None, _native.CPU_MISSING
         if ISAS.index(how) > ISAS.index(_native.cpu.supported_isa()):

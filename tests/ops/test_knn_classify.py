@@ -17,6 +17,7 @@ from fastssl.ops.knn_classify import reference  # type: ignore[attr-defined]
 BACKENDS = ("reference", "cpu", "triton")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 # queries, size of the bank, features: one, prime, ragged, more features than are multiplied at a time
+INTERPRETED_TESTS = ("test_equals_the_definition", "test_bad_values", "test_non_contiguous", "test_no_gradient")
 SHAPES = [
     (1, 1, 1),
     (3, 2, 5),
