@@ -100,7 +100,7 @@ def cuda_kernels(module: Path) -> Iterator[Kernel]:
                 registers=int(registers),
                 stack=int(stack),
                 local=int(local),
-                shared=int(shared) - (SHARED_FOR_SYSTEM if architecture >= 90 else 0),  # which counts that too
+                shared=max(0, int(shared) - (SHARED_FOR_SYSTEM if architecture >= 90 else 0)),  # which may count that
                 threads=threads.get(name, 1024),
                 wide_loads=accesses[name][0],
                 wide_stores=accesses[name][1],

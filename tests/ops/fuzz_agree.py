@@ -36,7 +36,9 @@ def assert_agree(name: str, arguments: Arguments, asking: Sequence[str], results
                 assert torch.equal(x, want[key]), f"{engine}: {key}"
                 continue
             error = op.errors(exact)[key.startswith("gradient")]
-            atol = 64 * torch.finfo(computed_in).eps * error + torch.finfo(x.dtype).tiny
+            # what stands for exact is in float64 itself, and rounded as torch's sums happen to be
+            units = 512 if computed_in == torch.float64 else 64
+            atol = units * torch.finfo(computed_in).eps * error + torch.finfo(x.dtype).tiny
             assert x.isfinite().all(), f"{engine}: {key} is not finite"
             torch.testing.assert_close(
                 x.double(),
