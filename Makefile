@@ -11,7 +11,7 @@ demo: .venv/demo-ready
 
 test: lint
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist worksteal
-	TRITON_INTERPRET=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist worksteal tests/ops -k "interpreted or (fuzz and valid)"
+	TRITON_INTERPRET=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist worksteal tests/ops --hypothesis-profile few -k "interpreted or (fuzz and valid)"
 
 lint: .venv/test-ready
 	$(BIN)/ruff check .

@@ -18,15 +18,10 @@ with suppress(ModuleNotFoundError):  # only the fuzz needs it
 
     # The same examples at each run, few enough for every change; `--hypothesis-profile thorough` looks further, anew
     # each time.
-    examples = 6 if os.environ.get("TRITON_INTERPRET") == "1" else 60  # an interpreted kernel takes seconds
     _any_speed = dict(deadline=None, suppress_health_check=list(HealthCheck))
-    settings.register_profile(
-        "brief",
-        max_examples=6 if os.environ.get("TRITON_INTERPRET") == "1" else 60,
-        derandomize=True,
-        database=None,
-        **_any_speed,
-    )
+    settings.register_profile("brief", max_examples=60, derandomize=True, database=None, **_any_speed)
+    # where a call takes seconds: interpreted kernels, and those that check every address
+    settings.register_profile("few", max_examples=8, derandomize=True, database=None, **_any_speed)
     settings.register_profile("thorough", max_examples=1000, print_blob=True, **_any_speed)
     settings.load_profile("brief")
 
