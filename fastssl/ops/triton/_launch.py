@@ -33,6 +33,7 @@ class _Blocks:
 # takes 64 a warp group, and columns read from the L2 cache serve many rows. Where all features are one chunk, columns
 # are read once for both products. float32 operands stand in registers as two, so their blocks are smaller. Beyond OUT,
 # features are shared among programs, which recompute the similarities.
+# Of features that are no multiple of 16, rows begin anywhere, and some of these blocks spill: pad such rows with zeros.
 _ANY = 2**31
 _NARROW = {128: _Blocks(128, 128, 128), _ANY: _Blocks(128, 64, 64)}
 _NARROW_SUMS = {128: _Blocks(128, 64, 128, 128), 256: _Blocks(64, 64, 256, 256), _ANY: _Blocks(64, 32, 64, 512)}
