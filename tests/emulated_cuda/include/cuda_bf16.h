@@ -12,12 +12,6 @@ struct __nv_bfloat16 {
     }
     operator float() const { return __uint_as_float(static_cast<unsigned>(bits) << 16); }
 };
-struct alignas(4) __nv_bfloat162 {
-    __nv_bfloat16 x, y;
-};
 
 inline float __bfloat162float(__nv_bfloat16 x) { return x; }
-inline __nv_bfloat16 __float2bfloat16(float x) { return x; }
 inline __nv_bfloat16 __float2bfloat16_rn(float x) { return x; }
-inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) { return {x, y}; }
-inline float2 __bfloat1622float2(__nv_bfloat162 v) { return {v.x, v.y}; }

@@ -12,10 +12,6 @@ enum cudaError_t {
     cudaErrorLaunchFailure = 719,
 };
 const char* cudaGetErrorString(cudaError_t error);
-inline cudaError_t cudaGetLastError() { return cudaSuccess; }
-inline cudaError_t cudaPeekAtLastError() { return cudaSuccess; }
 
 struct EmulatedStream;
 using cudaStream_t = EmulatedStream*;
-
-cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t);
