@@ -1,7 +1,6 @@
 // Matrices without gaps whose rows are shared by neighbouring threads, and accesses of 16 bytes to them.
 #pragma once
 
-#include <initializer_list>
 #include <type_traits>
 
 #include "packs.cuh"
@@ -27,13 +26,6 @@ struct Columns {
     }
     __device__ bool has(int k) const { return (*this)[kPacked ? k / kPack * kPack : k] < end; }
 };
-
-// Whether Columns<true> may be used: every row of every array begins at a multiple of 16 bytes and ends with a pack.
-inline bool packable(std::int64_t columns, std::initializer_list<const void*> arrays) {
-    for (const void* array : arrays)
-        if (!on_16_bytes(array)) return false;
-    return columns % kPack == 0;
-}
 
 // A row's columns, widened; `missing` beyond its end.
 template <class T, class S, bool kPacked, int kCount>

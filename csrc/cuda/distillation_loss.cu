@@ -23,8 +23,6 @@
 // Reference and tests: fastssl/ops/distillation_loss.py, tests/ops/test_distillation_loss.py.
 #include "distillation_loss.h"
 
-#include <limits>
-
 #include "columns.cuh"
 #include "common.cuh"
 #include "reduce.cuh"
@@ -39,11 +37,6 @@ constexpr int kOfLane = 2 * kPack, kTile = kWarp * kOfLane;
 constexpr int kTileThreads = 128, kTileWarps = kTileThreads / kWarp;
 template <class T>
 constexpr int kTileBlocks = sizeof(T) == 4 ? 5 : 1;
-
-template <class T>
-constexpr T kLowest = std::numeric_limits<T>::lowest();
-template <class T>
-constexpr T kInfinity = std::numeric_limits<T>::infinity();
 
 __device__ inline float exponential(float x) { return expf(x); }
 __device__ inline double exponential(double x) { return exp(x); }

@@ -1,6 +1,8 @@
 // Rows of elements that threads move: kPack elements at once, in accesses of 16 bytes, or one where the addresses forbid it.
 #pragma once
 
+#include <initializer_list>
+
 #include "common.cuh"
 
 namespace fastssl::cuda {
@@ -54,6 +56,13 @@ __device__ inline A not_a_number() { return static_cast<A>(__uint_as_float(0x7fc
 __host__ __device__ inline bool on_16_bytes(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; }
 
 // ---- on the host: whether and how rows are moved in packs ----
+
+// Whether every row of every array, without gaps or null, begins at a multiple of 16 bytes and ends with a pack.
+inline bool packable(std::int64_t columns, std::initializer_list<const void*> arrays) {
+    for (const void* array : arrays)
+        if (!on_16_bytes(array)) return false;
+    return columns % kPack == 0;
+}
 
 // Rows `stride` elements apart, the first one at `p`, or no rows where that is null.
 inline bool rows_on_16_bytes(const void* p, std::int64_t stride, std::size_t element_bytes) {

@@ -22,6 +22,13 @@ struct PatchRows {
     }
 };
 
+// Whether rows of `width` elements can be moved in packs, and those of the tensors beside them, contiguous or null.
+template <class T>
+bool in_packs(const PatchRows<T>& rows, std::int64_t width, std::initializer_list<const void*> tensors) {
+    return packable(width, tensors) && rows_on_16_bytes(rows.data, rows.sample_stride, sizeof(T)) &&
+           rows_on_16_bytes(rows.data, rows.row_stride, sizeof(T));
+}
+
 // Of an index below the number of targets: the first and the last row of a sample with that index; -1 as last: none.
 struct Named {
     std::int32_t first, last;

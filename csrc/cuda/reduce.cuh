@@ -1,6 +1,8 @@
 // Reductions over a warp's lanes or a block's threads, in a fixed order: the same bits in every run.
 #pragma once
 
+#include <limits>
+
 #include "common.cuh"
 
 namespace fastssl::cuda {
@@ -17,6 +19,12 @@ struct Maximum {
     __device__ float operator()(float a, float b) const { return fmaxf(a, b); }
     __device__ double operator()(double a, double b) const { return fmax(a, b); }
 };
+
+// Where a maximum begins: under it, what is minus infinity stays apart from it.
+template <class T>
+constexpr T kLowest = std::numeric_limits<T>::lowest();
+template <class T>
+constexpr T kInfinity = std::numeric_limits<T>::infinity();
 
 // Over `lanes` neighbours, a power of two, each of which gets the result. All lanes of the warp take part.
 template <class T, class F>

@@ -159,9 +159,7 @@ cudaError_t restore_patches_forward(const void* x, std::int64_t sample_stride, s
         using X = decltype(x_type);
         using O = decltype(out_type);
         const PatchRows<X> rows{static_cast<const X*>(x), sample_stride, row_stride};
-        const bool packed = width % kPack == 0 && rows_on_16_bytes(x, sample_stride, sizeof(X)) &&
-                            rows_on_16_bytes(x, row_stride, sizeof(X)) && on_16_bytes(token) && on_16_bytes(pos) &&
-                            on_16_bytes(out);
+        const bool packed = in_packs(rows, width, {token, pos, out});
         return (packed ? restore<kPack, X, O> : restore<1, X, O>)(rows, ids, static_cast<const O*>(token),
                                                                   static_cast<const O*>(pos), s, static_cast<O*>(out),
                                                                   stream);
@@ -177,8 +175,7 @@ cudaError_t restore_patches_backward(const void* grad, std::int64_t sample_strid
         using X = decltype(x_type);
         using O = decltype(out_type);
         const PatchRows<O> rows{static_cast<const O*>(grad), sample_stride, row_stride};
-        const bool packed = width % kPack == 0 && rows_on_16_bytes(grad, sample_stride, sizeof(O)) &&
-                            rows_on_16_bytes(grad, row_stride, sizeof(O)) && on_16_bytes(grad_x);
+        const bool packed = in_packs(rows, width, {grad_x});
         return (packed ? give_back<kPack, X, O> : give_back<1, X, O>)(rows, ids, s, static_cast<X*>(grad_x),
                                                                       static_cast<O*>(grad_token),
                                                                       static_cast<O*>(grad_pos), scratch, stream);

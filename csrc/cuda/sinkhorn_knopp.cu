@@ -20,8 +20,6 @@
 // Reference and tests: fastssl/ops/sinkhorn_knopp.py, tests/ops/test_sinkhorn_knopp.py.
 #include "sinkhorn_knopp.h"
 
-#include <limits>
-
 #include "columns.cuh"
 #include "common.cuh"
 #include "reduce.cuh"
@@ -34,11 +32,6 @@ constexpr int kFewestLanes = 2, kMostLanes = 8, kWidest = kMostLanes * kPack;
 constexpr std::int64_t kStrips = 256;  // fill a large GPU, two on each processor
 constexpr std::int64_t kBlockColumns = kThreads * kPack, kBlockRows = 8;  // of the result
 constexpr double kLog2E = 1.4426950408889634;
-
-template <class T>
-constexpr T kLowest = std::numeric_limits<T>::lowest();
-template <class T>
-constexpr T kInfinity = std::numeric_limits<T>::infinity();
 
 // To the base 2 for float; to the base e for double, whose logits are then rounded as the reference's are.
 __device__ inline float power(float x) { return exp2f(x); }
