@@ -11,7 +11,6 @@ import importlib.util
 import json
 import re
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,10 +57,6 @@ class Kernel:
         return 100 * min(by_registers, by_shared, MOST_WARPS // warps, MOST_BLOCKS) * warps // MOST_WARPS
 
 
-def cuobjdump(what: str, binary: Path, *options: str) -> str:
-    return subprocess.check_output([str(launches.TOOLS / "cuobjdump"), f"--{what}", *options, str(binary)], text=True)
-
-
 def wide(sass: str) -> tuple[int, int]:
     """Loads and stores of 16 bytes a thread, from and to global memory."""
     return len(re.findall(r"\bLDG?\.E\S*\.128", sass)), len(re.findall(r"\bSTG?\.E\S*\.128", sass))
@@ -81,15 +76,15 @@ def cuda_kernels(module: Path) -> Iterator[Kernel]:
     """Every kernel of the native module, on each generation that it was built for."""
     threads = {
         name: int(most)
-        for name, most in re.findall(r"\.entry (\w+)\([^{]*?\.maxntid (\d+)", cuobjdump("dump-ptx", module))
+        for name, most in re.findall(r"\.entry (\w+)\([^{]*?\.maxntid (\d+)", launches.cuobjdump("ptx", module))
     }
     for architecture in launches.ARCHITECTURES:
         only = ("--gpu-architecture", f"sm_{architecture}")
-        functions = re.split(r"\n\s*Function : ", cuobjdump("dump-sass", module, *only))[1:]
+        functions = re.split(r"\n\s*Function : ", launches.cuobjdump("sass", module, *only))[1:]
         accesses = {code.partition("\n")[0].strip(): wide(code) for code in functions}
         used = re.findall(
             r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)",
-            cuobjdump("dump-resource-usage", module, *only),
+            launches.cuobjdump("resource-usage", module, *only),
         )
         for name, registers, stack, shared, local in used:
             file = re.search(r"_\d+_([a-z]\w*?)_cu_[0-9a-f]{8}", name)
@@ -119,10 +114,7 @@ def triton_kernels() -> Iterator[Kernel]:
 def triton_kernel(launch: launches.Launch, dtype: torch.dtype, architecture: int) -> Kernel:
     compiled = launch.compile(architecture)
     used = launches.resources(compiled)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
-        cubin.write(compiled.asm["cubin"])
-        cubin.flush()
-        loads, stores = wide(cuobjdump("dump-sass", Path(cubin.name)))
+    loads, stores = wide(launches.dumped("sass", compiled))
     return Kernel(
         source=f"fastssl/ops/triton/{launch.op}.py",
         name=f"{launch.name.partition('.')[2]} {str(dtype).removeprefix('torch.')}",

@@ -66,12 +66,22 @@ class Resources:
     shared: int
 
 
-def resources(compiled: Any) -> Resources:
-    """As cuobjdump reads them from the code; the shared memory is asked for at the launch."""
+def cuobjdump(what: str, binary: str | Path, *options: str) -> str:
+    """What Triton's copy of CUDA's tool tells of compiled code."""
+    return subprocess.check_output([TOOLS / "cuobjdump", f"--dump-{what}", *options, binary], text=True)
+
+
+def dumped(what: str, compiled: Any) -> str:
+    """The same of a kernel that Triton compiled."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(compiled.asm["cubin"])
         cubin.flush()
-        told = subprocess.check_output([TOOLS / "cuobjdump", "--dump-resource-usage", cubin.name], text=True)
+        return cuobjdump(what, cubin.name)
+
+
+def resources(compiled: Any) -> Resources:
+    """As cuobjdump reads them from the code; the shared memory is asked for at the launch."""
+    told = dumped("resource-usage", compiled)
     registers, stack, local = (int(re.findall(rf"{word}:(\d+)", told)[-1]) for word in ("REG", "STACK", "LOCAL"))
     return Resources(registers, stack, local, compiled.metadata.shared)
 
