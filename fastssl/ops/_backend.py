@@ -194,12 +194,19 @@ def triton_cuda(*tensors: Tensor) -> str | None:
     return _placed("cuda", *tensors) if _has_triton() else "triton is not installed"
 
 
+def triton_floats(*tensors: Tensor) -> str | None:
+    """Why the Triton kernels that multiply, whose sums are in float32, cannot take these tensors."""
+    if reason := triton_cuda(*tensors):
+        return reason
+    if any(x.dtype == torch.float64 for x in tensors):
+        return "it takes float32, bfloat16 and float16, got torch.float64"
+    return None
+
+
 def triton_rows(*rows: Tensor) -> str | None:
-    """Why the Triton kernels that multiply rows cannot take these: sums are in float32, and rows counted in 32 bits."""
-    reason = triton_cuda(*rows)
+    """Why the Triton kernels of the contrastive losses cannot take these rows, which they count in 32 bits."""
+    reason = triton_floats(*rows)
     for x in rows:
-        if reason is None and x.dtype == torch.float64:
-            reason = "it takes float32, bfloat16 and float16, got torch.float64"
         if reason is None and len(x) > 2**29:  # two views of them, or twice their number, are counted too
             reason = f"it takes at most 2^29 rows, got {len(x)}"
     return reason

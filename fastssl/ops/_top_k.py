@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 _TRITON_ROWS, _TRITON_K = (1 << 31) - (1 << 16), 1 << 22  # the kernels count rows, and a block's candidates, in 32 bits
 
 
-def triton_unsupported(features: Tensor, rows: int, k: int) -> str | None:
-    """Why the Triton kernels cannot seek k neighbours of such features among so many rows."""
-    if features.dtype == torch.float64:
-        return "it takes float32, bfloat16 and float16, got torch.float64"
+def triton_unsupported(rows: int, k: int) -> str | None:
+    """Why the Triton kernels cannot seek k neighbours among so many rows."""
     if rows > _TRITON_ROWS or k > _TRITON_K:
         return f"it seeks at most {_TRITON_K} neighbours among {_TRITON_ROWS} rows, got {k} among {rows}"
     return None

@@ -7,6 +7,7 @@ is left, for their sum would be rounded.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -181,21 +182,27 @@ def _native_arguments(
     return addresses, (*sizes, _native.DTYPES[student.dtype], _native.DTYPES[teacher.dtype])
 
 
-def _cpu_forward(
-    student: Tensor, teacher: Tensor, center: Tensor | None, student_temp: float, teacher_temp: float | None
+def _run_forward(
+    kernel: Callable[..., None],
+    student: Tensor,
+    teacher: Tensor,
+    center: Tensor | None,
+    student_temp: float,
+    teacher_temp: float | None,
+    *last: int,
 ) -> tuple[Tensor, Tensor]:
+    """A native kernel, whose last arguments are the number of threads, or scratch memory and the stream."""
     student, teacher = student.contiguous(), teacher.contiguous()
     center = None if center is None else center.contiguous()
     loss, stats = _fake_forward(student, teacher, center, student_temp, teacher_temp, None)
     addresses, sizes = _native_arguments(student, teacher, center)
-    temperatures = (student_temp, teacher_temp or 0.0)
-    _native.cpu.distillation_loss_forward(
-        *addresses, *sizes, *temperatures, loss.data_ptr(), stats.data_ptr(), _native.threads()
-    )
+    kernel(*addresses, *sizes, student_temp, teacher_temp or 0.0, loss.data_ptr(), stats.data_ptr(), *last)
     return loss, stats
 
 
-def _cpu_backward(
+def _run_backward(
+    kernel: Callable[..., None],
+    last: int,
     grad: Tensor,
     student: Tensor,
     teacher: Tensor,
@@ -204,58 +211,36 @@ def _cpu_backward(
     student_temp: float,
     teacher_temp: float | None,
 ) -> Tensor:
+    """A native kernel, whose last argument is the number of threads or the stream."""
     student, teacher, stats = student.contiguous(), teacher.contiguous(), stats.contiguous()
     center = None if center is None else center.contiguous()
     grads = _fake_backward(grad, student)
     addresses, sizes = _native_arguments(student, teacher, center)
     temperatures = (student_temp, teacher_temp or 0.0)
-    _native.cpu.distillation_loss_backward(
-        grad.data_ptr(), *addresses, stats.data_ptr(), *sizes, *temperatures, grads.data_ptr(), _native.threads()
-    )
+    kernel(grad.data_ptr(), *addresses, stats.data_ptr(), *sizes, *temperatures, grads.data_ptr(), last)
     return grads
 
 
-def _cuda_forward(
-    student: Tensor, teacher: Tensor, center: Tensor | None, student_temp: float, teacher_temp: float | None
-) -> tuple[Tensor, Tensor]:
-    student, teacher = student.contiguous(), teacher.contiguous()
-    center = None if center is None else center.contiguous()
-    loss, stats = _fake_forward(student, teacher, center, student_temp, teacher_temp, None)
-    addresses, sizes = _native_arguments(student, teacher, center)
-    scratch = _native.scratch(student, _native.cuda.distillation_loss_scratch(*sizes[:5]))
-    outputs = (loss.data_ptr(), stats.data_ptr(), scratch.data_ptr())
-    with torch.cuda.device(student.device):
-        _native.cuda.distillation_loss_forward(
-            *addresses, *sizes, student_temp, teacher_temp or 0.0, *outputs, _native.stream(student)
-        )
-    return loss, stats
+def _cpu_forward(student: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    return _run_forward(_native.cpu.distillation_loss_forward, student, *others, _native.threads())
 
 
-def _cuda_backward(
-    grad: Tensor,
-    student: Tensor,
-    teacher: Tensor,
-    center: Tensor | None,
-    stats: Tensor,
-    student_temp: float,
-    teacher_temp: float | None,
-) -> Tensor:
-    student, teacher, stats = student.contiguous(), teacher.contiguous(), stats.contiguous()
-    center = None if center is None else center.contiguous()
-    grads = _fake_backward(grad, student)
-    addresses, sizes = _native_arguments(student, teacher, center)
-    temperatures = (student_temp, teacher_temp or 0.0)
+def _cpu_backward(grad: Tensor, student: Tensor, *others: Any) -> Tensor:
+    return _run_backward(_native.cpu.distillation_loss_backward, _native.threads(), grad, student, *others)
+
+
+def _cuda_forward(student: Tensor, teacher: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    sizes = (student.shape[0], teacher.shape[0], *student.shape[1:], _native.DTYPES[student.dtype])
+    scratch = _native.scratch(student, _native.cuda.distillation_loss_scratch(*sizes))
     with torch.cuda.device(student.device):
-        _native.cuda.distillation_loss_backward(
-            grad.data_ptr(),
-            *addresses,
-            stats.data_ptr(),
-            *sizes,
-            *temperatures,
-            grads.data_ptr(),
-            _native.stream(student),
-        )
-    return grads
+        last = (scratch.data_ptr(), _native.stream(student))
+        return _run_forward(_native.cuda.distillation_loss_forward, student, teacher, *others, *last)
+
+
+def _cuda_backward(grad: Tensor, student: Tensor, *others: Any) -> Tensor:
+    with torch.cuda.device(student.device):
+        stream = _native.stream(student)
+        return _run_backward(_native.cuda.distillation_loss_backward, stream, grad, student, *others)
 
 
 def _tensors(student: Tensor, teacher: Tensor, center: Tensor | None, *_: Any) -> tuple[Tensor, ...]:

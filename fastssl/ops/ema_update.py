@@ -143,9 +143,8 @@ class _Plan:
 
     table: array[int]  # a row for each tensor that a kernel can take
     loose: list[int]  # the pairs with gaps in memory, which the reference updates
-    chunks: Tensor | None = (
-        None  # on a GPU: a row for each chunk of each tensor, (its columns..., first element, elements)
-    )
+    # on a GPU: a row for each chunk of each tensor, (its columns..., first element, elements)
+    chunks: Tensor | None = None
 
 
 _plans: dict[object, _Plan] = {}  # the one used last is the last

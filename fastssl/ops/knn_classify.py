@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fastssl.ops import _check, _native
-from fastssl.ops._backend import Implementation, Op, anything, native_cpu, triton, triton_cuda
+from fastssl.ops._backend import Implementation, Op, anything, native_cpu, triton, triton_floats
 from fastssl.ops._top_k import largest, triton_unsupported
 
 _OP = "knn_classify"
@@ -144,7 +144,7 @@ def _cpu(features: Tensor, bank: Tensor, labels: Tensor, k: int, temperature: fl
 
 
 def _triton_unsupported(features: Tensor, bank: Tensor, labels: Tensor, k: int, *_: object) -> str | None:
-    return triton_cuda(features, bank, labels) or triton_unsupported(features, len(bank), k)
+    return triton_floats(features, bank, labels) or triton_unsupported(len(bank), k)
 
 
 def _example(device: torch.device) -> tuple[Tensor | float, ...]:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fastssl.ops import _check, _native
-from fastssl.ops._backend import Implementation, Op, anything, native_cpu, triton, triton_cuda
+from fastssl.ops._backend import Implementation, Op, anything, native_cpu, triton, triton_cuda, triton_floats
 from fastssl.ops._top_k import largest, triton_unsupported
 
 _OP = "propagate_labels"
@@ -144,7 +144,7 @@ def _triton_unsupported(
     target: Tensor, context: Tensor, labels: Tensor, radius: int | None, k: int, temperature: float
 ) -> str | None:
     rows = context.shape[0] * context.shape[2] * context.shape[3]
-    return triton_cuda(target, context, labels) or triton_unsupported(target, rows, k)
+    return triton_cuda(target, context, labels) or triton_floats(target) or triton_unsupported(rows, k)
 
 
 def _example(device: torch.device) -> tuple[Tensor | float, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
@@ -60,38 +62,25 @@ def _fake(scores: Tensor, temp: float, iterations: int, backend: str | None) -> 
     return scores.new_empty(scores.shape, dtype=_native.accumulator(scores.dtype))
 
 
-def _cpu(scores: Tensor, temp: float, iterations: int) -> Tensor:
-    scores = scores.contiguous()
-    out = _fake(scores, temp, iterations, None)
-    _native.cpu.sinkhorn_knopp(
-        scores.data_ptr(),
-        *scores.shape,
-        _native.DTYPES[scores.dtype],
-        temp,
-        iterations,
-        out.data_ptr(),
-        _native.threads(),
-    )
-    return out
-
-
-def _cuda(scores: Tensor, temp: float, iterations: int) -> Tensor:
+def _run(kernel: Callable[..., None], scores: Tensor, temp: float, iterations: int, *last: int) -> Tensor:
+    """A native kernel, whose last arguments are the number of threads, or scratch memory and the stream."""
     scores = scores.contiguous()
     out = _fake(scores, temp, iterations, None)
     dtype = _native.DTYPES[scores.dtype]
-    scratch = _native.scratch(scores, _native.cuda.sinkhorn_knopp_scratch(*scores.shape, dtype))
-    with torch.cuda.device(scores.device):
-        _native.cuda.sinkhorn_knopp(
-            scores.data_ptr(),
-            *scores.shape,
-            dtype,
-            temp,
-            iterations,
-            out.data_ptr(),
-            scratch.data_ptr(),
-            _native.stream(scores),
-        )
+    kernel(scores.data_ptr(), *scores.shape, dtype, temp, iterations, out.data_ptr(), *last)
     return out
+
+
+def _cpu(scores: Tensor, temp: float, iterations: int) -> Tensor:
+    return _run(_native.cpu.sinkhorn_knopp, scores, temp, iterations, _native.threads())
+
+
+def _cuda(scores: Tensor, temp: float, iterations: int) -> Tensor:
+    size = _native.cuda.sinkhorn_knopp_scratch(*scores.shape, _native.DTYPES[scores.dtype])
+    scratch = _native.scratch(scores, size)
+    with torch.cuda.device(scores.device):
+        last = (scratch.data_ptr(), _native.stream(scores))
+        return _run(_native.cuda.sinkhorn_knopp, scores, temp, iterations, *last)
 
 
 _sinkhorn_knopp = Op(

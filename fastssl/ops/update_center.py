@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -58,10 +60,11 @@ def _reference(center: Tensor, teacher: Tensor, momentum: float) -> None:
     reference(center, teacher, momentum)
 
 
-def _cpu(center: Tensor, teacher: Tensor, momentum: float) -> None:
+def _run(kernel: Callable[..., None], center: Tensor, teacher: Tensor, momentum: float, *last: int) -> None:
+    """A native kernel, whose last arguments are the number of threads, or scratch memory and the stream."""
     _inplace.refuse_shared(_OP, ("center", center), ("teacher", teacher))
     teacher = teacher.contiguous()
-    _native.cpu.update_center(
+    kernel(
         center.data_ptr(),
         _native.DTYPES[center.dtype],
         teacher.data_ptr(),
@@ -69,29 +72,22 @@ def _cpu(center: Tensor, teacher: Tensor, momentum: float) -> None:
         len(center),
         _native.DTYPES[teacher.dtype],
         momentum,
-        _native.threads(),
+        *last,
     )
     _inplace.changed(center)
 
 
+def _cpu(center: Tensor, teacher: Tensor, momentum: float) -> None:
+    _run(_native.cpu.update_center, center, teacher, momentum, _native.threads())
+
+
 def _cuda(center: Tensor, teacher: Tensor, momentum: float) -> None:
-    _inplace.refuse_shared(_OP, ("center", center), ("teacher", teacher))
-    teacher = teacher.contiguous()
-    dtype, rows = _native.DTYPES[center.dtype], teacher.numel() // len(center)
-    scratch = _native.scratch(center, _native.cuda.update_center_scratch(dtype, rows, len(center)))
+    rows = teacher.numel() // len(center)
+    size = _native.cuda.update_center_scratch(_native.DTYPES[center.dtype], rows, len(center))
+    scratch = _native.scratch(center, size)
     with torch.cuda.device(center.device):
-        _native.cuda.update_center(
-            center.data_ptr(),
-            dtype,
-            teacher.data_ptr(),
-            rows,
-            len(center),
-            _native.DTYPES[teacher.dtype],
-            momentum,
-            scratch.data_ptr(),
-            _native.stream(center),
-        )
-    _inplace.changed(center)
+        last = (scratch.data_ptr(), _native.stream(center))
+        _run(_native.cuda.update_center, center, teacher, momentum, *last)
 
 
 def _with_gaps(center: Tensor) -> str | None:
