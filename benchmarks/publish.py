@@ -23,10 +23,12 @@ READ_SUMMARY = """\
 Each op at each measured shape against the **best** of its rivals, all in turns in one process. *Times faster* is the
 best rival's median over ours: bold where we are **slower**, and *alike* where each lies in the spread of the other.
 *Of the floor* is the least time in which this machine can do the operations, exponentials and memory traffic that no
-implementation can do without, in percent of ours. Memory is what one call adds to the process's high-water mark, ours
-and then plain torch's.
+implementation can do without, in percent of ours; on a CPU operations are counted at float32's rate, which a processor
+with products of bfloat16 exceeds. Memory is what one call adds to the process's high-water mark, ours and then plain
+torch's.
 
-Each machine was measured in a run of its own; its name leads to every provider's times, rates and errors.
+Each op was measured with its rivals in a run of its own, of the commit and date that its machine's page tells, with
+every provider's times, rates and errors; an op may have changed since.
 [benchmarking.md](benchmarking.md) tells how, and what a GPU's times would be.
 """
 READ_DETAILS = """\
