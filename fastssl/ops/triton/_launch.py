@@ -33,7 +33,6 @@ class _Blocks:
 # takes 64 a warp group, and columns read from the L2 cache serve many rows. Where all features are one chunk, columns
 # are read once for both products. float32 operands stand in registers as two, so their blocks are smaller. Beyond OUT,
 # features are shared among programs, which recompute the similarities.
-# Of features that are no multiple of 16, rows begin anywhere, and some of these blocks spill: pad such rows with zeros.
 _ANY = 2**31
 _NARROW = {128: _Blocks(128, 128, 128), _ANY: _Blocks(128, 64, 64)}
 _NARROW_SUMS = {128: _Blocks(128, 64, 128, 128), 256: _Blocks(64, 64, 256, 256), _ANY: _Blocks(64, 32, 64, 512)}
@@ -41,11 +40,24 @@ _WIDE = {_ANY: _Blocks(64, 64, 32)}
 _WIDE_SUMS = {128: _Blocks(64, 32, 32, 128), _ANY: _Blocks(32, 32, 32, 256)}
 # where what a similarity is turned into takes many registers itself
 _CROWDED = {_ANY: _Blocks(128, 32, 64)}
-_CROWDED_SUMS = {128: _Blocks(128, 32, 128, 128), 256: _Blocks(64, 64, 128, 256), _ANY: _Blocks(64, 32, 64, 512)}
+_CROWDED_SUMS = {128: _Blocks(128, 32, 128, 128), 256: _Blocks(64, 64, 64, 256), _ANY: _Blocks(64, 32, 64, 512)}
 _WIDE_CROWDED_SUMS = {128: _Blocks(64, 32, 32, 128), _ANY: _Blocks(32, 16, 32, 256)}
+# Where rows begin anywhere, no 16 bytes are loaded at once, nor ahead of time: each feature passes through a register
+# of its own, with its mask. So a quarter of the features at a time, and half of the rows or the columns. Rows padded
+# with zeros to 16 bytes take the blocks above.
+_RAGGED = {_ANY: _Blocks(128, 64, 32)}
+_RAGGED_SUMS = {128: _Blocks(64, 32, 32, 128), _ANY: _Blocks(64, 32, 32, 256)}
+_RAGGED_WIDE = {_ANY: _Blocks(64, 32, 32)}
+_RAGGED_WIDE_SUMS = {128: _Blocks(64, 16, 32, 128), _ANY: _Blocks(32, 16, 32, 256)}
+
+REGISTERS = 255  # of a thread, the most there are: a processor has them for one program of 8 warps
 
 
-def _table(wide: bool, sums: bool, crowded: bool) -> dict[int, _Blocks]:
+def _table(wide: bool, sums: bool, crowded: bool, ragged: bool) -> dict[int, _Blocks]:
+    if ragged:
+        if wide:
+            return _RAGGED_WIDE_SUMS if sums else _RAGGED_WIDE
+        return _RAGGED_SUMS if sums else _RAGGED
     if wide:
         return _WIDE if not sums else _WIDE_CROWDED_SUMS if crowded else _WIDE_SUMS
     if crowded:
@@ -67,13 +79,16 @@ def float32_precision() -> str:
 def constants(rows: Tensor, columns: Tensor, *, sums: bool, crowded: bool = False) -> dict[str, Any]:
     """Of a kernel that walks ``columns`` for each block of ``rows``, and sums them weighted if ``sums``.
 
-    ``crowded`` where what a similarity is turned into takes many registers itself.
+    ``crowded`` where what a similarity is turned into takes many registers itself. The registers are named where the
+    features are no power of two, for which ptxas would rather spill a few bytes than take more than half of them, to
+    have two programs on a processor; ``split`` counts on one.
     """
     operand = rows.dtype if rows.dtype == columns.dtype else torch.float32  # what holds both
     wide, d = operand == torch.float32, rows.shape[1]
-    blocks = next(blocks for most, blocks in _table(wide, sums, crowded).items() if d <= most)
+    ragged = d * min(rows.element_size(), columns.element_size()) % 16 != 0
+    blocks = next(blocks for most, blocks in _table(wide, sums, crowded, ragged).items() if d <= most)
     padded = max(16, triton.next_power_of_2(d))
-    return {
+    fixed = {
         "D": d,
         "ROWS": blocks.rows,
         "COLUMNS": blocks.columns,
@@ -82,8 +97,9 @@ def constants(rows: Tensor, columns: Tensor, *, sums: bool, crowded: bool = Fals
         "OPERAND": _TYPES[operand],
         "PRECISION": float32_precision() if wide else "tf32",
         "num_warps": 8,
-        "num_stages": 1 if wide else 2,
+        "num_stages": 1 if wide or ragged else 2,
     }
+    return fixed if d == padded else {**fixed, "maxnreg": REGISTERS}
 
 
 def split(rows: Tensor, columns: Tensor, fixed: dict[str, Any]) -> tuple[int, int]:
