@@ -67,18 +67,36 @@ def test_every_op_with_triton_kernels_is_compiled_below() -> None:
     assert set(STEPS) == {name for name in OPS if not name.endswith("_backward")}
 
 
+# float16 at one width alone: its code is bfloat16's but for the type
+COMPILED = [
+    *((torch.float16, 128, architecture) for architecture in ARCHITECTURES),
+    *(
+        (dtype, d, architecture)
+        for architecture in ARCHITECTURES
+        for dtype in (torch.float32, torch.bfloat16)
+        for d in (128, 256, 512)
+    ),
+]
+# Rows that begin anywhere, and rows whose last features are masked, where registers are scarcest: float32 takes most of
+# them on 8.0, and the table of 1000 features is that of all beyond 256.
+RAGGED = [
+    (torch.float32, 127, 80),
+    *((torch.bfloat16, 127, architecture) for architecture in ARCHITECTURES),
+    (torch.bfloat16, 192, 80),
+    (torch.bfloat16, 1000, 100),
+]
+
+
 @pytest.mark.skipif(INTERPRETING, reason="interpreted kernels are not compiled")
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("d", [128, 256, 512])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("dtype", "d", "architecture"), [*COMPILED, *RAGGED], ids=str)
 @pytest.mark.parametrize("op", STEPS)
 def test_compiles_for_tensor_cores_without_spills(op: str, dtype: torch.dtype, d: int, architecture: int) -> None:
     """As the op launches it: constants, options and the types of its arguments are those of a training step."""
-    if dtype == torch.float16 and d != 128:
-        pytest.skip("the code is bfloat16's but for the type")
+    if (dtype, d, architecture) in RAGGED and op in ("knn_classify", "propagate_labels"):
+        pytest.skip("its blocks depend on little, and 128 features are launched as 127, too")
     for launch in launches(op, dtype, d):
         has_products = "PRECISION" in launch.kernel.arg_names
-        if d > 128 and not has_products:
+        if d != 128 and not has_products:
             continue  # its code is that of 128 features but for a number
         compiled = launch.compile(architecture)
         used = resources(compiled)
