@@ -35,6 +35,11 @@ _LEAST_BLOCKS = 8  # of the bank a program, which the start of its threshold mus
 _WORKSPACE = 128 << 20  # bytes of candidates' buffers, or those of one block of queries
 
 
+# What a last batch may have fewer of compiles nothing anew. Multiples of 16 do among what rows are apart, for the sake
+# of wide loads: ``d``, ``classes``, ``stride`` and the strides of ``out``.
+_kernel = triton.jit(do_not_specialize=["rows", "columns", "k", "capacity", "first_tile", "height", "width", "radius"])
+
+
 class Window(NamedTuple):
     """Queries are the pixels of a frame and rows of the bank those of frames, which must be within ``radius``."""
 
@@ -43,7 +48,7 @@ class Window(NamedTuple):
     radius: int
 
 
-@triton.jit
+@_kernel
 def _scales_kernel(x, scales, rows, d, ROWS: tl.constexpr, CHUNK: tl.constexpr):
     """1 / length of each row as torch.nn.functional.normalize has it; NaN where a row has NaN or infinity."""
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -145,7 +150,7 @@ def _keep_largest(values, ids, start, count, k, to_values, to_ids, to_start, ROW
     return kept, tl.where(count < k, float("-inf"), least)
 
 
-@triton.jit
+@_kernel
 def _nearest_kernel(
     x, bank, x_scales, bank_scales, values, ids, kept_values, kept_ids,
     rows, columns, d, k, capacity, first_tile, height, width, radius,
@@ -205,7 +210,7 @@ def _nearest_kernel(
         tl.store(kept_values + to_start[:, None] + place[None, :], float("-inf"), mask=free)
 
 
-@triton.jit
+@_kernel
 def _merge_kernel(values, ids, rows, k, stride, ROWS: tl.constexpr, PIECE: tl.constexpr):
     """The k largest of each row of (rows, stride) to its front."""
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -214,7 +219,7 @@ def _merge_kernel(values, ids, rows, k, stride, ROWS: tl.constexpr, PIECE: tl.co
     _keep_largest(values, ids, start, count, k, values, ids, start, ROWS, PIECE)
 
 
-@triton.jit
+@_kernel
 def _average_kernel(
     values, ids, of_rows, out, k, stride, classes, class_blocks, temperature, row_stride, class_stride,
     VOTES: tl.constexpr, NEIGHBOURS: tl.constexpr, CLASSES: tl.constexpr,
