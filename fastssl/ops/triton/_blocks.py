@@ -10,8 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# Numbers of rows change from batch to batch, and with them where a slice of statistics begins; a kernel is compiled anew
-# for the dtype and the features alone.
+# Numbers of rows change from batch to batch, and with them where a slice of statistics begins; a kernel is compiled
+# anew for the dtype and the features alone.
 kernel = triton.jit(
     do_not_specialize=["n", "m", "parts", "per"],
     do_not_specialize_on_alignment=[
