@@ -209,6 +209,8 @@ def triton_rows(*rows: Tensor) -> str | None:
     for x in rows:
         if reason is None and len(x) > 2**29:  # two views of them, or twice their number, are counted too
             reason = f"it takes at most 2^29 rows, got {len(x)}"
+        if reason is None and x.shape[1] > 2**22:  # 128 of them a block, of which a grid has 65535 along that axis
+            reason = f"it takes at most 2^22 features, got {x.shape[1]}"
     return reason
 
 

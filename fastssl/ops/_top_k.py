@@ -7,8 +7,10 @@ from torch import Tensor
 _TRITON_ROWS, _TRITON_K = (1 << 31) - (1 << 16), 1 << 22  # the kernels count rows, and a block's candidates, in 32 bits
 
 
-def triton_unsupported(rows: int, k: int) -> str | None:
-    """Why the Triton kernels cannot seek k neighbours among so many rows."""
+def triton_unsupported(queries: int, rows: int, k: int) -> str | None:
+    """Why the Triton kernels cannot seek k neighbours of so many queries among so many rows."""
+    if queries > _TRITON_ROWS:
+        return f"it takes at most {_TRITON_ROWS} queries, got {queries}"
     if rows > _TRITON_ROWS or k > _TRITON_K:
         return f"it seeks at most {_TRITON_K} neighbours among {_TRITON_ROWS} rows, got {k} among {rows}"
     return None

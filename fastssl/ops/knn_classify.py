@@ -144,7 +144,7 @@ def _cpu(features: Tensor, bank: Tensor, labels: Tensor, k: int, temperature: fl
 
 
 def _triton_unsupported(features: Tensor, bank: Tensor, labels: Tensor, k: int, *_: object) -> str | None:
-    return triton_floats(features, bank, labels) or triton_unsupported(len(bank), k)
+    return triton_floats(features, bank, labels) or triton_unsupported(len(features), len(bank), k)
 
 
 def _example(device: torch.device) -> tuple[Tensor | float, ...]:

@@ -144,7 +144,8 @@ def _triton_unsupported(
     target: Tensor, context: Tensor, labels: Tensor, radius: int | None, k: int, temperature: float
 ) -> str | None:
     rows = context.shape[0] * context.shape[2] * context.shape[3]
-    return triton_cuda(target, context, labels) or triton_floats(target) or triton_unsupported(rows, k)
+    queries = target.shape[1] * target.shape[2]
+    return triton_cuda(target, context, labels) or triton_floats(target) or triton_unsupported(queries, rows, k)
 
 
 def _example(device: torch.device) -> tuple[Tensor | float, ...]:
