@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastssl.ops import _native
+from fastssl.ops import _inplace, _native
 
 BACKENDS = ("cuda", "triton", "cpu", "reference")  # in the order of preference
 
@@ -64,6 +64,10 @@ class Op:
         _library.impl(self.name, self._run, "CompositeExplicitAutograd")
         torch.library.register_fake(f"fastssl::{self.name}", fake, lib=_library)
         self.call = getattr(torch.ops.fastssl, self.name).default
+        arguments = self.call._schema.arguments
+        self.writes = [i for i, x in enumerate(arguments) if x.alias_info is not None and x.alias_info.is_write]
+        if self.writes:
+            _library.impl(self.name, self._run_in_place, "ADInplaceOrView", with_keyset=True)
         _ops[self.name] = self
 
     def _run(self, *args: Any) -> Any:
@@ -71,6 +75,13 @@ class Op:
         if getattr(_state, "explaining", False):
             raise _Explained(self.explain(call, backend))
         return self.implementations[self.choose(call, backend)].run(*call)
+
+    def _run_in_place(self, keys: Any, *args: Any) -> None:
+        """Computes, then tells autograd what was written: here, where a compiler that traces the op passes as well."""
+        with torch._C._AutoDispatchBelowADInplaceOrView():
+            self.call.redispatch(keys & torch._C._after_ADInplaceOrView_keyset, *args)
+        for i in self.writes:
+            _inplace.changed(*([args[i]] if isinstance(args[i], Tensor) else args[i]))
 
     def choose(self, call: Sequence[Any], backend: str | None = None) -> str:
         """The backend for these arguments; raises if ``backend``, or the one forced by context, cannot serve them."""

@@ -234,7 +234,6 @@ def _cpu(targets: Sequence[Tensor], sources: Sequence[Tensor], momentum: float, 
     _update_loose(plan, targets, sources, momentum, copies)
     address, length = plan.table.buffer_info()
     _native.cpu.ema_update(address, length // _COLUMNS, momentum, _native.threads())
-    _inplace.changed(*targets, *copies)
 
 
 def _cuda(targets: Sequence[Tensor], sources: Sequence[Tensor], momentum: float, copies: Sequence[Tensor]) -> None:
@@ -245,7 +244,6 @@ def _cuda(targets: Sequence[Tensor], sources: Sequence[Tensor], momentum: float,
     with torch.cuda.device(device):
         chunks = _uploaded(plan, device)
         _native.cuda.ema_update(chunks.data_ptr(), len(chunks), momentum, _native.stream(targets[0]))
-    _inplace.changed(*targets, *copies)
 
 
 _captured: dict[int, Tensor] = {}  # chunks that a CUDA graph reads at every replay: never given back

@@ -19,8 +19,7 @@ def update_center_(center: Tensor, teacher: Tensor, momentum: float, *, backend:
     The mean is over all but the last dimension, in float32 (float64 for float64 inputs). Deterministic, and the same
     bits for any number of threads. With several processes the center must see the rows of all: average the centers,
     all updated from the same one. No gradient is recorded.
-    Call it after the backward of a ``distillation_loss`` that was given this center: eager torch refuses another order,
-    and in one compiled function it is not noticed, and the gradient is wrong.
+    A ``distillation_loss`` that was given this center keeps a copy: its backward may come before or after.
 
     Args:
         center: (K) float32 or float64, updated in place: a narrower one would not move at momentum 0.99.
@@ -76,7 +75,6 @@ def _run(kernel: Callable[..., None], center: Tensor, teacher: Tensor, momentum:
         momentum,
         *last,
     )
-    _inplace.changed(center)
 
 
 def _cpu(center: Tensor, teacher: Tensor, momentum: float) -> None:

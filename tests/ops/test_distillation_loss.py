@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastssl.ops import distillation_loss
+from fastssl.ops import distillation_loss, update_center_
 from fastssl.ops.distillation_loss import reference  # type: ignore[attr-defined]
 
 BACKENDS = ("reference", "cpu", "cuda")
@@ -261,6 +261,24 @@ def test_under_compile(engine, teacher_temp: float | None) -> None:
         torch.testing.assert_close(got, want)
 
 
+@pytest.mark.parametrize("compiler", [None, "aot_eager", "inductor"])
+def test_the_center_may_move_before_the_backward(engine, compiler: str | None) -> None:
+    """As DINO's own loss moves it."""
+    student, teacher, center = crops(4, 2, 3, 50)
+    want = with_gradient(distillation_loss, student, teacher, student_temp=0.1, teacher_temp=0.04, center=center)
+
+    def step(student: Tensor, teacher: Tensor, center: Tensor) -> Tensor:
+        loss = distillation_loss(student, teacher, student_temp=0.1, teacher_temp=0.04, center=center)
+        update_center_(center, teacher, 0.5)
+        return loss
+
+    compiled = step if compiler is None else torch.compile(step, fullgraph=True, backend=compiler)
+    moved = center.clone()
+    for got, expected in zip(with_gradient(compiled, student, teacher, center=moved), want, strict=True):
+        torch.testing.assert_close(got, expected)
+    assert not moved.equal(center)
+
+
 def test_autocast_computes_in_float32(engine) -> None:
     student, teacher, center = crops(4, 2, 3, 50, dtype=torch.bfloat16)
     settings = dict(student_temp=0.1, teacher_temp=0.04, center=center)
@@ -289,7 +307,7 @@ def test_second_derivative_is_refused(engine) -> None:
 
 MEASURE = """
 import re, sys, torch
-from fastssl.ops import distillation_loss
+from fastssl.ops import distillation_loss, update_center_
 torch.set_num_threads(2)
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
