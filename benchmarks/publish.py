@@ -23,9 +23,8 @@ READ_SUMMARY = """\
 Each op at each measured shape against the **best** of its rivals, all in turns in one process. *Times faster* is the
 best rival's median over ours: bold where we are **slower**, and *alike* where each lies in the spread of the other.
 *Of the floor* is the least time in which this machine can do the operations, exponentials and memory traffic that no
-implementation can do without, in percent of ours; on a CPU operations are counted at float32's rate, which a processor
-with products of bfloat16 exceeds. Memory is what one call adds to the process's high-water mark, ours and then plain
-torch's.
+implementation can do without, in percent of ours. Memory is what one call adds to the process's high-water mark, ours
+and then plain torch's.
 
 Each op was measured with its rivals in a run of its own, of the commit and date that its machine's page tells, with
 every provider's times, rates and errors; an op may have changed since.
@@ -37,9 +36,9 @@ do (*with recompute*: also what ours computes twice to store less). The error is
 float64. A provider *again* is the same code timed twice: what differs no more than these two is no difference.
 
 The floor of a case is the larger of two times: its bytes at the machine's best bandwidth over that much memory, and
-its operations at the rate of multiply-adds plus its exponentials at the rate of the faster exp, ours or torch's; all of
-them are measured by `benchmarks/floors.cpp` in the same run. On a GPU, which has a unit for each, it is the largest of
-three: `benchmarks/gpu/floors.py`.
+its operations at the rate of multiply-adds (of bfloat16 where the inputs are) plus its exponentials at the rate of the
+faster exp, ours or torch's; all of them are measured by `benchmarks/floors.cpp` in the same run. On a GPU, which has a
+unit for each, it is the largest of three: `benchmarks/gpu/floors.py`.
 """
 READ_KERNELS = """\
 What each GPU kernel takes, as compiled for compute capability {generations}: registers a thread, bytes of shared memory
@@ -83,7 +82,8 @@ def circumstances(run: dict[str, Any]) -> str:
     elif isinstance(floors, dict):
         ways = {size: max(way.values()) for size, way in floors["bandwidths"].items()}
         shown["floors"] = (
-            f"{floors['fma_gflops']:.0f} GFLOP/s of multiply-adds ({floors['gemm_gflops']:.0f} in torch's products); "
+            f"{floors['fma_gflops']:.0f} GFLOP/s of multiply-adds ({floors['gemm_gflops']:.0f} in torch's products), "
+            f"{floors['bfloat16_gflops']:.0f} of bfloat16's; "
             f"{floors['exp_billions_per_second']:.1f} billion exp/s ({floors['torch_exp_billions_per_second']:.1f} by "
             f"torch); GB/s over {', '.join(f'{size} MB: {rate:.0f}' for size, rate in ways.items())}"
         )

@@ -27,6 +27,7 @@ PACKAGES = {
     "lightly": "lightly",
     "open_clip": "open_clip_torch",
     "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
     "timm": "timm",
     "torchvision": "torchvision",
 }

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastssl.ops import _check, _inplace, _native
 from fastssl.ops._backend import Implementation, Op, anything, native_cpu, native_cuda
+from fastssl.ops._crossover import crossover
 
 _OP = "update_center_"
 
@@ -16,10 +17,10 @@ _OP = "update_center_"
 def update_center_(center: Tensor, teacher: Tensor, momentum: float, *, backend: str | None = None) -> None:
     """``center = momentum * center + (1 - momentum) * mean(teacher)``, in place (DINO, arXiv:2104.14294, eq. 4).
 
-    The mean is over all but the last dimension, in float32 (float64 for float64 inputs). Deterministic, and the same
-    bits for any number of threads. With several processes the center must see the rows of all: average the centers,
-    all updated from the same one. No gradient is recorded.
-    A ``distillation_loss`` that was given this center keeps a copy: its backward may come before or after.
+    The mean is over all but the last dimension, in float32 (float64 for float64 inputs). Deterministic, and by our
+    kernels the same bits for any number of threads; where plain torch is faster, it serves the call. With several
+    processes the center must see the rows of all: average the centers, all updated from the same one. No gradient is
+    recorded. A ``distillation_loss`` that was given this center keeps a copy: its backward may come before or after.
 
     Args:
         center: (K) float32 or float64, updated in place: a narrower one would not move at momentum 0.99.
@@ -94,11 +95,21 @@ def _with_gaps(center: Tensor) -> str | None:
     return None if center.is_contiguous() else f"it takes a center without gaps, got strides {tuple(center.stride())}"
 
 
+def _sizes(teacher: Tensor) -> dict[str, int]:
+    """What the choice of the reference looks at."""
+    prototypes = teacher.shape[-1]
+    return {"rows": teacher.numel() // prototypes, "prototypes": prototypes}
+
+
 _update_center = Op(
     f"{_OP}(Tensor(a!) center, Tensor teacher, float momentum, str? backend) -> ()",
     {
         "cuda": Implementation(_cuda, lambda center, teacher, _: _with_gaps(center) or native_cuda(center, teacher)),
-        "cpu": Implementation(_cpu, lambda center, teacher, _: _with_gaps(center) or native_cpu(center, teacher)),
+        "cpu": Implementation(
+            _cpu,
+            lambda center, teacher, _: _with_gaps(center) or native_cpu(center, teacher),
+            crossover("update_center", lambda center, teacher, _: _sizes(teacher)),
+        ),
         "reference": Implementation(_reference, anything),
     },
     lambda *_: None,
