@@ -81,9 +81,10 @@ def circumstances(run: dict[str, Any]) -> str:
         shown["floors"] = floors["sentence"]
     elif isinstance(floors, dict):
         ways = {size: max(way.values()) for size, way in floors["bandwidths"].items()}
+        bfloat16 = f", {floors['bfloat16_gflops']:.0f} of bfloat16's" if "bfloat16_gflops" in floors else ""
         shown["floors"] = (
-            f"{floors['fma_gflops']:.0f} GFLOP/s of multiply-adds ({floors['gemm_gflops']:.0f} in torch's products), "
-            f"{floors['bfloat16_gflops']:.0f} of bfloat16's; "
+            f"{floors['fma_gflops']:.0f} GFLOP/s of multiply-adds ({floors['gemm_gflops']:.0f} in torch's products)"
+            f"{bfloat16}; "
             f"{floors['exp_billions_per_second']:.1f} billion exp/s ({floors['torch_exp_billions_per_second']:.1f} by "
             f"torch); GB/s over {', '.join(f'{size} MB: {rate:.0f}' for size, rate in ways.items())}"
         )
