@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import where
+from benchmarks import rivals, where
 from benchmarks.harness import OURS
 
 Loss = Callable[..., Tensor]
@@ -31,6 +31,33 @@ def in_float32(loss: Loss) -> Loss:
         return loss(*(x.float() for x in rows), **settings)
 
     return widened
+
+
+def cut_cross_entropy() -> Loss:
+    """Apple's cross-entropy of a linear layer, with every gradient (arXiv:2411.09009): its filter would drop most."""
+    linear_cross_entropy = rivals.load("cut_cross_entropy").linear_cross_entropy
+
+    def loss(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
+        own = torch.arange(len(queries), device=queries.device)
+        found: Tensor = linear_cross_entropy(queries / temperature, keys, own, filter_eps=None)
+        return found
+
+    return loss
+
+
+def inf_cl() -> Loss:
+    """Inf-CL's loss on one GPU (arXiv:2410.17243)."""
+    flash = rivals.load("inf_cl").cal_flash_loss
+
+    def loss(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
+        found: Tensor = flash(queries, keys, scale=1 / temperature, head_dim=min(queries.shape[1], 256)).mean()
+        return found
+
+    return loss
+
+
+# their kernels need a GPU
+FUSED: dict[str, Callable[[], Loss]] = {"Cut Cross-Entropy": cut_cross_entropy, "Inf-CL": inf_cl}
 
 
 def forms(ours: Loss, reference: Loss, chunked: Loss, dtype: torch.dtype) -> dict[str, Callable[[], Loss]]:

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from benchmarks import rivals, where
 from benchmarks.harness import Case, Work
-from benchmarks.losses import forms
+from benchmarks.losses import FUSED, forms
 from fastssl import ops
 from fastssl.ops.clip_loss import reference  # type: ignore[attr-defined]
 
@@ -49,6 +49,16 @@ def forward_backward(function: Callable[..., Tensor], n: int, d: int, dtype: tor
     return work
 
 
+def both_ways(make: Callable[[], Callable[..., Tensor]]) -> Callable[..., Tensor]:
+    """CLIP's loss from one of a single direction."""
+    one_way = make()
+
+    def loss(a: Tensor, b: Tensor, logit_scale: float) -> Tensor:
+        return (one_way(a, b, temperature=1 / logit_scale) + one_way(b, a, temperature=1 / logit_scale)) / 2
+
+    return loss
+
+
 def exact(n: int, d: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
     return forward_backward(lambda a, b, **scales: reference(a.double(), b.double(), **scales), n, d, dtype)()
 
@@ -56,6 +66,7 @@ def exact(n: int, d: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
 def providers(n: int, d: int, dtype: torch.dtype) -> dict[str, Callable[[], Work]]:
     functions = {
         **forms(ops.clip_loss, reference, chunked, dtype),
+        **where.only_on_gpu({name: functools.partial(both_ways, make) for name, make in FUSED.items()}),
         "open_clip ClipLoss": lambda: rivals.load("open_clip.loss").ClipLoss(),
     }
     return {

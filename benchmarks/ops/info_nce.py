@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from benchmarks import where
 from benchmarks.harness import Case, Work
-from benchmarks.losses import forms
+from benchmarks.losses import FUSED, forms
 from fastssl import ops
 from fastssl.ops.info_nce import reference  # type: ignore[attr-defined]
 
@@ -58,7 +58,7 @@ def exact(n: int, d: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
 
 
 def providers(n: int, d: int, dtype: torch.dtype) -> dict[str, Callable[[], Work]]:
-    rivals = forms(ops.info_nce, reference, chunked, dtype)
+    rivals = {**forms(ops.info_nce, reference, chunked, dtype), **where.only_on_gpu(FUSED)}
     if n >= LARGE:
         del rivals["torch eager again"]
     return {
