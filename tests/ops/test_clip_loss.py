@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from beyond_32_bits import DEVICES, coded, how_many
 from contrastive_helpers import (
     BAD_PAIRS,
     DTYPES,
@@ -78,6 +79,24 @@ def test_a_loss_near_zero_keeps_its_digits(engine) -> None:
     for x, y in zip(got, want, strict=True):
         if engine.backend == "cpu":
             torch.testing.assert_close(x.double(), y, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_more_pairs_than_32_bits_count(device: str) -> None:
+    codes, (of_a, of_b) = coded(46_400, 46_400)  # squared, over 2^31
+    a, b = (codes.float()[code].to(device) for code in (of_a, of_b))
+    loss, *grads = results(functools.partial(clip_loss, logit_scale=3.0), a, b)
+
+    logits, own = 3 * codes @ codes.T, (of_a, of_b)
+    lse_a, lse_b = (logits.exp() @ how_many(of_b)).log(), (how_many(of_a) @ logits.exp()).log()
+    want = ((lse_a[of_a] + lse_b[of_b]) / 2 - logits[own]).mean()
+    torch.testing.assert_close(loss.item(), want.item(), rtol=1e-6, atol=0)
+    weights = (logits - lse_a[:, None]).exp() + (logits - lse_b).exp()
+    want_a = ((weights * how_many(of_b)) @ codes)[of_a] - 2 * codes[of_b]
+    want_b = ((weights.T * how_many(of_a)) @ codes)[of_b] - 2 * codes[of_a]
+    for got, expected in zip(grads, (want_a, want_b), strict=True):
+        got = got.cpu().double() * (2 * len(a) / 3)
+        assert (got - expected).norm() <= 1e-5 * expected.norm()
 
 
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:

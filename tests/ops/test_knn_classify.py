@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from beyond_32_bits import DEVICES, NEAR, needles
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -139,6 +140,18 @@ def test_low_temperatures_leave_the_nearest_alone(engine, temperature: float) ->
     got = knn_classify(features, bank, labels, k=20, temperature=temperature, num_classes=5)
     want = knn_classify(features, bank, labels, k=1, temperature=1.0, num_classes=5)
     torch.testing.assert_close(got, want, rtol=0, atol=0.1 if temperature == 1e-4 else 0.0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_more_pairs_than_32_bits_count(device: str) -> None:
+    directions, bank, places = needles(2**20)
+    labels = torch.zeros(len(bank), dtype=torch.int64)
+    labels[places] = torch.arange(1, 19).view(6, 3)
+    asked = torch.arange(2_100) % 6  # x 2^20 > 2^31
+    inputs = (x.to(device) for x in (directions[asked], bank, labels))
+    got = knn_classify(*inputs, k=3, temperature=0.5, num_classes=19)
+    want = torch.zeros(6, 19).scatter_(1, labels[places], (NEAR / 0.5).softmax(0).expand(6, 3))
+    torch.testing.assert_close(got.cpu(), want[asked], rtol=1e-5, atol=0)
 
 
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:

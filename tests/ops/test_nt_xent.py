@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from beyond_32_bits import DEVICES, coded, how_many
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -96,19 +97,16 @@ def test_rows_of_very_different_lengths(engine) -> None:
         assert (got.double() - expected).norm() <= 1e-5 * expected.norm()
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("device", DEVICES)
 def test_more_pairs_than_32_bits_count(device: str) -> None:
-    """Rows drawn from eight vectors, so that sums over 2^31 pairs are sums over eight counts."""
     n = 23_200  # 46,400^2 > 2^31
-    generator = torch.Generator().manual_seed(0)
-    codes = normalize(torch.randn(8, 4, generator=generator, dtype=torch.float64), dim=1)
-    code = torch.randint(8, (2 * n,), generator=generator)
+    codes, (code,) = coded(2 * n)
     rows = codes.float()[code].to(device)
     z0, z1 = rows[:n].clone().requires_grad_(), rows[n:].clone().requires_grad_()
     loss = nt_xent(z0, z1, temperature=0.5)
     loss.backward()
 
-    similar, count = (codes @ codes.T / 0.5), torch.bincount(code, minlength=8).double()
+    similar, count = (codes @ codes.T / 0.5), how_many(code)
     lse = ((similar.exp() * count).sum(1) - similar.diagonal().exp()).log()
     other = code.roll(n)
     torch.testing.assert_close(loss.item(), (lse[code] - similar[code, other]).mean().item(), rtol=1e-6, atol=0)

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from beyond_32_bits import DEVICES, NEAR, needles
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -141,6 +142,19 @@ def test_low_temperatures_leave_the_nearest_alone(engine, temperature: float) ->
     got = propagate_labels(*inputs, radius=3, k=9, temperature=temperature)
     want = propagate_labels(*inputs, radius=3, k=1, temperature=1.0)
     torch.testing.assert_close(got, want, rtol=0, atol=0.1 if temperature == 1e-4 else 1e-6)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_more_pairs_than_32_bits_count(device: str) -> None:
+    frames, side = 9, 128  # 128^2 x 9 x 128^2 > 2^31
+    directions, pixels, places = needles(frames * side**2)
+    asked = torch.arange(side**2) % 6
+    labels = torch.rand(len(pixels), 2, generator=torch.Generator().manual_seed(0))
+    target = directions[asked].T.reshape(4, side, side).to(device)
+    context, given = (x.view(frames, side, side, -1).movedim(-1, 1).to(device) for x in (pixels, labels))
+    got = propagate_labels(target, context, given, radius=None, k=3, temperature=0.5)
+    want = torch.einsum("k,dkc->dc", (NEAR / 0.5).softmax(0), labels[places])
+    torch.testing.assert_close(got.cpu(), want[asked].T.reshape(2, side, side), rtol=1e-5, atol=0)
 
 
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:

@@ -6,6 +6,7 @@ import functools
 
 import pytest
 import torch
+from beyond_32_bits import DEVICES, coded, how_many
 from contrastive_helpers import (
     DTYPES,
     TEMPERATURES,
@@ -104,6 +105,24 @@ def test_a_queue_of_its_own_dtype(engine, dtype: torch.dtype) -> None:
     queue = queue.to(dtype)
     got = queue_info_nce(query, key, queue, temperature=0.2)
     torch.testing.assert_close(got, queue_info_nce(query, key, queue.float(), temperature=0.2))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_more_pairs_than_32_bits_count(device: str) -> None:
+    codes, (of_query, of_key, of_queue) = coded(2_100, 2_100, 2**20)  # 2,100 x 2^20 > 2^31
+    query, key, queue = (codes.float()[code].to(device) for code in (of_query, of_key, of_queue))
+    loss, *grads = results(functools.partial(queue_info_nce, queue=queue, temperature=0.5), query, key)
+
+    logits = codes @ codes.T / 0.5
+    weights = logits.exp() * how_many(of_queue)
+    others, positive = weights.sum(1)[of_query], logits[of_query, of_key]
+    total = others + positive.exp()
+    torch.testing.assert_close(loss.item(), (total.log() - positive).mean().item(), rtol=1e-6, atol=0)
+    want_query = (weights @ codes)[of_query] / total[:, None] - (others / total)[:, None] * codes[of_key]
+    want_key = -(others / total)[:, None] * codes[of_query]
+    for got, expected in zip(grads, (want_query, want_key), strict=True):
+        got = got.cpu().double() * (0.5 * len(query))
+        assert (got - expected).norm() <= 1e-5 * expected.norm()
 
 
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from beyond_32_bits import DEVICES, coded, how_many
 from contrastive_helpers import (
     BAD_PAIRS,
     DTYPES,
@@ -78,6 +79,26 @@ def test_small_and_large_logits_keep_their_digits(engine) -> None:
         torch.testing.assert_close(
             siglip_loss(b * 2, b, logit_scale=scale, logit_bias=-scale).double(), exact, rtol=1e-5, atol=0
         )
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_more_pairs_than_32_bits_count(device: str) -> None:
+    codes, (of_a, of_b) = coded(46_400, 46_400)  # squared, over 2^31
+    n, a, b = 46_400, *(codes.float()[code].to(device) for code in (of_a, of_b))
+    loss, grad_a, grad_b, slope = results(
+        lambda a, b, bias: siglip_loss(a, b, logit_scale=3.0, logit_bias=bias), a, b, torch.tensor(-2.0, device=device)
+    )
+
+    logits, own, pairs = 3 * codes @ codes.T - 2, (of_a, of_b), how_many(of_a)[:, None] * how_many(of_b)
+    want = (torch.nn.functional.softplus(logits) * pairs).sum() / n - logits[own].mean()
+    torch.testing.assert_close(loss.item(), want.item(), rtol=1e-6, atol=0)
+    weights = logits.sigmoid()
+    torch.testing.assert_close(slope.item(), (weights * pairs).sum().item() / n - 1, rtol=1e-5, atol=0)
+    want_a = ((weights * how_many(of_b)) @ codes)[of_a] - codes[of_b]
+    want_b = ((weights.T * how_many(of_a)) @ codes)[of_b] - codes[of_a]
+    for got, expected in ((grad_a, want_a), (grad_b, want_b)):
+        got = got.cpu().double() * (n / 3)
+        assert (got - expected).norm() <= 1e-5 * expected.norm()
 
 
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
