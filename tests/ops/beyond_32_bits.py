@@ -1,4 +1,8 @@
-"""What the tests of sizes that 32 bits do not count share: each has an exact result, and takes little memory."""
+"""What the tests of sizes that 32 bits do not count share: each has an exact result, and takes little memory.
+
+Ops whose result is as large as what 32 bits do not count have none, for it would be over 4 GB: the colours, the masks,
+``encode_ab``, ``sinkhorn_knopp`` and ``ema_update_``.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +48,7 @@ def needles(length: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def zeros(*shape: int, dtype: torch.dtype, device: object = "cpu") -> Tensor:
-    """On a CPU they take up no memory but where they are written: the system has one page for all that are only read."""
+    """On a CPU they take up no memory but where they are written: all that is only read is one page of the system's."""
     if torch.device(device).type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
     return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)

@@ -1,4 +1,4 @@
-"""What the tests of the contrastive losses share."""
+"""What the tests of the contrastive losses share; some of it serves other ops too."""
 
 from __future__ import annotations
 

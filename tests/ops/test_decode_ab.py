@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from beyond_32_bits import DEVICES, zeros
 from torch import Tensor
 
 from fastssl.ops import decode_ab, encode_ab, gamut_bins
@@ -63,6 +64,16 @@ def test_undoes_the_encoding(engine) -> None:
     ids, weights = encode_ab(ab.clamp(-40, 40), bins)
     logits = torch.full((2, 313, 20, 20), float("-inf"), device=engine.device).scatter_(1, ids, weights.log())
     assert (decode_ab(logits, bins, temperature=1.0) - ab.clamp(-40, 40)).abs().max() < 5
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_more_logits_than_32_bits_count(device: str) -> None:
+    logits = zeros(1, 1024, 1450, 1450, dtype=torch.bfloat16, device=device)
+    logits[0, 1000, 0, 0] = logits[0, -1, -1, -1] = 100
+    bins = (50 * torch.randn(1024, 2, generator=torch.Generator().manual_seed(0))).to(device)
+    want = bins.mean(0).view(1, 2, 1, 1).repeat(1, 1, 1450, 1450)
+    want[0, :, 0, 0], want[0, :, -1, -1] = bins[1000], bins[-1]
+    torch.testing.assert_close(decode_ab(logits, bins), want, rtol=1e-5, atol=1e-3)
 
 
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 
 import pytest
 import torch
+from beyond_32_bits import DEVICES, zeros
 from torch import Tensor
 
 from fastssl.ops import distillation_loss
@@ -184,6 +186,19 @@ def test_bad_values_give_no_finite_loss(engine, where: str, value: float) -> Non
     assert not loss.isfinite()
     if value != value or value > 0:
         assert loss.isnan()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_more_logits_than_32_bits_count(device: str) -> None:
+    """All equal but in three rows of the student, of which the first is not compared: it is the teacher's own crop."""
+    crops, batch, prototypes, high = 66, 512, 65_536, 9_984
+    student = zeros(crops, batch, prototypes, dtype=torch.bfloat16, device=device)
+    teacher = zeros(1, batch, prototypes, dtype=torch.bfloat16, device=device)
+    student[0, 0, 0] = student[1, 0, 0] = student[-1, -1, -1] = high
+    loss = distillation_loss(student, teacher, student_temp=1.0, teacher_temp=1.0)
+    rows, apart = (crops - 1) * batch, high - high / prototypes
+    want = ((rows - 2) * math.log(prototypes) + 2 * apart) / rows
+    assert abs(loss.item() - want) <= 1e-6 * want
 
 
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from beyond_32_bits import zeros
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -92,6 +93,17 @@ def test_a_queue_fills_and_turns_over(engine) -> None:
         enqueue_(queue, cursor, step)
     assert cursor.item() == 77 % 10
     assert torch.equal(queue[:, 0].sort().values, torch.arange(68.0, 78.0))
+
+
+def test_more_elements_than_32_bits_count(engine) -> None:
+    queue = zeros(2**20 + 3, 2_100, dtype=torch.float16, device=engine.device)
+    keys, cursor = random(4, 2_100, torch.float16, 1), torch.tensor(len(queue) - 2)
+    enqueue_(queue, cursor, keys)
+    assert torch.equal(queue[-2:], keys[:2])
+    assert torch.equal(queue[:2], keys[2:])
+    assert queue[2].eq(0).all()
+    assert queue[-3].eq(0).all()
+    assert cursor.item() == 2
 
 
 def test_only_its_rows_are_written(engine) -> None:

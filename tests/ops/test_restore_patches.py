@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from beyond_32_bits import zeros
 from patches_helpers import DTYPES, SHAPES, assert_as_good_as_plain_torch, normal, permutations, repeating, results
 from torch import Tensor
 
@@ -94,6 +95,17 @@ def test_large_outputs_and_gradients(engine) -> None:
     assert_as_good_as_plain_torch(ours(ids), plain(ids), tensors, grad)
     assert_as_good_as_plain_torch(ours(ids), plain(ids), [t.bfloat16() for t in tensors], grad.bfloat16())
     assert_as_good_as_plain_torch(ours(ids), plain(ids), [t.double() for t in tensors], grad.double())
+
+
+def test_larger_gradients_than_32_bits_count() -> None:
+    """One patch was kept; the token stands for all others."""
+    grad, ids = zeros(2_100, 1_024, 1_000, dtype=torch.bfloat16), torch.arange(1_024).expand(2_100, -1)
+    grad[0, :2], grad[-1, -2:] = 1, torch.arange(1_000) % 7
+    backward = torch.ops.fastssl.restore_patches_backward
+    x, token, pos = backward(grad, ids, 1, torch.bfloat16, True, True, True, None)
+    assert torch.equal(x, grad[:, :1])
+    assert torch.equal(token, 1 + 2 * grad[-1, -1])
+    assert torch.equal(pos, grad[0] + grad[-1])
 
 
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from beyond_32_bits import zeros
 from torch import Tensor
 
 from fastssl.ops import tiles
@@ -107,6 +108,14 @@ def test_tiles_smaller_than_their_cells_are_in_the_middle(engine) -> None:
     images = images_of((1, 1, 9, 9))
     assert torch.equal(tiles(images, 1, size=3)[0, 0], images[0, :, 3:6, 3:6])
     assert torch.equal(tiles(images, 3, size=1)[0, :, 0, 0, 0], images[0, 0, 1::3, 1::3].flatten())
+
+
+def test_more_pixels_than_32_bits_count(engine) -> None:
+    images = zeros(1, 3, 27_000, 27_000, dtype=torch.float16, device=engine.device)
+    first, last = images_of((2, 3, 27, 27), torch.float16)
+    images[0, :, :27, :27], images[0, :, -27:, -27:] = first, last
+    got = tiles(images, 1_000, torch.tensor([999_999, 0, 500_500]))
+    assert torch.equal(got, torch.stack([last, first, torch.zeros_like(first)])[None])
 
 
 def test_one_order_for_all_images(engine) -> None:
