@@ -13,7 +13,7 @@ from fastssl.ops import block_masking, random_masking
 from fastssl.ops.block_masking import ATTEMPTS
 
 BACKENDS = ("reference", "cpu", "cuda")
-GRIDS = [(1, 1), (1, 9), (5, 3), (14, 14), (7, 64), (6, 65), (3, 130), (24, 24)]
+GRIDS = [(1, 1), (1, 9), (5, 3), (14, 14), (3, 41), (12, 21), (13, 39), (7, 64), (6, 65), (3, 130), (24, 24)]
 RATIOS = [math.exp(math.log(0.3) + (i + 0.5) / 64 * (math.log(1 / 0.3) - math.log(0.3))) for i in range(64)]
 
 

@@ -15,7 +15,15 @@ from fastssl.ops.decode_ab import reference  # type: ignore[attr-defined]
 
 BACKENDS = ("reference", "cpu", "cuda")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
-SHAPES = [(1, 1, 1, 1), (1, 313, 1, 1), (3, 7, 1, 7), (2, 313, 13, 17), (1, 31, 64, 65)]
+SHAPES = [
+    (1, 1, 1, 1),
+    (1, 313, 1, 1),
+    (3, 7, 1, 7),
+    (2, 313, 13, 17),
+    (1, 31, 64, 65),
+    (1, 123, 12, 21),
+    (1, 252, 13, 39),
+]
 
 
 def data(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, device: object = "cpu") -> tuple[Tensor, Tensor]:
@@ -27,7 +35,7 @@ def data(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, device: obj
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("temperature", [0.05, 0.38, 1.0])
+@pytest.mark.parametrize("temperature", [0.01, 0.02, 0.07, 0.2, 0.38, 1.0])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_at_most_twice_the_error_of_plain_torch(
     engine, shape: tuple[int, ...], temperature: float, dtype: torch.dtype

@@ -13,7 +13,7 @@ from fastssl.ops import encode_ab, gamut_bins, rgb_to_lab
 
 BACKENDS = ("reference", "cpu", "cuda")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
-SHAPES = [(1, 2, 1, 1), (3, 2, 1, 7), (2, 2, 46, 45), (1, 2, 97, 101)]
+SHAPES = [(1, 2, 1, 1), (3, 2, 1, 7), (2, 2, 46, 45), (1, 2, 97, 101), (1, 2, 252, 123), (1, 2, 1, 507)]
 
 
 def chroma(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:

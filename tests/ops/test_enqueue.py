@@ -85,6 +85,15 @@ def test_degenerate_keys_normalize_as_in_torch(engine) -> None:
     assert queue[2].isnan().all()
 
 
+def test_bad_values_are_written_as_they_are(engine) -> None:
+    keys = random(3, 40, torch.float32, 0)
+    keys[0, 39], keys[1, 7], keys[2, 0] = float("nan"), float("inf"), float("-inf")
+    queue = torch.zeros(6, 40, dtype=torch.bfloat16)
+    enqueue_(queue, torch.tensor(4), keys)
+    torch.testing.assert_close(torch.cat([queue[4:], queue[:1]]), keys.bfloat16(), equal_nan=True, rtol=0, atol=0)
+    assert queue[1:4].eq(0).all()
+
+
 def test_a_queue_fills_and_turns_over(engine) -> None:
     """MoCo's loop: after any number of steps the queue holds the newest keys."""
     queue, cursor = torch.zeros(10, 2), torch.zeros(1, dtype=torch.int64)

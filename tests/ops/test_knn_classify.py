@@ -17,6 +17,7 @@ from fastssl.ops.knn_classify import reference  # type: ignore[attr-defined]
 
 BACKENDS = ("reference", "cpu", "triton")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+TEMPERATURES = [0.01, 0.02, 0.07, 0.2, 1.0]
 # queries, size of the bank, features: one, prime, ragged, more features than are multiplied at a time
 INTERPRETED_TESTS = ("test_equals_the_definition", "test_bad_values", "test_non_contiguous", "test_no_gradient")
 SHAPES = [
@@ -58,7 +59,7 @@ def test_equals_the_definition(engine, q: int, m: int, d: int, dtype: torch.dtyp
         pytest.skip("an interpreter takes minutes, and smaller sizes are ragged too")
     features, bank, labels = data(q, m, d, dtype=dtype, device=engine.device)
     for k in sorted({1, min(20, m), m} | (set() if engine.slow else {min(5, m), min(200, m)})):
-        for temperature in (0.07,) if engine.slow else (0.07, 1.0):
+        for temperature in (0.07,) if engine.slow else TEMPERATURES:
             got = knn_classify(features, bank, labels, k=k, temperature=temperature, num_classes=5)
             assert got.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
             want = definition(features, bank, labels, k, temperature, 5)

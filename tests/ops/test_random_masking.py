@@ -9,7 +9,10 @@ from fastssl.ops import random_masking
 from fastssl.ops.random_masking import kept_patches, reference  # type: ignore[attr-defined]
 
 BACKENDS = ("reference", "cpu", "cuda")
-SHAPES = [(1, 1), (1, 2), (3, 10), (5, 49), (16, 196), (2, 257), (7, 1000), (2, 4096), (1, 4097), (2, 9000)]
+SHAPES = [
+    *((1, 1), (1, 2), (3, 10), (5, 49), (123, 7), (252, 3), (507, 2), (16, 196)),
+    *((1, 123), (3, 252), (2, 257), (5, 507), (7, 1000), (2, 4096), (1, 4097), (2, 9000)),
+]
 
 
 def argsorts(noise: torch.Tensor, keep: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
