@@ -184,6 +184,12 @@ BAD = [
     *BAD_PAIRS,
     (dict(logit_scale=float("inf")), ValueError, "logit_scale must be finite; got inf"),
     (dict(logit_scale="2"), TypeError, "logit_scale must be a number or a tensor; got str"),
+    (
+        dict(logit_scale=torch.tensor(1.0, device="meta")),
+        ValueError,
+        "logit_scale must be on cpu or on the CPU; got meta",
+    ),
+    (dict(logit_scale=torch.tensor(1)), TypeError, "logit_scale must be float32.*got torch.int64"),
     (dict(logit_scale=torch.ones(1)), ValueError, r"logit_scale must have shape \(\); got \(1\)"),
 ]
 

@@ -174,6 +174,7 @@ BAD = [
     (dict(logits=L[:, :6]), ValueError, r"agree on B; got \(2, 6, 4, 4\) and \(7, 2\)"),
     (dict(logits=L[:0]), ValueError, r"logits must not be empty; got \(0, 7, 4, 4\)"),
     (dict(bins=B.long()), TypeError, "bins must be float32.*got torch.int64"),
+    (dict(bins=[1.0]), TypeError, "bins must be a tensor; got list"),
     (dict(bins=B[:, :1]), ValueError, r"bins must have shape \(B, 2\) with B >= 1; got \(7, 1\)"),
     (dict(bins=B.to("meta")), ValueError, "one device; got cpu and meta"),
     (dict(temperature=0.0), ValueError, "temperature must be finite and above 0; got 0.0"),

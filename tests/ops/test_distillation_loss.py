@@ -356,6 +356,8 @@ BAD = [
     (dict(center=Z(8).long()), TypeError, "center must be float32.*got torch.int64"),
     (dict(center=Z(8), teacher_temp=None), ValueError, "probabilities, which take no center"),
     (dict(student_temp=0.0), ValueError, "student_temp must be finite and above 0; got 0.0"),
+    (dict(student=None), TypeError, "student must be a tensor; got NoneType"),
+    (dict(student_temp=float("inf")), ValueError, "student_temp must be finite and above 0; got inf"),
     (dict(student_temp=None), TypeError, "student_temp must be a number; got NoneType"),
     (dict(teacher_temp=float("nan")), ValueError, "teacher_temp must be finite and above 0; got nan"),
     (dict(teacher_temp="0.04"), TypeError, "teacher_temp must be a number; got str"),

@@ -229,6 +229,7 @@ BAD = [
     (dict(ab=torch.zeros(2, 3, 4, 4)), ValueError, r"ab must have shape \(N, 2, H, W\); got \(2, 3, 4, 4\)"),
     (dict(ab=A[:0]), ValueError, r"ab must not be empty; got \(0, 2, 4, 4\)"),
     (dict(bins=B.long()), TypeError, "bins must be float32.*got torch.int64"),
+    (dict(bins=[1.0]), TypeError, "bins must be a tensor; got list"),
     (dict(bins=B[:4]), ValueError, r"bins must have shape \(B, 2\) with B >= 5; got \(4, 2\)"),
     (dict(bins=B.T), ValueError, r"with B >= 5; got \(2, 7\)"),
     (dict(bins=B.to("meta")), ValueError, "one device; got cpu and meta"),

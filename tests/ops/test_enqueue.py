@@ -213,6 +213,9 @@ BAD = [
         r"cursor must be one number, \(\) or \(1\); got \(2\)",
     ),
     (dict(cursor=torch.tensor(3, device="meta")), ValueError, "queue and cursor must be on one device"),
+    (dict(normalize=1), TypeError, "normalize must be True or False; got int"),
+    (dict(queue=[1.0]), TypeError, "queue must be a tensor; got list"),
+    (dict(keys=[1.0]), TypeError, "keys must be a tensor; got list"),
     (dict(backend="triton"), RuntimeError, "no such backend, only cuda, cpu, reference"),
 ]
 

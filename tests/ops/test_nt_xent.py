@@ -309,6 +309,12 @@ BAD = [
     (dict(temperature=float("inf")), ValueError, "got inf"),
     (dict(temperature=torch.ones(2)), ValueError, r"temperature must have shape \(\); got \(2\)"),
     (dict(temperature=torch.tensor(1)), TypeError, "temperature must be float32.*got torch.int64"),
+    (
+        dict(temperature=torch.tensor(1.0, device="meta")),
+        ValueError,
+        "temperature must be on cpu or on the CPU; got meta",
+    ),
+    (dict(temperature=True), TypeError, "temperature must be a number; got bool"),
     (dict(temperature="0.5"), TypeError, "temperature must be a number; got str"),
     (dict(backend="triton"), RuntimeError, "'triton' was asked for and cannot serve this call: it takes cuda tensors"),
     (dict(backend="fpga"), ValueError, "unknown backend 'fpga': choose one of cpu, cuda, reference, triton"),

@@ -244,6 +244,10 @@ BAD = [
     ),
     (dict(temperature=0.0), ValueError, "temperature must be finite and above 0; got 0.0"),
     (dict(temperature=float("nan")), ValueError, "got nan"),
+    (dict(temperature=torch.tensor(0.5)), TypeError, "temperature must be a number; got Tensor"),
+    (dict(query=torch.zeros(8, 0), key=torch.zeros(8, 0), queue=torch.zeros(9, 0)), ValueError, r"got \(8, 0\)"),
+    (dict(key=None), TypeError, "key must be a tensor; got NoneType"),
+    (dict(queue=[1.0]), TypeError, "queue must be a tensor; got list"),
     (dict(temperature="0.5"), TypeError, "temperature must be a number; got str"),
     (dict(backend="cuda"), RuntimeError, "no such backend, only triton, cpu, reference"),
 ]

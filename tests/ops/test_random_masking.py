@@ -123,6 +123,12 @@ BAD = [
     (dict(ratio=0.99), ValueError, "ratio 0.99 keeps none of 8 patches"),
     (dict(noise=torch.rand(3, 8)), ValueError, r"noise must have shape \(2, 8\); got \(3, 8\)"),
     (dict(noise=torch.rand(2, 8).double()), TypeError, "noise must be float32; got torch.float64"),
+    (dict(batch=2.0), TypeError, "batch must be an integer; got float"),
+    (dict(length="8"), TypeError, "length must be an integer; got str"),
+    (dict(ratio="0.5"), TypeError, "ratio must be a number; got str"),
+    (dict(noise=[0.5]), TypeError, "noise must be a tensor; got list"),
+    (dict(noise=torch.rand(8)), ValueError, r"noise must have shape \(B, N\); got \(8\)"),
+    (dict(backend="triton"), RuntimeError, "no such backend, only cuda, cpu, reference"),
     (dict(generator=0), TypeError, "generator must be a torch.Generator; got int"),
     (
         dict(generator=torch.Generator(), device="cuda"),

@@ -199,8 +199,21 @@ BAD = [
     *BAD_PAIRS,
     (dict(logit_scale=float("inf")), ValueError, "logit_scale must be finite; got inf"),
     (dict(logit_scale="2"), TypeError, "logit_scale must be a number or a tensor; got str"),
+    (
+        dict(logit_scale=torch.tensor(1.0, device="meta")),
+        ValueError,
+        "logit_scale must be on cpu or on the CPU; got meta",
+    ),
+    (dict(logit_scale=torch.tensor(1)), TypeError, "logit_scale must be float32.*got torch.int64"),
     (dict(logit_scale=torch.ones(1)), ValueError, r"logit_scale must have shape \(\); got \(1\)"),
     (dict(logit_bias=float("nan")), ValueError, "logit_bias must be finite; got nan"),
+    (
+        dict(logit_bias=torch.tensor(1.0, device="meta")),
+        ValueError,
+        "logit_bias must be on cpu or on the CPU; got meta",
+    ),
+    (dict(logit_bias=torch.ones(1)), ValueError, r"logit_bias must have shape \(\); got \(1\)"),
+    (dict(logit_bias=torch.tensor(1)), TypeError, "logit_bias must be float32.*got torch.int64"),
     (dict(logit_bias=None), TypeError, "logit_bias must be a number or a tensor; got NoneType"),
 ]
 

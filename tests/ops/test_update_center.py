@@ -141,6 +141,8 @@ BAD = [
     (dict(teacher=Z(8)), ValueError, r"teacher must have shape \(N, K\); got \(8\)"),
     (dict(teacher=Z(0, 8)), ValueError, r"needs rows of the 8 prototypes of center; got \(0, 8\)"),
     (dict(teacher=Z(2, 8).long()), TypeError, "teacher must be float32.*got torch.int64"),
+    (dict(center=[1.0]), TypeError, "center must be a tensor; got list"),
+    (dict(center=Z(0), teacher=Z(2, 0)), ValueError, r"needs rows of the 0 prototypes of center; got \(2, 0\)"),
     (dict(teacher=[1.0]), TypeError, "teacher must be a tensor; got list"),
     (dict(teacher=Z(2, 8).double()), TypeError, "a float64 teacher needs a float64 center; got torch.float32"),
     (dict(teacher=Z(2, 8, device="meta")), ValueError, "center and teacher must be on one device; got cpu and meta"),
