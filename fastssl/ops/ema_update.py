@@ -36,7 +36,7 @@ def ema_update_(
         targets: tensors of any shape, updated in place; float32, bfloat16, float16, float64, integer or bool.
         sources: as many tensors, each with the shape and device of its target; a floating-point source may have
             another floating-point dtype than its target, any other has the same dtype.
-        momentum: in [0, 1]; 1 changes nothing, 0 copies.
+        momentum: in [0, 1]; 1 keeps the floating-point targets and 0 copies the sources, whatever the others hold.
         copies: as many tensors, or None; each receives its updated target, rounded to its own floating-point dtype.
         backend: the backend that must serve the call; by default the fastest that can.
     Raises:
@@ -112,8 +112,11 @@ def reference(targets: Sequence[Tensor], sources: Sequence[Tensor], momentum: fl
     """The formula in plain torch, one pair at a time."""
     for target, source in zip(targets, sources, strict=True):
         if target.dtype.is_floating_point:
-            wide = _native.accumulator(target.dtype)
-            target.copy_(torch.lerp(target.to(wide), source.to(wide), 1.0 - momentum))
+            if 0.0 < momentum < 1.0:
+                wide = _native.accumulator(target.dtype)
+                source = torch.lerp(target.to(wide), source.to(wide), 1.0 - momentum)
+            if momentum < 1.0:
+                target.copy_(source)
         else:
             target.copy_(source)
     for target, copy in zip(targets, copies, strict=False):

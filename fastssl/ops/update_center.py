@@ -25,7 +25,7 @@ def update_center_(center: Tensor, teacher: Tensor, momentum: float, *, backend:
     Args:
         center: (K) float32 or float64, updated in place: a narrower one would not move at momentum 0.99.
         teacher: (T, B, K) or (N, K) logits; float32, bfloat16, float16, or float64 only with a float64 center.
-        momentum: in [0, 1]; 1 changes nothing.
+        momentum: in [0, 1]; 1 changes nothing, and 0 sets the center to the mean, whatever the others hold.
         backend: the backend that must serve the call; by default the fastest that can (see ``fastssl.ops.explain``).
     Raises:
         TypeError: for dtypes other than those above.
@@ -52,9 +52,11 @@ def update_center_(center: Tensor, teacher: Tensor, momentum: float, *, backend:
 
 
 def reference(center: Tensor, teacher: Tensor, momentum: float) -> None:
-    """The formula in plain torch."""
+    """The formula in plain torch; a momentum of 1 or 0 takes one of both alone, for 0 times infinity is no number."""
+    if momentum == 1.0:
+        return
     mean = teacher.to(center.dtype).flatten(0, -2).mean(0)
-    center.copy_(momentum * center + (1.0 - momentum) * mean)
+    center.copy_(mean if momentum == 0.0 else momentum * center + (1.0 - momentum) * mean)
 
 
 def _reference(center: Tensor, teacher: Tensor, momentum: float) -> None:

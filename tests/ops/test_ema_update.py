@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 
 import pytest
 import torch
@@ -79,6 +80,17 @@ def test_momentum_0_copies_and_1_keeps_exactly(engine, dtype: torch.dtype) -> No
         assert torch.equal(target, start.to(dtype))
         ema_update_([target], [source], 0.0)
         assert torch.equal(target, source)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_momentum_0_and_1_take_nothing_of_the_other(engine, value: float) -> None:
+    whole, broken = torch.arange(21.0, device=engine.device), torch.full((21,), value, device=engine.device)
+    target, copy = broken.clone(), broken.clone()
+    ema_update_([target], [whole], 0.0, copies=[copy])
+    assert torch.equal(target, whole)
+    ema_update_([target], [broken], 1.0, copies=[copy])
+    assert torch.equal(target, whole)
+    assert torch.equal(copy, whole)
 
 
 def test_integers_and_bools_are_copied(engine) -> None:

@@ -42,6 +42,15 @@ def test_momentum_1_keeps_the_center(engine) -> None:
     assert torch.equal(center, before)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_momentum_0_and_1_take_nothing_of_the_other(engine, value: float) -> None:
+    center, teacher = torch.full((50,), value), torch.ones(8, 50)
+    update_center_(center, teacher, 0.0)
+    assert center.eq(1.0).all()
+    update_center_(center, torch.full((8, 50), value), 1.0)
+    assert center.eq(1.0).all()
+
+
 def test_a_wider_center(engine) -> None:
     center, teacher = inputs((8, 50), torch.bfloat16)
     center = center.double()
