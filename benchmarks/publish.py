@@ -5,6 +5,7 @@ Likewise, from the ledger of the GPU kernels, the sentence in README.md and what
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from collections.abc import Sequence
@@ -22,9 +23,9 @@ from fastssl.ops._crossover import Crossover
 READ_SUMMARY = """\
 Each op at each measured shape against the **best** of its rivals, all in turns in one process. *Times faster* is the
 best rival's median over ours: bold where we are **slower**, and *alike* where each lies in the spread of the other.
-*Of the floor* is the least time in which this machine can do the operations, exponentials and memory traffic that no
-implementation can do without, in percent of ours. Memory is what one call adds to the process's high-water mark, ours
-and then plain torch's.
+The *floor* is the least time in which this machine can do the operations, exponentials and memory traffic that no
+implementation can do without, and *of the floor's speed* that time in percent of ours. Memory is what one call adds to
+the process's high-water mark, ours and then plain torch's.
 
 Each op was measured with its rivals in a run of its own, of the commit and date that its machine's page tells, with
 every provider's times, rates and errors; an op may have changed since.
@@ -125,7 +126,7 @@ def first_table(reports: Sequence[Report]) -> str:
         "ours, ms",
         "best rival, ms",
         "times faster",
-        "of the floor",
+        "of the floor's speed",
         "MB ours / torch",
     ]
     return table_of(head, 2, [summary_cells(case) for report in reports for case in report.cases])
@@ -133,7 +134,7 @@ def first_table(reports: Sequence[Report]) -> str:
 
 def details(report: Report) -> str:
     head = ["case", "provider", "median ms", "p20 to p80", "samples", "fastssl against it", "GFLOP/s or GB/s"]
-    head += ["of the floor", "peak extra MB", "error"]
+    head += ["of the floor's speed", "peak extra MB", "error"]
     rows = [(case, row, detail_cells(case, row)) for case in report.cases for row in case.rows]
     if any("wall_median" in row for _, row, _ in rows):  # a GPU's
         head.insert(4, "from Python, ms")
@@ -266,6 +267,7 @@ def gpu_kernels(measured: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(prog="python -m benchmarks.publish", description=__doc__).parse_args()
     machines = summary.machines(summary.RESULTS)
     pages = {DOCS / "performance.md": performance(machines), DOCS / "results.md": results()}
     pages[DOCS / "gpu-kernels.md"] = gpu_kernels(json.loads(KERNELS.read_text()))

@@ -125,7 +125,7 @@ def series(report: Report) -> list[Series]:
         words = case.ours["shape"].split()
         for i, word in enumerate(words):
             if number := re.fullmatch(r"(\w+)=([\d.]+)", word):
-                others = " ".join([*words[:i], *words[i + 1 :], case.ours["dtype"]])
+                others = ", ".join([*words[:i], *words[i + 1 :], case.ours["dtype"]])
                 found.setdefault((number[1], others), {})[float(number[2])] = case
     return [
         Series(report.op, variable, fixed, dict(sorted(cases.items())))

@@ -187,7 +187,7 @@ BAD = [
     (
         dict(logit_scale=torch.tensor(1.0, device="meta")),
         ValueError,
-        "logit_scale must be on cpu or on the CPU; got meta",
+        "logit_scale must be on the CPU; got meta",
     ),
     (dict(logit_scale=torch.tensor(1)), TypeError, "logit_scale must be float32.*got torch.int64"),
     (dict(logit_scale=torch.ones(1)), ValueError, r"logit_scale must have shape \(\); got \(1\)"),

@@ -286,7 +286,7 @@ BAD = [
     (([T(1).expand(4)], [T(4)], 0.5), ValueError, "target 0 is an expanded tensor"),
     ((T(2), [T(2)], 0.5), TypeError, "targets must be a list of tensors; got Tensor"),
     (([T(2)], 3.0, 0.5), TypeError, "sources must be a list of tensors; got float"),
-    (([T(2)], [T(2)], "0.5"), ValueError, "got 0.5"),
+    (([T(2)], [T(2)], "0.5"), ValueError, "got str"),
     (([T(2)], [T(2).to_sparse()], 0.5), TypeError, "source 0 must be dense; got torch.sparse_coo"),
 ]
 

@@ -301,7 +301,7 @@ BAD = [
     (
         dict(temperature=torch.tensor(1.0, device="meta")),
         ValueError,
-        "temperature must be on cpu or on the CPU; got meta",
+        "temperature must be on the CPU; got meta",
     ),
     (dict(queries=torch.zeros(8, 0), keys=torch.zeros(9, 0)), ValueError, r"one query, key and feature; got \(8, 0\)"),
     (dict(keys=torch.zeros(9)), ValueError, r"keys must have shape \(M, D\); got \(9\)"),

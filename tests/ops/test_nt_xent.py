@@ -312,7 +312,7 @@ BAD = [
     (
         dict(temperature=torch.tensor(1.0, device="meta")),
         ValueError,
-        "temperature must be on cpu or on the CPU; got meta",
+        "temperature must be on the CPU; got meta",
     ),
     (dict(temperature=True), TypeError, "temperature must be a number; got bool"),
     (dict(temperature="0.5"), TypeError, "temperature must be a number; got str"),
