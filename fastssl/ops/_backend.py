@@ -239,12 +239,15 @@ def refuse_gradient(op: str) -> None:
 
 def _placed(device: str, *tensors: Tensor) -> str | None:
     first = tensors[0].device
-    for tensor in tensors:  # there may be hundreds, at every step
-        where, dtype = tensor.device, tensor.dtype
-        if where.type != device:
-            return f"it takes {device} tensors, got one on {where}"
-        if where != first:
-            return f"it takes tensors on one GPU, got {first} and {where}"
+    # there may be hundreds, at every step: one look at the first decides most, and numbers are compared faster
+    there = first.type == device and len({tensor.get_device() for tensor in tensors}) == 1
+    if not (there and all([x.is_cpu if device == "cpu" else x.is_cuda for x in tensors])):  # noqa: C419
+        for tensor in tensors:
+            if tensor.device.type != device:
+                return f"it takes {device} tensors, got one on {tensor.device}"
+            if tensor.device != first:
+                return f"it takes tensors on one GPU, got {first} and {tensor.device}"
+    for dtype in {tensor.dtype for tensor in tensors}:
         if dtype not in _native.DTYPES and dtype.is_floating_point:
             return f"it takes float32, float64, bfloat16 and float16, got {dtype}"
     return None
