@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -40,6 +41,7 @@ def run(seed: int, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(prog="python -m benchmarks.demo", description=__doc__).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         runs = [run(seed, Path(folder) / str(seed)) for seed in SEEDS]
     report = {

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "../csrc/cpu/simd.h"
+#include "../csrc/cpu/operand.h"
 
 namespace {
 
@@ -34,27 +34,34 @@ void use(const T& value) {
     asm volatile("" : : "g"(&value) : "memory");
 }
 
-}  // namespace
-
-extern "C" {
-
-// Floating-point operations on float32, two a multiply-add; all operands stay in registers.
-double fma_rate(int threads, double seconds) {
+// Floating-point operations of products of operands of type O; all stay in registers.
+template <class O>
+double product_rate(int threads, double seconds) {
     constexpr int chains = 12, steps = 1 << 18;  // more chains than a multiply-add takes cycles on two units
-    const double work = 2.0 * steps * chains * kWidth<float> * threads;
+    const double work = 2.0 * kDepths<O> * steps * chains * kWidth<float> * threads;
     return best_rate(work, seconds, [=] {
 #pragma omp parallel num_threads(threads)
         {
             Vec<float> sums[chains] = {};
-            Vec<float> factor = broadcast(0.999f), term = broadcast(0.5f);
-            use(factor), use(term);
+            Vec<O> a{}, b{};
+            use(a), use(b);
             for (int i = 0; i < steps; ++i)
 #pragma GCC unroll 12
-                for (int c = 0; c < chains; ++c) sums[c] = sums[c] * factor + term;
+                for (int c = 0; c < chains; ++c) sums[c] = multiply_add<O>(sums[c], a, b);
             use(sums);
         }
     });
 }
+
+}  // namespace
+
+extern "C" {
+
+// Floating-point operations on float32, two a multiply-add.
+double fma_rate(int threads, double seconds) { return product_rate<float>(threads, seconds); }
+
+// The same on bfloat16, summed in float32: that of float32 where the processor has no such products.
+double bfloat16_rate(int threads, double seconds) { return product_rate<BFloat16Operand>(threads, seconds); }
 
 // Bytes read and written: each thread copies its half of `memory`, `bytes` in all, onto the other half.
 double copy_rate(char* memory, std::int64_t bytes, int threads, double seconds) {

@@ -37,6 +37,7 @@ class Floors:
     """Rates of all threads together; ``bandwidths`` has, for each size of memory in MB, GB/s of each way to walk it."""
 
     fma_gflops: float
+    bfloat16_gflops: float  # multiply-adds of bfloat16 summed in float32; float32's where the processor has none
     gemm_gflops: float
     exp_billions_per_second: float
     torch_exp_billions_per_second: float
@@ -48,13 +49,13 @@ class Floors:
         return max(self.bandwidths[nearest].values())
 
     def peak(self, dtype: str) -> float:
-        """GFLOP/s of multiply-adds, which are float32's whatever ``dtype`` the inputs have."""
-        return self.fma_gflops
+        """GFLOP/s of multiply-adds of inputs of ``dtype``."""
+        return self.bfloat16_gflops if dtype == "bfloat16" else self.fma_gflops
 
     def seconds(self, operations: float, bytes_moved: float, exponentials: float, dtype: str = "float32") -> float:
         """The larger of two times: of the bytes, and of the operations and exponentials, which share the same units."""
         exp_rate = max(self.exp_billions_per_second, self.torch_exp_billions_per_second)
-        arithmetic = operations / self.fma_gflops + exponentials / exp_rate
+        arithmetic = operations / self.peak(dtype) + exponentials / exp_rate
         moving = bytes_moved / self.bandwidth(bytes_moved) if bytes_moved else 0.0
         return max(arithmetic, moving) / GIGA
 
@@ -119,4 +120,11 @@ def measured(threads: int) -> Floors:
         where = (ctypes.c_void_p(memory.data_ptr()), ctypes.c_int64(memory.nbytes))
         bandwidths[size] = {way: rate(f"{way}_rate", *where) for way in ("copy", "update", "read")}
     gemm, torch_exp = torch_rates()
-    return Floors(rate("fma_rate"), round(gemm, 2), rate("exp_rate"), round(torch_exp, 2), bandwidths)
+    return Floors(
+        fma_gflops=rate("fma_rate"),
+        bfloat16_gflops=rate("bfloat16_rate"),
+        gemm_gflops=round(gemm, 2),
+        exp_billions_per_second=rate("exp_rate"),
+        torch_exp_billions_per_second=round(torch_exp, 2),
+        bandwidths=bandwidths,
+    )

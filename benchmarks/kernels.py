@@ -7,6 +7,7 @@ and every Triton kernel as a training step launches it. Writes benchmarks/result
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import re
@@ -153,6 +154,7 @@ def rows(kernels: list[Kernel]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__).parse_args()
     import triton
 
     compiled = [*cuda_kernels(module()), *triton_kernels()]

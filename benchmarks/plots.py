@@ -52,8 +52,8 @@ def draw(series: Series, path: Path, kind: str = "svg") -> None:
             axes.set_title(label, color=INK)
             axes.set_xlabel(series.variable)
         handles, names = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, labelcolor=INK)
-        figure.suptitle(f"{series.op}, {series.fixed.replace(' ', ', ')}", x=0.01, ha="left", fontsize=11)
+        figure.legend(handles, names, loc="outside lower center", ncols=1 + len(shown), frameon=False, labelcolor=INK)
+        figure.suptitle(f"{series.op}, {series.fixed}", x=0.01, ha="left", fontsize=11)
         figure.savefig(path, format=kind, metadata={"Date": None} if kind == "svg" else None)
 
 

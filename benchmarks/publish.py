@@ -5,6 +5,7 @@ Likewise, from the ledger of the GPU kernels, the sentence in README.md and what
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from collections.abc import Sequence
@@ -22,10 +23,9 @@ from fastssl.ops._crossover import Crossover
 READ_SUMMARY = """\
 Each op at each measured shape against the **best** of its rivals, all in turns in one process. *Times faster* is the
 best rival's median over ours: bold where we are **slower**, and *alike* where each lies in the spread of the other.
-*Of the floor* is the least time in which this machine can do the operations, exponentials and memory traffic that no
-implementation can do without, in percent of ours; on a CPU operations are counted at float32's rate, which a processor
-with products of bfloat16 exceeds. Memory is what one call adds to the process's high-water mark, ours and then plain
-torch's.
+The *floor* is the least time in which this machine can do the operations, exponentials and memory traffic that no
+implementation can do without, and *of the floor's speed* that time in percent of ours. Memory is what one call adds to
+the process's high-water mark, ours and then plain torch's.
 
 Each op was measured with its rivals in a run of its own, of the commit and date that its machine's page tells, with
 every provider's times, rates and errors; an op may have changed since.
@@ -37,9 +37,9 @@ do (*with recompute*: also what ours computes twice to store less). The error is
 float64. A provider *again* is the same code timed twice: what differs no more than these two is no difference.
 
 The floor of a case is the larger of two times: its bytes at the machine's best bandwidth over that much memory, and
-its operations at the rate of multiply-adds plus its exponentials at the rate of the faster exp, ours or torch's; all of
-them are measured by `benchmarks/floors.cpp` in the same run. On a GPU, which has a unit for each, it is the largest of
-three: `benchmarks/gpu/floors.py`.
+its operations at the rate of multiply-adds (of bfloat16 where the inputs are) plus its exponentials at the rate of the
+faster exp, ours or torch's; all of them are measured by `benchmarks/floors.cpp` in the same run. On a GPU, which has a
+unit for each, it is the largest of three: `benchmarks/gpu/floors.py`.
 """
 READ_KERNELS = """\
 What each GPU kernel takes, as compiled for compute capability {generations}: registers a thread, bytes of shared memory
@@ -82,8 +82,10 @@ def circumstances(run: dict[str, Any]) -> str:
         shown["floors"] = floors["sentence"]
     elif isinstance(floors, dict):
         ways = {size: max(way.values()) for size, way in floors["bandwidths"].items()}
+        bfloat16 = f", {floors['bfloat16_gflops']:.0f} of bfloat16's" if "bfloat16_gflops" in floors else ""
         shown["floors"] = (
-            f"{floors['fma_gflops']:.0f} GFLOP/s of multiply-adds ({floors['gemm_gflops']:.0f} in torch's products); "
+            f"{floors['fma_gflops']:.0f} GFLOP/s of multiply-adds ({floors['gemm_gflops']:.0f} in torch's products)"
+            f"{bfloat16}; "
             f"{floors['exp_billions_per_second']:.1f} billion exp/s ({floors['torch_exp_billions_per_second']:.1f} by "
             f"torch); GB/s over {', '.join(f'{size} MB: {rate:.0f}' for size, rate in ways.items())}"
         )
@@ -124,7 +126,7 @@ def first_table(reports: Sequence[Report]) -> str:
         "ours, ms",
         "best rival, ms",
         "times faster",
-        "of the floor",
+        "of the floor's speed",
         "MB ours / torch",
     ]
     return table_of(head, 2, [summary_cells(case) for report in reports for case in report.cases])
@@ -132,7 +134,7 @@ def first_table(reports: Sequence[Report]) -> str:
 
 def details(report: Report) -> str:
     head = ["case", "provider", "median ms", "p20 to p80", "samples", "fastssl against it", "GFLOP/s or GB/s"]
-    head += ["of the floor", "peak extra MB", "error"]
+    head += ["of the floor's speed", "peak extra MB", "error"]
     rows = [(case, row, detail_cells(case, row)) for case in report.cases for row in case.rows]
     if any("wall_median" in row for _, row, _ in rows):  # a GPU's
         head.insert(4, "from Python, ms")
@@ -265,6 +267,7 @@ def gpu_kernels(measured: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(prog="python -m benchmarks.publish", description=__doc__).parse_args()
     machines = summary.machines(summary.RESULTS)
     pages = {DOCS / "performance.md": performance(machines), DOCS / "results.md": results()}
     pages[DOCS / "gpu-kernels.md"] = gpu_kernels(json.loads(KERNELS.read_text()))

@@ -22,11 +22,14 @@ import torch
 REQUIREMENTS = Path(__file__).parent / "rivals.txt"
 # the package that each module comes from
 PACKAGES = {
+    "cut_cross_entropy": "cut-cross-entropy",
     "faiss": "faiss-cpu",
+    "inf_cl": "inf-cl",
     "kornia": "kornia",
     "lightly": "lightly",
     "open_clip": "open_clip_torch",
     "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
     "timm": "timm",
     "torchvision": "torchvision",
 }

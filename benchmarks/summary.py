@@ -97,7 +97,16 @@ def reports(folder: Path) -> Iterator[Report]:
     """Every op that has results in a machine's folder."""
     for path in sorted(folder.glob("*.json")):
         report = json.loads(path.read_text())
-        yield Report(path.stem, report["run"], grouped(report["rows"]))
+        yield Report(path.stem, report["run"], grouped([_held(row, report["run"]) for row in report["rows"]]))
+
+
+def _held(row: Row, run: dict[str, Any]) -> Row:
+    """The row without its floor where that was not measured: of bfloat16 in runs that knew float32's rate alone."""
+    floors = run.get("floors")
+    if row["dtype"] != "bfloat16" or not isinstance(floors, dict) or "bandwidths" not in floors:
+        return row
+    unknown = () if "bfloat16_gflops" in floors else ("floor", "percent_of_floor", "percent_of_fma_peak")
+    return {key: value for key, value in row.items() if key not in unknown}
 
 
 def grouped(rows: list[Row]) -> list[Measured]:
@@ -125,7 +134,7 @@ def series(report: Report) -> list[Series]:
         words = case.ours["shape"].split()
         for i, word in enumerate(words):
             if number := re.fullmatch(r"(\w+)=([\d.]+)", word):
-                others = " ".join([*words[:i], *words[i + 1 :], case.ours["dtype"]])
+                others = ", ".join([*words[:i], *words[i + 1 :], case.ours["dtype"]])
                 found.setdefault((number[1], others), {})[float(number[2])] = case
     return [
         Series(report.op, variable, fixed, dict(sorted(cases.items())))

@@ -54,6 +54,11 @@ def only_on_cpu(providers: Mapping[str, T]) -> dict[str, T]:
     return {} if on_gpu() else dict(providers)
 
 
+def only_on_gpu(providers: Mapping[str, T]) -> dict[str, T]:
+    """Providers that need a GPU: none without."""
+    return dict(providers) if on_gpu() else {}
+
+
 def kept(make: Callable[..., T]) -> Callable[..., T]:
     """Inputs that the providers of a case share; a GPU's are made anew each time, for the buffers that take turns."""
     once = functools.lru_cache(1)(make)

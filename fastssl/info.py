@@ -152,12 +152,27 @@ def main(every_op: bool = False) -> None:
         table.add_row(f"[bold]{name}[/]", escape(value))
     console.print(table)
     console.print()
+    notes: list[str] = []
+    rows: list[tuple[str, ...]]
     if every_op:
         table = Table("op", "tensors on", "backends", "serves a small call", box=None, header_style="bold")
-        rows: list[tuple[str, ...]] = [*backends()]
+        rows = [(*row, _noted(why, notes)) for *row, why in backends()]
     else:
         table = Table("op", "tensors on", "served by", box=None, pad_edge=False, header_style="bold")
         rows = [*served()]
     for row in rows:
         table.add_row(*map(escape, row))
     console.print(table)
+    for number, note in enumerate(notes, 1):
+        console.print(f" {number}) {escape(note)}", highlight=False)
+
+
+def _noted(why: str, notes: list[str]) -> str:
+    """A backend and the number of the note that says why none before it: ops share their reasons."""
+    backend, _, reason = why.partition(" ")
+    if not reason:
+        return backend
+    note = reason.strip("()")
+    if note not in notes:
+        notes.append(note)
+    return f"{backend} {notes.index(note) + 1})"

@@ -17,6 +17,8 @@ PACKAGE = ROOT / "fastssl"
 LAYERS: dict[str, set[str]] = {
     "ops": set(),
     "losses": {"ops"},
+    "momentum": {"ops"},
+    "compat": {"ops", "losses"},
     "models": {"ops"},
     "data": {"ops"},
     "methods": {"ops", "losses", "models", "data"},

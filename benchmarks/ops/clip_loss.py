@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from benchmarks import rivals, where
-from benchmarks.harness import OURS, Case, Work
+from benchmarks.harness import Case, Work
+from benchmarks.losses import FUSED, forms
 from fastssl import ops
 from fastssl.ops.clip_loss import reference  # type: ignore[attr-defined]
 
@@ -48,17 +49,24 @@ def forward_backward(function: Callable[..., Tensor], n: int, d: int, dtype: tor
     return work
 
 
+def both_ways(make: Callable[[], Callable[..., Tensor]]) -> Callable[..., Tensor]:
+    """CLIP's loss from one of a single direction."""
+    one_way = make()
+
+    def loss(a: Tensor, b: Tensor, logit_scale: float) -> Tensor:
+        return (one_way(a, b, temperature=1 / logit_scale) + one_way(b, a, temperature=1 / logit_scale)) / 2
+
+    return loss
+
+
 def exact(n: int, d: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
     return forward_backward(lambda a, b, **scales: reference(a.double(), b.double(), **scales), n, d, dtype)()
 
 
 def providers(n: int, d: int, dtype: torch.dtype) -> dict[str, Callable[[], Work]]:
-    functions: dict[str, Callable[[], Callable[..., Tensor]]] = {
-        OURS: lambda: ops.clip_loss,
-        "torch eager": lambda: reference,
-        "torch eager again": lambda: reference,  # the same thing twice: the spread of this run
-        "torch.compile": lambda: where.compiled(reference),
-        "torch.compile, chunked": lambda: where.compiled(chunked),
+    functions = {
+        **forms(ops.clip_loss, reference, chunked, dtype),
+        **where.only_on_gpu({name: functools.partial(both_ways, make) for name, make in FUSED.items()}),
         "open_clip ClipLoss": lambda: rivals.load("open_clip.loss").ClipLoss(),
     }
     return {
@@ -88,3 +96,11 @@ def cases() -> list[Case]:
             gpu=((4096, 512, torch.float32), (4096, 512, torch.bfloat16), (16384, 512, torch.bfloat16)),
         )
     ]
+
+
+# where the kernel is timed against the reference for the choice between them
+CROSSOVER = [{"n": n, "d": d} for n in (8, 32, 64, 128, 256, 512) for d in (8, 64, 128, 512, 2048)]
+
+
+def backend(name: str, n: int, d: int) -> Work:
+    return forward_backward(functools.partial(ops.clip_loss, backend=name), n, d, torch.float32)

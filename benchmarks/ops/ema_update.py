@@ -90,17 +90,19 @@ def cases() -> list[Case]:
         "torch _foreach_lerp_": foreach_lerp,
         "torch _foreach_mul_+add_": foreach_mul_add,
     }
+    makers: dict[str, Callable[[torch.dtype], Work]] = {
+        **{name: functools.partial(on, function) for name, function in functions.items()},
+        "torch.compile": lambda dtype: on(where.compiled(plain), dtype),
+        "torch swa_utils AveragedModel": swa_utils,
+        "timm ModelEmaV3": timm,
+    }
     elements = sum(shape.numel() for shape in shapes())
     return [
         Case(
             op="ema_update",
             shape=f"{len(shapes())} tensors, {elements / 1e6:.1f}M elements",
             dtype=f"float32 from {str(dtype).removeprefix('torch.')}",
-            providers={
-                **{name: functools.partial(on, function, dtype) for name, function in functions.items()},
-                "torch swa_utils AveragedModel": functools.partial(swa_utils, dtype),
-                "timm ModelEmaV3": functools.partial(timm, dtype),
-            },
+            providers={name: functools.partial(make, dtype) for name, make in makers.items()},
             bytes_moved=elements * (8 + dtype.itemsize),
             peak=True,
         )

@@ -7,7 +7,7 @@ import functools
 import torch
 from torch import Tensor
 
-from benchmarks import where
+from benchmarks import rivals, where
 from benchmarks.harness import OURS, Case, Work
 from fastssl import ops
 from fastssl.ops.encode_ab import NEAREST, SIGMA, reference  # type: ignore[attr-defined]
@@ -53,9 +53,8 @@ def per_image(n: int, size: int, compiled: bool) -> Work:
 
 def nearest_neighbours(n: int, size: int) -> Work:
     """The paper's own encoder: scikit-learn's search, then the Gaussian."""
-    from sklearn.neighbors import NearestNeighbors
-
-    search = NearestNeighbors(n_neighbors=NEAREST, n_jobs=torch.get_num_threads()).fit(ops.gamut_bins().numpy())
+    neighbours = rivals.load("sklearn.neighbors").NearestNeighbors
+    search = neighbours(n_neighbors=NEAREST, n_jobs=torch.get_num_threads()).fit(ops.gamut_bins().numpy())
     pixels = inputs(n, size).movedim(1, -1).reshape(-1, 2).numpy()
 
     def work() -> tuple[Tensor, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from benchmarks import where
-from benchmarks.harness import OURS, Case, Work
+from benchmarks.harness import Case, Work
+from benchmarks.losses import FUSED, forms
 from fastssl import ops
 from fastssl.ops.info_nce import reference  # type: ignore[attr-defined]
 
@@ -56,13 +58,7 @@ def exact(n: int, d: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
 
 
 def providers(n: int, d: int, dtype: torch.dtype) -> dict[str, Callable[[], Work]]:
-    rivals: dict[str, Callable[[], Callable[..., Tensor]]] = {
-        OURS: lambda: ops.info_nce,
-        "torch eager": lambda: reference,
-        "torch eager again": lambda: reference,  # the same thing twice: the spread of this run
-        "torch.compile": lambda: where.compiled(reference),
-        "torch.compile, chunked": lambda: where.compiled(chunked),
-    }
+    rivals = {**forms(ops.info_nce, reference, chunked, dtype), **where.only_on_gpu(FUSED)}
     if n >= LARGE:
         del rivals["torch eager again"]
     return {
@@ -92,3 +88,11 @@ def cases() -> list[Case]:
             gpu=((16384, 128, torch.bfloat16), (LARGE, 128, torch.bfloat16), (4096, 128, torch.float32)),
         )
     ]
+
+
+# where the kernel is timed against the reference for the choice between them
+CROSSOVER = [{"pairs": n * n, "d": d} for n in (8, 32, 64, 128, 256, 512) for d in (8, 64, 128, 512, 2048)]
+
+
+def backend(name: str, pairs: int, d: int) -> Work:
+    return forward_backward(functools.partial(ops.info_nce, backend=name), math.isqrt(pairs), d, torch.float32)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from benchmarks import where
+from benchmarks import rivals, where
 from benchmarks.harness import OURS, Case, Work
 from fastssl import ops
 from fastssl.ops.knn_classify import reference  # type: ignore[attr-defined]
@@ -73,8 +73,7 @@ def torch_topk(bank: Tensor, k: int, compiled: bool = False) -> Search:
 
 
 def faiss_flat(bank: Tensor, k: int) -> Search:
-    import faiss
-
+    faiss = rivals.load("faiss")
     faiss.omp_set_num_threads(torch.get_num_threads())
     index = faiss.IndexFlatIP(bank.shape[1])
     index.add(bank.numpy())
@@ -88,9 +87,7 @@ def faiss_flat(bank: Tensor, k: int) -> Search:
 
 def scikit_learn(bank: Tensor, k: int) -> Search:
     """Brute force by Euclidean distance, its fast way; of unit vectors it gives the same neighbours."""
-    from sklearn.neighbors import NearestNeighbors
-
-    index = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(bank.numpy())
+    index = rivals.load("sklearn.neighbors").NearestNeighbors(n_neighbors=k, algorithm="brute").fit(bank.numpy())
 
     def search(features: Tensor) -> tuple[Tensor, Tensor]:
         distance, columns = index.kneighbors(features.numpy())

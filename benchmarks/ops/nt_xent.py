@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from benchmarks import rivals, where
-from benchmarks.harness import OURS, Case, Work
+from benchmarks.harness import Case, Work
+from benchmarks.losses import forms
 from fastssl import ops
+from fastssl.ops._crossover import storable
 from fastssl.ops.nt_xent import reference  # type: ignore[attr-defined]
 
 TEMPERATURE = 0.1
@@ -71,13 +73,7 @@ def lightly(n: int, dtype: torch.dtype) -> Work:
 
 
 def providers(n: int, dtype: torch.dtype) -> dict[str, Callable[[], Work]]:
-    functions: dict[str, Callable[[], Callable[..., Tensor]]] = {
-        OURS: lambda: ops.nt_xent,
-        "torch eager": lambda: reference,
-        "torch eager again": lambda: reference,  # the same thing twice: the spread of this run
-        "torch.compile": lambda: where.compiled(reference),
-        "torch.compile, chunked": lambda: where.compiled(chunked),
-    }
+    functions = forms(ops.nt_xent, reference, chunked, dtype)
     if n > LARGE:
         del functions["torch eager again"]  # seconds a call
     ours_and_torch = {
@@ -119,12 +115,12 @@ def cases() -> list[Case]:
     ]
 
 
-# where the kernel is timed against the reference for the choice between them: no more rows than features
+# where the kernel is timed against the reference for the choice between them
 CROSSOVER = [
     {"rows": rows, "d": d}
-    for rows in (2, 16, 64, 256, 1024, 4096)
+    for rows in (2, 16, 64, 128, 256, 512, 1024, 4096)
     for d in (8, 128, 512, 1024, 2048, 8192)
-    if rows <= d
+    if storable(rows**2, rows * d)
 ]
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, normalize
 
-from benchmarks import where
-from benchmarks.harness import OURS, Case, Work
+from benchmarks import rivals, where
+from benchmarks.harness import Case, Work
+from benchmarks.losses import forms
 from fastssl import ops
 from fastssl.ops.queue_info_nce import reference  # type: ignore[attr-defined]
 
@@ -70,6 +71,25 @@ def by_attention(n: int, k: int, d: int, dtype: torch.dtype) -> Work:
     return functools.partial(attention, *inputs(n, k, d, dtype))
 
 
+def lightly(n: int, k: int, d: int, dtype: torch.dtype) -> Work:
+    """lightly's own class, which also enqueues the keys; they are taken out again, so each call sees the same queue.
+
+    It normalises inside, so that its gradient is another one: judged by the loss alone.
+    """
+    criterion = rivals.load("lightly.loss").NTXentLoss(temperature=TEMPERATURE, memory_bank_size=(k, d))
+    bank, queue = criterion.memory_bank, inputs(n, k, d, dtype)[2]
+    bank.bank = queue.clone()
+
+    def loss(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
+        bank.bank[:n] = queue[:n]
+        bank.bank_ptr.zero_()
+        found: Tensor = criterion(query, key)
+        return found
+
+    work = forward_backward(loss, n, k, d, dtype)
+    return lambda: work()[:1]
+
+
 def exact(n: int, k: int, d: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
     def double(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
         return reference(query.double(), key.double(), queue.double(), temperature)
@@ -78,18 +98,15 @@ def exact(n: int, k: int, d: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
 
 
 def providers(n: int, k: int, d: int, dtype: torch.dtype) -> dict[str, Callable[[], Work]]:
-    rivals: dict[str, Callable[[], Callable[..., Tensor]]] = {
-        OURS: lambda: ops.queue_info_nce,
-        "torch eager": lambda: reference,
-        "torch eager again": lambda: reference,  # the same thing twice: the spread of this run
-        "torch.compile": lambda: where.compiled(reference),
-        "torch.compile, chunked": lambda: where.compiled(chunked),
-    }
     made = {
         name: functools.partial(lambda function: forward_backward(function(), n, k, d, dtype), function)
-        for name, function in rivals.items()
+        for name, function in forms(ops.queue_info_nce, reference, chunked, dtype).items()
     }
-    return made | {"torch attention, V=K": functools.partial(by_attention, n, k, d, dtype)}
+    return {
+        **made,
+        "torch attention, V=K": functools.partial(by_attention, n, k, d, dtype),
+        "lightly NTXentLoss, memory bank": functools.partial(lightly, n, k, d, dtype),
+    }
 
 
 def cases() -> list[Case]:
@@ -108,3 +125,11 @@ def cases() -> list[Case]:
             gpu=((256, 65536, 128, torch.bfloat16), (256, 65536, 128, torch.float32)),
         )
     ]
+
+
+# where the kernel is timed against the reference for the choice between them
+CROSSOVER = [{"pairs": 64 * k, "d": d} for k in (16, 64, 256, 1024, 4096) for d in (8, 64, 128, 512, 2048)]
+
+
+def backend(name: str, pairs: int, d: int) -> Work:
+    return forward_backward(functools.partial(ops.queue_info_nce, backend=name), 64, pairs // 64, d, torch.float32)

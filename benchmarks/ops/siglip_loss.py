@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, normalize
 
 from benchmarks import rivals, where
-from benchmarks.harness import OURS, Case, Work
+from benchmarks.harness import Case, Work
+from benchmarks.losses import forms
 from fastssl import ops
 from fastssl.ops.siglip_loss import reference  # type: ignore[attr-defined]
 
@@ -53,12 +54,8 @@ def exact(n: int, d: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
 
 
 def providers(n: int, d: int, dtype: torch.dtype) -> dict[str, Callable[[], Work]]:
-    functions: dict[str, Callable[[], Callable[..., Tensor]]] = {
-        OURS: lambda: ops.siglip_loss,
-        "torch eager": lambda: reference,
-        "torch eager again": lambda: reference,  # the same thing twice: the spread of this run
-        "torch.compile": lambda: where.compiled(reference),
-        "torch.compile, chunked": lambda: where.compiled(chunked),
+    functions = {
+        **forms(ops.siglip_loss, reference, chunked, dtype),
         "open_clip SigLipLoss": lambda: rivals.load("open_clip.loss").SigLipLoss(),
     }
     return {
@@ -88,3 +85,11 @@ def cases() -> list[Case]:
             gpu=((4096, 512, torch.float32), (4096, 512, torch.bfloat16), (16384, 512, torch.bfloat16)),
         )
     ]
+
+
+# where the kernel is timed against the reference for the choice between them
+CROSSOVER = [{"n": n, "d": d} for n in (8, 32, 64, 128, 256, 512) for d in (8, 64, 128, 512, 2048)]
+
+
+def backend(name: str, n: int, d: int) -> Work:
+    return forward_backward(functools.partial(ops.siglip_loss, backend=name), n, d, torch.float32)

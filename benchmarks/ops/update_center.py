@@ -74,3 +74,18 @@ def cases() -> list[Case]:
             gpu=((64, 65536, torch.float32), (64, 65536, torch.bfloat16)),
         )
     ]
+
+
+# where the kernel is timed against the reference for the choice between them
+CROSSOVER = [
+    {"rows": rows, "prototypes": k} for rows in (4, 16, 32, 64, 128, 512) for k in (256, 1024, 4096, 16384, 65536)
+]
+
+
+def backend(name: str, rows: int, prototypes: int) -> Work:
+    return on(
+        lambda: functools.partial(ops.update_center_, momentum=MOMENTUM, backend=name),
+        rows // 2,
+        prototypes,
+        torch.float32,
+    )

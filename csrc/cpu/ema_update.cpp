@@ -14,7 +14,13 @@ namespace {
 
 constexpr std::int64_t kChunk = 1024;  // elements whose widened source stays in the nearest cache
 
-// As torch.lerp: from the end that is nearer, so that m = 1 keeps the target and m = 0 copies the source, exactly.
+template <class C, class T>
+void copy(C* out, const T* in, std::int64_t count) {
+#pragma GCC ivdep
+    for (std::int64_t i = 0; i < count; ++i) narrow(widen(in[i]), out[i]);
+}
+
+// As torch.lerp: from the end that is nearer.
 template <bool NearTarget, class T, class S>
 void blend(T* target, const S* source, std::int64_t count, decltype(widen(T{})) momentum, decltype(widen(T{})) rate) {
     using A = decltype(widen(T{}));  // computed in
@@ -25,20 +31,18 @@ void blend(T* target, const S* source, std::int64_t count, decltype(widen(T{})) 
     }
 }
 
+// A momentum of 1 keeps the target and one of 0 copies the source, whatever the other holds: infinity and NaN too.
 template <class T, class S>
 void update(T* target, const S* source, std::int64_t count, double momentum) {
     using A = decltype(widen(T{}));
     const A m = static_cast<A>(momentum), rate = static_cast<A>(1.0 - momentum);
-    if (momentum > 0.5)
+    if (momentum == 1.0) return;
+    if (momentum == 0.0)
+        copy(target, source, count);
+    else if (momentum > 0.5)
         blend<true>(target, source, count, m, rate);
     else
         blend<false>(target, source, count, m, rate);
-}
-
-template <class C, class T>
-void copy(C* out, const T* in, std::int64_t count) {
-#pragma GCC ivdep
-    for (std::int64_t i = 0; i < count; ++i) narrow(widen(in[i]), out[i]);
 }
 
 // Elements [begin, end) of one tensor.

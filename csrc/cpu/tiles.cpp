@@ -39,21 +39,34 @@ std::int64_t corner(const Sizes& s, std::int64_t cell, const std::int64_t* offse
     return (top + down) * s.image_width + left + right;
 }
 
+// The sum of a term of each vector, in double but for runs too short to lose anything.
+template <class T, class Term>
+double total(std::int64_t padded, Term term) {
+    constexpr std::int64_t run = 64 * kWidth<T>;
+    double total = 0;
+    for (std::int64_t start = 0; start < padded; start += run) {
+        const std::int64_t end = padded - start < run ? padded : start + run;
+        Vec<T> sums = {};
+        for (std::int64_t k = start; k < end; k += kWidth<T>) sums += term(k);
+        total += static_cast<double>(sum<T>(sums));
+    }
+    return total;
+}
+
 // values (area) to mean 0 and variance 1; there is room for whole vectors.
 template <class T>
 void standardize(T* values, std::int64_t area) {
     const std::int64_t padded = (area + kWidth<T> - 1) / kWidth<T> * kWidth<T>;
-    Vec<T> sums = {}, squares = {};
     for (std::int64_t k = area; k < padded; ++k) values[k] = T(0);
-    for (std::int64_t k = 0; k < padded; k += kWidth<T>) sums += load<T>(values + k);
-    const T mean = sum<T>(sums) / static_cast<T>(area);
+    const double sum_of_all = total<T>(padded, [=](std::int64_t k) { return load<T>(values + k); });
+    const T mean = static_cast<T>(sum_of_all / static_cast<double>(area));
     for (std::int64_t k = area; k < padded; ++k) values[k] = mean;
-    for (std::int64_t k = 0; k < padded; k += kWidth<T>) {
+    const double squares = total<T>(padded, [=](std::int64_t k) {
         const Vec<T> centred = load<T>(values + k) - mean;
         store<T>(values + k, centred);
-        squares += centred * centred;
-    }
-    const double variance = static_cast<double>(sum<T>(squares)) / static_cast<double>(area);
+        return centred * centred;
+    });
+    const double variance = squares / static_cast<double>(area);
     const T scale = static_cast<T>(1.0 / ::sqrt(variance + kEpsilon));
     for (std::int64_t k = 0; k < padded; k += kWidth<T>) store<T>(values + k, load<T>(values + k) * scale);
 }

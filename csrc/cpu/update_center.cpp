@@ -34,13 +34,16 @@ void update_block(T* center, const S* rows, std::int64_t count, std::int64_t col
         for (std::int64_t b = first; b < last; ++b) add_row(rows + b * stride, columns, group);
         add_row(group, columns, sums);
     }
-    for (std::int64_t k = 0; k < columns; ++k) center[k] = momentum * center[k] + rate * sums[k];
+    // without momentum nothing of the old center is left, infinity and NaN neither
+    for (std::int64_t k = 0; k < columns; ++k)
+        center[k] = (momentum == T(0) ? T(0) : momentum * center[k]) + rate * sums[k];
 }
 
 }  // namespace
 
 void update_center(void* center, DType center_dtype, const void* rows, std::int64_t count, std::int64_t columns,
                    DType rows_dtype, double momentum, int threads) {
+    if (momentum == 1.0) return;  // the center stays, whatever the rows hold
     const std::int64_t blocks = (columns + kBlock - 1) / kBlock;
     const int shares = at_most(threads, blocks);
     const auto run = [&](auto type) {

@@ -16,9 +16,12 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// As torch.lerp: from the end that is nearer, so that m = 1 keeps the target and m = 0 copies the source, exactly.
+// As torch.lerp: from the end that is nearer. A momentum of 1 keeps the target and one of 0 copies the source, whatever
+// the other holds: infinity and NaN too.
 template <class A>
 __device__ A blend(A old, A fresh, double momentum) {
+    if (momentum == 1.0) return old;
+    if (momentum == 0.0) return fresh;
     return momentum > 0.5 ? old + static_cast<A>(1.0 - momentum) * (fresh - old)
                           : fresh - static_cast<A>(momentum) * (fresh - old);
 }

@@ -72,8 +72,9 @@ __global__ void __launch_bounds__(kThreads, 2) sum_columns_kernel(Matrix rows, s
     T total = sums[0][threadIdx.x];
 #pragma unroll
     for (int i = 1; i < kWarps; ++i) total += sums[i][threadIdx.x];
-    if (result.center != nullptr)
-        result.center[column] = result.momentum * result.center[column] + result.rate * total;
+    if (result.center != nullptr)  // without momentum nothing of the old center is left, infinity and NaN neither
+        result.center[column] =
+            (result.momentum == T(0) ? T(0) : result.momentum * result.center[column]) + result.rate * total;
     else
         result.sums[part * rows.columns + column] = total;
 }
@@ -102,6 +103,7 @@ cudaError_t update(T* center, DType dtype, const Matrix& rows, double momentum, 
 
 cudaError_t update_center(void* center, DType center_dtype, const void* rows, std::int64_t count, std::int64_t columns,
                           DType rows_dtype, double momentum, void* scratch, cudaStream_t stream) {
+    if (momentum == 1.0) return cudaSuccess;  // the center stays, whatever the rows hold
     const Matrix matrix{rows, rows_dtype, count, columns};
     const auto run = [&](auto type) {
         using T = decltype(type);

@@ -1,5 +1,41 @@
-"""Losses: thin modules over functions over ops."""
+"""Losses: thin modules over functions over ops.
 
-from fastssl.losses.nt_xent import NTXent
+All take samples as rows, normalise them inside unless ``normalized=True``, and have their temperature given. Those with
+terms across samples take ``group``: computed over the processes of ``torch.distributed``, their mean over the processes
+is the loss of one process with the whole batch, and so is its gradient.
+"""
 
-__all__ = ["NTXent"]
+from fastssl.losses.clip import ClipLoss, SigLipLoss, clip_loss, siglip_loss
+from fastssl.losses.cpc import CPCLoss
+from fastssl.losses.dense import DenseContrastive
+from fastssl.losses.dino import DINOLoss
+from fastssl.losses.info_nce import InfoNCE, info_nce_loss
+from fastssl.losses.koleo import KoLeo
+from fastssl.losses.mae import MAELoss, patchify
+from fastssl.losses.moco import MoCoLoss
+from fastssl.losses.negative_cosine import NegativeCosineSimilarity
+from fastssl.losses.nt_xent import NTXent, nt_xent_loss
+from fastssl.losses.redundancy import BarlowTwins, VICReg
+from fastssl.losses.supcon import SupCon
+
+__all__ = [
+    "BarlowTwins",
+    "CPCLoss",
+    "ClipLoss",
+    "DINOLoss",
+    "DenseContrastive",
+    "InfoNCE",
+    "KoLeo",
+    "MAELoss",
+    "MoCoLoss",
+    "NTXent",
+    "NegativeCosineSimilarity",
+    "SigLipLoss",
+    "SupCon",
+    "VICReg",
+    "clip_loss",
+    "info_nce_loss",
+    "nt_xent_loss",
+    "patchify",
+    "siglip_loss",
+]

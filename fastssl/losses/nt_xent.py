@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from fastssl import ops
+from fastssl.losses import _group, _ring, _rows
+from fastssl.losses._group import Group
 from fastssl.ops._check import positive
+
+
+def nt_xent_loss(
+    z0: Tensor,
+    z1: Tensor,
+    *,
+    temperature: float,
+    normalized: bool = False,
+    group: Group = None,
+    strategy: str = "gather",
+) -> Tensor:
+    """SimCLR's loss of two views (arXiv:2002.05709, eq. 1). See ``NTXent`` for the arguments."""
+    owner = "NTXent"
+    _rows.pair(owner, ("z0", z0), ("z1", z1))
+    z0, z1 = _rows.unit(z0, normalized), _rows.unit(z1, normalized)
+    processes = _group.resolved(owner, group)
+    if processes is None:
+        return ops.nt_xent(z0, z1, temperature=temperature)
+    _group.same_count(owner, z0, processes)
+    anchors, n = torch.cat([z0, z1]), len(z0)
+    if _rows.strategy(owner, strategy) == "gather":
+        everyones, offset = _group.gathered(anchors, processes), _group.place(anchors, processes)
+        return ops.info_nce(anchors, everyones, offset.roll(n), temperature=temperature, exclude=offset)
+    anchors = _rows.widened(anchors)
+    scaled, itself = anchors / temperature, torch.arange(2 * n, device=z0.device)
+    return (_ring.lse(scaled, anchors, itself, processes) - (scaled * anchors.roll(n, 0)).sum(1)).mean()
 
 
 class NTXent(nn.Module):
@@ -17,20 +45,31 @@ class NTXent(nn.Module):
     Args:
         temperature: divides the cosine similarities; finite, > 0. The paper uses 0.1 on ImageNet and 0.5 on CIFAR-10.
         normalized: True if rows already have unit length; they are normalised inside otherwise.
+        group: None for this process alone; "world" or a process group: the rows of all its processes are negatives,
+            and the mean of the losses over the processes is the loss of the whole batch.
+        strategy: "gather" the rows of all processes once, or pass them round a "ring": memory that does not grow with
+            the number of processes, for sending the rows twice.
     Raises:
-        ValueError: if the temperature is not finite and positive.
+        ValueError: if the temperature is not finite and positive, or for another strategy.
     """
 
-    def __init__(self, temperature: float, *, normalized: bool = False) -> None:
+    def __init__(
+        self, temperature: float, *, normalized: bool = False, group: Group = None, strategy: str = "gather"
+    ) -> None:
         super().__init__()
         self.temperature = positive("NTXent", "temperature", temperature)
-        self.normalized = normalized
+        self.normalized, self.group, self.strategy = normalized, group, _rows.strategy("NTXent", strategy)
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
         """z0, z1: (N, D) features of two views of the same N samples. Returns the scalar mean loss in nats."""
-        if not self.normalized:
-            z0, z1 = normalize(z0, dim=1), normalize(z1, dim=1)
-        return ops.nt_xent(z0, z1, temperature=self.temperature)
+        return nt_xent_loss(
+            z0,
+            z1,
+            temperature=self.temperature,
+            normalized=self.normalized,
+            group=self.group,
+            strategy=self.strategy,
+        )
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature}, normalized={self.normalized}"

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastssl.ops import _native
+from fastssl.ops import _inplace, _native
 
 BACKENDS = ("cuda", "triton", "cpu", "reference")  # in the order of preference
 
@@ -64,6 +64,10 @@ class Op:
         _library.impl(self.name, self._run, "CompositeExplicitAutograd")
         torch.library.register_fake(f"fastssl::{self.name}", fake, lib=_library)
         self.call = getattr(torch.ops.fastssl, self.name).default
+        arguments = self.call._schema.arguments
+        self.writes = [i for i, x in enumerate(arguments) if x.alias_info is not None and x.alias_info.is_write]
+        if self.writes:
+            _library.impl(self.name, self._run_in_place, "ADInplaceOrView", with_keyset=True)
         _ops[self.name] = self
 
     def _run(self, *args: Any) -> Any:
@@ -71,6 +75,13 @@ class Op:
         if getattr(_state, "explaining", False):
             raise _Explained(self.explain(call, backend))
         return self.implementations[self.choose(call, backend)].run(*call)
+
+    def _run_in_place(self, keys: Any, *args: Any) -> None:
+        """Computes, then tells autograd what was written: here, where a compiler that traces the op passes as well."""
+        with torch._C._AutoDispatchBelowADInplaceOrView():
+            self.call.redispatch(keys & torch._C._after_ADInplaceOrView_keyset, *args)
+        for i in self.writes:
+            _inplace.changed(*([args[i]] if isinstance(args[i], Tensor) else args[i]))
 
     def choose(self, call: Sequence[Any], backend: str | None = None) -> str:
         """The backend for these arguments; raises if ``backend``, or the one forced by context, cannot serve them."""
@@ -230,12 +241,15 @@ def refuse_gradient(op: str) -> None:
 
 def _placed(device: str, *tensors: Tensor) -> str | None:
     first = tensors[0].device
-    for tensor in tensors:  # there may be hundreds, at every step
-        where, dtype = tensor.device, tensor.dtype
-        if where.type != device:
-            return f"it takes {device} tensors, got one on {where}"
-        if where != first:
-            return f"it takes tensors on one GPU, got {first} and {where}"
+    # there may be hundreds, at every step: one look at the first decides most, and numbers are compared faster
+    there = first.type == device and len({tensor.get_device() for tensor in tensors}) == 1
+    if not (there and all([x.is_cpu if device == "cpu" else x.is_cuda for x in tensors])):  # noqa: C419
+        for tensor in tensors:
+            if tensor.device.type != device:
+                return f"it takes {device} tensors, got one on {tensor.device}"
+            if tensor.device != first:
+                return f"it takes tensors on one GPU, got {first} and {tensor.device}"
+    for dtype in {tensor.dtype for tensor in tensors}:
         if dtype not in _native.DTYPES and dtype.is_floating_point:
             return f"it takes float32, float64, bfloat16 and float16, got {dtype}"
     return None

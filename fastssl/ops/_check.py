@@ -80,6 +80,8 @@ def uniform_noise(
     drawn_by = generator(op, drawn_by, device)
     if noise is None:
         where = device if device is not None or drawn_by is None else drawn_by.device
+        if drawn_by is None:  # torch.compile cannot trace generator=None for sizes that change
+            return torch.rand(shape_, device=where)
         return torch.rand(shape_, generator=drawn_by, device=where)
     given = float_tensor(op, "noise", noise, "BN")
     if given.dtype != torch.float32:
@@ -121,7 +123,7 @@ def as_autocast_casts(x: Tensor) -> Tensor:
 def positive(op: str, name: str, value: object) -> float:
     """``value`` must be a finite number above 0."""
     found = number(op, name, value)
-    if not (math.isfinite(found) and found > 0):
+    if not 0 < found < math.inf:  # and not math.isfinite, which torch.compile cannot trace for a number that changes
         raise ValueError(f"{op}: {name} must be finite and above 0; got {value}")
     return found
 
@@ -141,14 +143,15 @@ def scale(op: str, name: str, value: object, rows: Tensor, *, above_zero: bool =
     if isinstance(value, Tensor):
         given = float_tensor(op, name, value, "")
         if given.device.type not in ("cpu", rows.device.type):  # torch lets a number on the CPU scale any device's rows
-            raise ValueError(f"{op}: {name} must be on {rows.device} or on the CPU; got {given.device}")
+            where = "on the CPU" if rows.device.type == "cpu" else f"on {rows.device} or on the CPU"
+            raise ValueError(f"{op}: {name} must be {where}; got {given.device}")
         return given
     if above_zero:
         return positive(op, name, value)
     if not isinstance(value, Real):
         raise TypeError(f"{op}: {name} must be a number or a tensor; got {type(value).__name__}")
     found = number(op, name, value)
-    if not math.isfinite(found):
+    if not -math.inf < found < math.inf:
         raise ValueError(f"{op}: {name} must be finite; got {value}")
     return found
 
@@ -197,6 +200,8 @@ def scaled(rows: Tensor, factor: float | Tensor) -> tuple[Tensor, float]:
 
 def momentum(op: str, value: object) -> float:
     """``value`` must be a number in [0, 1]."""
-    if not isinstance(value, Real) or not 0.0 <= number(op, "momentum", value) <= 1.0:
+    if not isinstance(value, Real):
+        raise ValueError(f"{op}: momentum must be a number in [0, 1]; got {type(value).__name__}")
+    if not 0.0 <= number(op, "momentum", value) <= 1.0:
         raise ValueError(f"{op}: momentum must be a number in [0, 1]; got {value}")
     return float(value)

@@ -17,6 +17,7 @@ from typing import Any
 
 TABLE = Path(__file__).parent.parent / "crossover.json"
 CLEARLY = 1.1  # times faster the reference must have been; less is the noise of a machine
+FEW_PAIRS = 2**18  # whose similarities take a megabyte in float32
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class Crossover:
             return None
         at = " ".join(f"{axis}={size}" for axis, size in point.sizes.items())
         return f"reference is faster at {at}: {point.reference:.3g} ms against {point.kernel:.3g} ms, {self.where}"
+
+
+def storable(pairs: int, features: int) -> bool:
+    """Whether plain torch may store a number for each pair: promises about memory hold for what is larger."""
+    return pairs <= max(FEW_PAIRS, features)
 
 
 @functools.cache

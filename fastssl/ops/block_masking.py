@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -91,11 +90,16 @@ def _range(aspect: tuple[float, float]) -> tuple[float, float]:
     return low, high
 
 
-@functools.lru_cache(16)
+_ratios_of: dict[tuple[float, float], list[float]] = {}  # a dict, for torch.compile warns of what caches functions
+
+
 def _ratios(low: float, high: float) -> list[float]:
     """Log-uniform aspect ratios: given to every backend, so that all round the same sides."""
-    steps = ((i + 0.5) / _RATIOS for i in range(_RATIOS))
-    return [math.exp((1 - t) * math.log(low) + t * math.log(high)) for t in steps]
+    if (low, high) not in _ratios_of:
+        steps = ((i + 0.5) / _RATIOS for i in range(_RATIOS))
+        _ratios_of.clear()  # a loop asks for the same ones at every step
+        _ratios_of[low, high] = [math.exp((1 - t) * math.log(low) + t * math.log(high)) for t in steps]
+    return _ratios_of[low, high]
 
 
 def _counts(masked: int | Tensor, batch: int, patches: int, device: torch.device) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastssl.ops import _check, _native
 from fastssl.ops._backend import Implementation, Op, anything, native_cpu, triton, triton_rows
+from fastssl.ops._crossover import crossover, storable
 
 _OP = "clip_loss"
 
@@ -23,8 +24,9 @@ def clip_loss(a: Tensor, b: Tensor, *, logit_scale: float | Tensor, backend: str
 
     With ``s_ij = logit_scale * <a_i, b_j>``: the mean of ``-log softmax(s)_ii`` over rows and over columns. Rows are
     taken as they are: normalise them first. Memory beyond the inputs and their gradients grows with N D, not with N^2.
-    Deterministic, and the same bits for any number of threads. Under autocast the inputs, unless float64, are cast to
-    float32, as torch does for losses.
+    Deterministic, and by our kernels the same bits for any number of threads; where plain torch is faster, at most 512
+    rows or N <= D, it serves the call. Under autocast the inputs, unless float64, are cast to float32, as torch does
+    for losses.
 
     Args:
         a: (N, D) features of the images; float32, bfloat16, float16 or float64. Sums are in float32, or float64.
@@ -135,11 +137,19 @@ def _example(device: torch.device) -> list[Tensor]:
     return [torch.nn.functional.normalize(torch.randn(5, 4, device=device), dim=1) for _ in range(2)]
 
 
+def _sizes(a: Tensor) -> dict[str, int] | None:
+    """What the choice of the reference looks at."""
+    n, d = a.shape
+    return {"n": n, "d": d} if storable(n**2, n * d) else None
+
+
 _forward = Op(
     f"{_OP}(Tensor a, Tensor b, float scale, str? backend) -> (Tensor, Tensor)",
     {
         "triton": Implementation(triton(_OP, "forward"), lambda a, b, scale: triton_rows(a, b)),
-        "cpu": Implementation(_cpu_forward, lambda a, b, scale: native_cpu(a, b)),
+        "cpu": Implementation(
+            _cpu_forward, lambda a, b, scale: native_cpu(a, b), crossover(_OP, lambda a, b, scale: _sizes(a))
+        ),
         "reference": Implementation(_reference_forward, anything),
     },
     _fake_forward,
@@ -150,7 +160,9 @@ _backward = Op(
     " str? backend) -> (Tensor, Tensor)",
     {
         "triton": Implementation(triton(_OP, "backward"), lambda grad, a, b, *_: triton_rows(a, b)),
-        "cpu": Implementation(_cpu_backward, lambda grad, a, b, *_: native_cpu(a, b)),
+        "cpu": Implementation(
+            _cpu_backward, lambda grad, a, b, *_: native_cpu(a, b), crossover(_OP, lambda grad, a, *_: _sizes(a))
+        ),
         "reference": Implementation(_reference_backward, anything),
     },
     _fake_backward,

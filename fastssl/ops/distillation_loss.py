@@ -2,7 +2,8 @@
 
 The sum over students of <p_t, log q_s> is <p_t, sum over students of log q_s>, so each row is read once, not once for
 each pair. The backward needs of the forward each row's log-sum-exp alone, kept as the row's maximum and the log of what
-is left, for their sum would be rounded.
+is left, for their sum would be rounded; and the center as it was, for DINO moves it before the backward comes. The
+forward returns that copy: a copy made outside of it, a compiler may take for the center itself.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def distillation_loss(
         student_temp: finite, > 0.
         teacher_temp: finite, > 0; or None if the teacher's rows are probabilities already, as ``sinkhorn_knopp`` makes
             them. They are used as they are, and need not add up to 1.
-        center: (K) subtracted from the teacher's logits (see ``update_center_``), floating-point; or None. No gradient.
+        center: (K) subtracted from the teacher's logits, floating-point; or None. No gradient. It is copied, so
+            ``update_center_`` may move it before the backward.
         backend: the backend that must serve the call; by default the fastest that can (see ``fastssl.ops.explain``).
     Returns:
         The scalar loss in nats, in float32 (float64 for a float64 student). Under autocast nothing needs to be cast.
@@ -58,7 +60,7 @@ def distillation_loss(
     if teacher_temp is not None:
         teacher_temp = _check.positive(_OP, "teacher_temp", teacher_temp)
     if center is not None:
-        center = _checked_center(center, teacher, teacher_temp).to(_native.accumulator(student.dtype))
+        center = _checked_center(center, teacher, teacher_temp)
     loss: Tensor = _forward.call(student, teacher.detach(), center, student_temp, teacher_temp, backend)[0]
     return loss
 
@@ -120,7 +122,8 @@ def _widened(student: Tensor, teacher: Tensor, center: Tensor | None) -> tuple[T
 
 def _reference_forward(
     student: Tensor, teacher: Tensor, center: Tensor | None, student_temp: float, teacher_temp: float | None
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
+    kept = _kept(student, center)
     student, teacher, center = _widened(student, teacher, center)
     rows = [student / student_temp]
     if teacher_temp is not None:
@@ -132,7 +135,7 @@ def _reference_forward(
         mass = teacher.sum(2)
         stats = torch.cat([stats, torch.stack([torch.zeros_like(mass), mass])], dim=1)
     with torch.autocast(student.device.type, enabled=False):
-        return reference(student, teacher, center, student_temp, teacher_temp), stats
+        return reference(student, teacher, center, student_temp, teacher_temp), stats, kept
 
 
 def _reference_backward(
@@ -156,6 +159,12 @@ def _reference_backward(
     return grads.to(dtype)
 
 
+def _kept(student: Tensor, center: Tensor | None) -> Tensor:
+    """A copy of the center in what sums are kept in; no elements where there is no center."""
+    dtype = _native.accumulator(student.dtype)
+    return student.new_empty(0, dtype=dtype) if center is None else center.to(dtype, copy=True).contiguous()
+
+
 def _fake_forward(
     student: Tensor,
     teacher: Tensor,
@@ -163,10 +172,11 @@ def _fake_forward(
     student_temp: float,
     teacher_temp: float | None,
     backend: str | None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     dtype = _native.accumulator(student.dtype)
     rows = student.shape[0] + teacher.shape[0]
-    return student.new_empty((), dtype=dtype), student.new_empty((2, rows, student.shape[1]), dtype=dtype)
+    stats = student.new_empty((2, rows, student.shape[1]), dtype=dtype)
+    return student.new_empty((), dtype=dtype), stats, _kept(student, center)
 
 
 def _fake_backward(grad: Tensor, student: Tensor, *_: Any) -> Tensor:
@@ -190,14 +200,13 @@ def _run_forward(
     student_temp: float,
     teacher_temp: float | None,
     *last: int,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """A native kernel, whose last arguments are the number of threads, or scratch memory and the stream."""
     student, teacher = student.contiguous(), teacher.contiguous()
-    center = None if center is None else center.contiguous()
-    loss, stats = _fake_forward(student, teacher, center, student_temp, teacher_temp, None)
-    addresses, sizes = _native_arguments(student, teacher, center)
+    loss, stats, kept = _fake_forward(student, teacher, center, student_temp, teacher_temp, None)
+    addresses, sizes = _native_arguments(student, teacher, None if center is None else kept)
     kernel(*addresses, *sizes, student_temp, teacher_temp or 0.0, loss.data_ptr(), stats.data_ptr(), *last)
-    return loss, stats
+    return loss, stats, kept
 
 
 def _run_backward(
@@ -221,7 +230,7 @@ def _run_backward(
     return grads
 
 
-def _cpu_forward(student: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+def _cpu_forward(student: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
     return _run_forward(_native.cpu.distillation_loss_forward, student, *others, _native.threads())
 
 
@@ -229,7 +238,7 @@ def _cpu_backward(grad: Tensor, student: Tensor, *others: Any) -> Tensor:
     return _run_backward(_native.cpu.distillation_loss_backward, _native.threads(), grad, student, *others)
 
 
-def _cuda_forward(student: Tensor, teacher: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+def _cuda_forward(student: Tensor, teacher: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
     sizes = (student.shape[0], teacher.shape[0], *student.shape[1:], _native.DTYPES[student.dtype])
     scratch = _native.scratch(student, _native.cuda.distillation_loss_scratch(*sizes))
     with torch.cuda.device(student.device):
@@ -254,7 +263,7 @@ def _example(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
 _TENSORS = "Tensor student, Tensor teacher, Tensor? center"
 _SETTINGS = "float student_temp, float? teacher_temp, str? backend"
 _forward = Op(
-    f"{_OP}({_TENSORS}, {_SETTINGS}) -> (Tensor, Tensor)",
+    f"{_OP}({_TENSORS}, {_SETTINGS}) -> (Tensor, Tensor, Tensor)",
     {
         "cuda": Implementation(_cuda_forward, lambda *call: native_cuda(*_tensors(*call))),
         "cpu": Implementation(_cpu_forward, lambda *call: native_cpu(*_tensors(*call))),
@@ -281,13 +290,14 @@ _backward = Op(
 )
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     student, teacher, center, *ctx.settings = inputs
-    ctx.save_for_backward(student, teacher, center, output[1])
-    ctx.mark_non_differentiable(output[1])
+    _, stats, kept = output
+    ctx.save_for_backward(student, teacher, None if center is None else kept, stats)
+    ctx.mark_non_differentiable(stats, kept)
 
 
-def _differentiate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     student, teacher, center, stats = ctx.saved_tensors
     needed = ctx.needs_input_grad[0]
     grads = _backward.call(grad, student, teacher, center, stats, *ctx.settings) if needed else None

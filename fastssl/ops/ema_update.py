@@ -36,7 +36,7 @@ def ema_update_(
         targets: tensors of any shape, updated in place; float32, bfloat16, float16, float64, integer or bool.
         sources: as many tensors, each with the shape and device of its target; a floating-point source may have
             another floating-point dtype than its target, any other has the same dtype.
-        momentum: in [0, 1]; 1 changes nothing, 0 copies.
+        momentum: in [0, 1]; 1 keeps the floating-point targets and 0 copies the sources, whatever the others hold.
         copies: as many tensors, or None; each receives its updated target, rounded to its own floating-point dtype.
         backend: the backend that must serve the call; by default the fastest that can.
     Raises:
@@ -66,31 +66,34 @@ def _check_lists(targets: list[Tensor], sources: list[Tensor], copies: list[Tens
         raise ValueError(f"{_OP}: targets and sources must be as many; got {len(targets)} and {len(sources)}")
     if copies and len(copies) != len(targets):
         raise ValueError(f"{_OP}: copies must be as many as targets, or None; got {len(copies)} and {len(targets)}")
-    for i, (target, source) in enumerate(zip(targets, sources, strict=True)):
-        if _plainly_alike(target, source):
-            continue
-        _check_pair(f"target {i}", target, f"source {i}", source)
-        if target.dtype.is_floating_point != source.dtype.is_floating_point or (
-            target.dtype != source.dtype and not target.dtype.is_floating_point
-        ):
-            raise TypeError(f"{_OP}: target {i} is {target.dtype} and source {i} is {source.dtype}")
+    if not _plainly_alike(targets, sources):
+        _check_sources(targets, sources)
     for i, (target, copy) in enumerate(zip(targets, copies, strict=True) if copies else ()):
         _check_pair(f"target {i}", target, f"copy {i}", copy)
         if target.dtype != copy.dtype and not (target.dtype.is_floating_point and copy.dtype.is_floating_point):
             raise TypeError(f"{_OP}: target {i} is {target.dtype} and copy {i} is {copy.dtype}")
 
 
-def _plainly_alike(target: Tensor, source: Tensor) -> bool:
-    """The usual pair, found without wording a message: lists are long, and checked at every step."""
+def _check_sources(targets: list[Tensor], sources: list[Tensor]) -> None:
+    for i, (target, source) in enumerate(zip(targets, sources, strict=True)):
+        _check_pair(f"target {i}", target, f"source {i}", source)
+        if target.dtype.is_floating_point != source.dtype.is_floating_point or (
+            target.dtype != source.dtype and not target.dtype.is_floating_point
+        ):
+            raise TypeError(f"{_OP}: target {i} is {target.dtype} and source {i} is {source.dtype}")
+
+
+def _plainly_alike(targets: list[Tensor], sources: list[Tensor]) -> bool:
+    """The usual lists, found a property at a time and not a pair: they are long, and checked at every step."""
+    both = [*targets, *sources]
     return (
-        isinstance(target, Tensor)
-        and isinstance(source, Tensor)
-        and target.dtype == source.dtype
-        and target.shape == source.shape
-        and target.device == source.device
-        and target.layout == source.layout == torch.strided
-        and target.is_contiguous()
-        and not target.is_complex()
+        all(issubclass(kind, Tensor) for kind in {type(x) for x in both})
+        and {x.layout for x in both} == {torch.strided}
+        and len({(x.is_cpu, x.get_device()) for x in both}) == 1
+        and [x.dtype for x in targets] == [x.dtype for x in sources]
+        and [x.shape for x in targets] == [x.shape for x in sources]
+        and not any(dtype.is_complex for dtype in {x.dtype for x in targets})
+        and all(map(Tensor.is_contiguous, targets))
     )
 
 
@@ -112,8 +115,11 @@ def reference(targets: Sequence[Tensor], sources: Sequence[Tensor], momentum: fl
     """The formula in plain torch, one pair at a time."""
     for target, source in zip(targets, sources, strict=True):
         if target.dtype.is_floating_point:
-            wide = _native.accumulator(target.dtype)
-            target.copy_(torch.lerp(target.to(wide), source.to(wide), 1.0 - momentum))
+            if 0.0 < momentum < 1.0:
+                wide = _native.accumulator(target.dtype)
+                source = torch.lerp(target.to(wide), source.to(wide), 1.0 - momentum)
+            if momentum < 1.0:
+                target.copy_(source)
         else:
             target.copy_(source)
     for target, copy in zip(targets, copies, strict=False):
@@ -154,7 +160,11 @@ _KEPT_PLANS = 16
 
 def _places(tensors: Sequence[Tensor]) -> tuple[object, ...]:
     """What a plan depends on: it may not outlive a tensor's move, nor its change of shape or type where it lies."""
-    return tuple((t.data_ptr(), t.dtype, t.numel() if t.is_contiguous() else (t.shape, t.stride())) for t in tensors)
+    whole = [*map(Tensor.is_contiguous, tensors)]
+    gaps = (
+        () if all(whole) else tuple((t.shape, t.stride()) for t, whole in zip(tensors, whole, strict=True) if not whole)
+    )
+    return (*map(Tensor.data_ptr, tensors), *map(Tensor.numel, tensors), *[t.dtype for t in tensors], *whole, *gaps)
 
 
 def _planned(targets: Sequence[Tensor], sources: Sequence[Tensor], copies: Sequence[Tensor]) -> _Plan:
@@ -234,7 +244,6 @@ def _cpu(targets: Sequence[Tensor], sources: Sequence[Tensor], momentum: float, 
     _update_loose(plan, targets, sources, momentum, copies)
     address, length = plan.table.buffer_info()
     _native.cpu.ema_update(address, length // _COLUMNS, momentum, _native.threads())
-    _inplace.changed(*targets, *copies)
 
 
 def _cuda(targets: Sequence[Tensor], sources: Sequence[Tensor], momentum: float, copies: Sequence[Tensor]) -> None:
@@ -245,7 +254,6 @@ def _cuda(targets: Sequence[Tensor], sources: Sequence[Tensor], momentum: float,
     with torch.cuda.device(device):
         chunks = _uploaded(plan, device)
         _native.cuda.ema_update(chunks.data_ptr(), len(chunks), momentum, _native.stream(targets[0]))
-    _inplace.changed(*targets, *copies)
 
 
 _captured: dict[int, Tensor] = {}  # chunks that a CUDA graph reads at every replay: never given back

@@ -90,7 +90,6 @@ def _run(kernel: Callable[..., None], queue: Tensor, cursor: Tensor, keys: Tenso
         normalize,
         last,
     )
-    _inplace.changed(queue, cursor)
 
 
 def _cpu(queue: Tensor, cursor: Tensor, keys: Tensor, normalize: bool) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fastssl.ops import _check, _native
 from fastssl.ops._backend import Implementation, Op, anything, native_cpu, triton, triton_cuda, triton_rows
+from fastssl.ops._crossover import crossover, storable
 
 _OP = "info_nce"
 REDUCTIONS = ("mean", "sum", "none")
@@ -35,9 +36,10 @@ def info_nce(
 
     For row i, ``-log(exp(s_it) / sum_j exp(s_ij))`` where ``s_ij = <queries_i, keys_j> / temperature``, t is the row's
     target, and j goes over all keys but the excluded one, and over the negatives. Rows are taken as they are: normalise
-    them first. Memory beyond the inputs and their gradients grows with (N + M) D, not with N M. Deterministic, and the
-    same bits for any number of threads. Under autocast queries and keys, unless float64, are cast to float32, as torch
-    does for losses; negatives are read as they are, and widened.
+    them first. Memory beyond the inputs and their gradients grows with (N + M) D, not with N M. Deterministic, and by
+    our kernels the same bits for any number of threads; where plain torch is faster, at most 2^18 pairs or N <= D, it
+    serves the call. Under autocast queries and keys, unless float64, are cast to float32, as torch does for losses;
+    negatives are read as they are, and widened.
 
     Args:
         queries: (N, D) features; float32, bfloat16, float16 or float64. Sums are in float32, or float64.
@@ -318,12 +320,22 @@ def _example_columns(device: torch.device) -> _Columns:
     return torch.tensor([2, 0, 4], device=device), torch.tensor([0, 1, 2], device=device)
 
 
+def _sizes(queries: Tensor, keys: Tensor) -> dict[str, int] | None:
+    """What the choice of the reference looks at."""
+    pairs, d = queries.shape[0] * keys.shape[0], queries.shape[1]
+    return {"pairs": pairs, "d": d} if storable(pairs, keys.numel()) else None
+
+
 _forward = Op(
     f"{_OP}(Tensor queries, Tensor keys, Tensor? targets, Tensor? exclude, Tensor? negatives, float temperature,"
     " str reduction, bool for_queries, str? backend) -> (Tensor, Tensor, Tensor)",
     {
         "triton": Implementation(triton(_OP, "forward"), lambda *call: _triton_unsupported(*call[:5])),
-        "cpu": Implementation(_cpu_forward, lambda *call: _cpu_unsupported(*call[:5])),
+        "cpu": Implementation(
+            _cpu_forward,
+            lambda *call: _cpu_unsupported(*call[:5]),
+            crossover(_OP, lambda queries, keys, *_: _sizes(queries, keys)),
+        ),
         "reference": Implementation(_reference_forward, anything),
     },
     _fake_forward,
@@ -342,7 +354,11 @@ _backward = Op(
     " Tensor direction, float temperature, bool for_queries, bool for_keys, str? backend) -> (Tensor, Tensor)",
     {
         "triton": Implementation(triton(_OP, "backward"), lambda grad, *call: _triton_unsupported(*call[:4])),
-        "cpu": Implementation(_cpu_backward, lambda grad, *call: _cpu_unsupported(*call[:4])),
+        "cpu": Implementation(
+            _cpu_backward,
+            lambda grad, *call: _cpu_unsupported(*call[:4]),
+            crossover(_OP, lambda grad, queries, keys, *_: _sizes(queries, keys)),
+        ),
         "reference": Implementation(_reference_backward, anything),
     },
     _fake_backward,

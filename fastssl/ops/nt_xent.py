@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastssl.ops import _check, _native
 from fastssl.ops._backend import Implementation, Op, anything, native_cpu, triton, triton_rows
-from fastssl.ops._crossover import crossover
+from fastssl.ops._crossover import crossover, storable
 
 
 def nt_xent(z0: Tensor, z1: Tensor, *, temperature: float | Tensor, backend: str | None = None) -> Tensor:
@@ -23,7 +23,7 @@ def nt_xent(z0: Tensor, z1: Tensor, *, temperature: float | Tensor, backend: str
     The mean over all 2N rows i of ``-log(exp(s_ip) / sum_{j != i} exp(s_ij))``, where ``s = <z_i, z_j> / temperature``
     and p is the other view of i. Rows are taken as they are: normalise them first (``fastssl.losses.NTXent`` does).
     Memory beyond the inputs and their gradients grows with N D, not with N^2. Deterministic, and by our kernels the
-    same bits for any number of threads; where 2N <= D plain torch may be faster, and then serves the call.
+    same bits for any number of threads; where plain torch is faster, at most 512 rows or 2N <= D, it serves the call.
     Under autocast the inputs, unless float64, are cast to float32, as torch does for losses.
 
     Args:
@@ -137,9 +137,9 @@ def _example_views(device: torch.device) -> list[Tensor]:
 
 
 def _sizes(z0: Tensor) -> dict[str, int] | None:
-    """What the choice of the reference looks at: it may store (rows, rows) where that is no more than the features."""
+    """What the choice of the reference looks at."""
     rows, d = 2 * z0.shape[0], z0.shape[1]
-    return {"rows": rows, "d": d} if rows <= d else None
+    return {"rows": rows, "d": d} if storable(rows**2, rows * d) else None
 
 
 _forward = Op(

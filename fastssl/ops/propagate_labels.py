@@ -72,15 +72,21 @@ _COLDEST = 1e-30  # float32 still divides by it; the nearest alone counts long b
 
 
 def _check_frames(target: Tensor, context: Tensor, labels: Tensor) -> None:
-    shapes = f"{_check.shape(target)}, {_check.shape(context)} and {_check.shape(labels)}"
     if context.shape[1:] != target.shape or labels.shape[0] != len(context) or labels.shape[2:] != target.shape[1:]:
         raise ValueError(
-            f"{_OP}: target (D, H, W), context (T, D, H, W) and labels (T, C, H, W) must agree; got {shapes}"
+            f"{_OP}: target (D, H, W), context (T, D, H, W) and labels (T, C, H, W) must agree; "
+            f"got {_shapes(target, context, labels)}"
         )
     if context.numel() == 0 or labels.numel() == 0:
-        raise ValueError(f"{_OP}: needs at least one frame, feature, pixel and class; got {shapes}")
+        raise ValueError(
+            f"{_OP}: needs at least one frame, feature, pixel and class; got {_shapes(target, context, labels)}"
+        )
     if labels.device != target.device:
         raise ValueError(f"{_OP}: target and labels must be on one device; got {target.device} and {labels.device}")
+
+
+def _shapes(target: Tensor, context: Tensor, labels: Tensor) -> str:
+    return f"{_check.shape(target)}, {_check.shape(context)} and {_check.shape(labels)}"
 
 
 def reference(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastssl.ops import _check, _native
 from fastssl.ops._backend import Implementation, Op, anything, native_cpu, triton, triton_cuda, triton_rows
+from fastssl.ops._crossover import crossover, storable
 
 _OP = "queue_info_nce"
 
@@ -26,9 +27,10 @@ def queue_info_nce(
     The mean over the N rows of ``-log(exp(s_i) / (exp(s_i) + sum_j exp(s_ij)))``, where
     ``s_i = <query_i, key_i> / temperature`` and ``s_ij = <query_i, queue_j> / temperature``. Rows are taken as they
     are: normalise them first. The queue receives no gradient; the key receives one only if it asks (MoCo detaches it).
-    Memory beyond the inputs grows with N D, not with N K. Deterministic, and the same bits for any number of threads.
-    Under autocast query and key, unless float64, are cast to float32, as torch does for losses; the queue is read as
-    it is, and widened.
+    Memory beyond the inputs grows with N D, not with N K. Deterministic, and by our kernels the same bits for any
+    number of threads; where plain torch is faster, at most 2^18 pairs or K <= D, it serves the call. Under autocast
+    query and key, unless float64, are cast to float32, as torch does for losses; the queue is read as it is, and
+    widened.
 
     Args:
         query: (N, D) features; float32, bfloat16, float16 or float64. Sums are in float32, or float64.
@@ -163,6 +165,12 @@ def _example(device: torch.device, n: int) -> Tensor:
     return torch.nn.functional.normalize(torch.randn(n, 4, device=device), dim=1)
 
 
+def _sizes(query: Tensor, queue: Tensor) -> dict[str, int] | None:
+    """What the choice of the reference looks at. The backward, which only scales, is the kernel's in any case."""
+    pairs, d = query.shape[0] * queue.shape[0], query.shape[1]
+    return {"pairs": pairs, "d": d} if storable(pairs, query.numel()) else None
+
+
 _forward = Op(
     f"{_OP}(Tensor query, Tensor key, Tensor queue, float temperature, bool for_query, str? backend)"
     " -> (Tensor, Tensor, Tensor)",
@@ -171,7 +179,11 @@ _forward = Op(
             triton(_OP, "forward"),
             lambda query, key, queue, *_: triton_rows(query, key) or triton_cuda(query, queue),
         ),
-        "cpu": Implementation(_cpu_forward, lambda query, key, queue, *_: native_cpu(query, key, queue)),
+        "cpu": Implementation(
+            _cpu_forward,
+            lambda query, key, queue, *_: native_cpu(query, key, queue),
+            crossover(_OP, lambda query, key, queue, *_: _sizes(query, queue)),
+        ),
         "reference": Implementation(_reference_forward, anything),
     },
     _fake_forward,

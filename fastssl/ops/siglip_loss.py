@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastssl.ops import _check, _native
 from fastssl.ops._backend import Implementation, Op, anything, native_cpu, triton, triton_rows
+from fastssl.ops._crossover import crossover, storable
 
 _OP = "siglip_loss"
 
@@ -29,8 +30,9 @@ def siglip_loss(
 
     ``-1/N sum_ij log sigmoid(z_ij (logit_scale * <a_i, b_j> + logit_bias))``, with z 1 where i = j and -1 elsewhere.
     Rows are taken as they are: normalise them first. Memory beyond the inputs and their gradients grows with N D, not
-    with N^2. Deterministic, and the same bits for any number of threads. Under autocast the inputs, unless float64, are
-    cast to float32, as torch does for losses.
+    with N^2. Deterministic, and by our kernels the same bits for any number of threads; where plain torch is faster, at
+    most 512 rows or N <= D, it serves the call. Under autocast the inputs, unless float64, are cast to float32, as
+    torch does for losses.
 
     Args:
         a: (N, D) features of the images; float32, bfloat16, float16 or float64. Sums are in float32, or float64.
@@ -139,12 +141,20 @@ def _example(device: torch.device) -> list[Tensor]:
     return [torch.nn.functional.normalize(torch.randn(5, 4, device=device), dim=1) for _ in range(2)]
 
 
+def _sizes(a: Tensor) -> dict[str, int] | None:
+    """What the choice of the reference looks at. The backward, which only scales, is the kernel's in any case."""
+    n, d = a.shape
+    return {"n": n, "d": d} if storable(n**2, n * d) else None
+
+
 _forward = Op(
     f"{_OP}(Tensor a, Tensor b, Tensor bias, float scale, bool for_a, bool for_b, str? backend)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
     {
         "triton": Implementation(triton(_OP, "forward"), lambda a, b, *_: triton_rows(a, b)),
-        "cpu": Implementation(_cpu_forward, lambda a, b, bias, *_: native_cpu(a, b, bias)),
+        "cpu": Implementation(
+            _cpu_forward, lambda a, b, bias, *_: native_cpu(a, b, bias), crossover(_OP, lambda a, *_: _sizes(a))
+        ),
         "reference": Implementation(_reference_forward, anything),
     },
     _fake_forward,

@@ -103,7 +103,10 @@ def _drawn(images: Tensor, cells: int, room: tuple[int, int], jitter: int, gener
             f"got {jitter}"
         )
     shape = (len(images), cells, 2)
-    drawn = torch.randint(-jitter, jitter + 1, shape, generator=generator, device=images.device)
+    if generator is None:  # torch.compile cannot trace generator=None for sizes that change
+        drawn = torch.randint(-jitter, jitter + 1, shape, device=images.device)
+    else:
+        drawn = torch.randint(-jitter, jitter + 1, shape, generator=generator, device=images.device)
     for axis in (0, 1):  # a tensor of both would be copied to a GPU, which waits
         drawn[..., axis] += middle[axis]
     return drawn

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastssl.ops import _check, _inplace, _native
 from fastssl.ops._backend import Implementation, Op, anything, native_cpu, native_cuda
+from fastssl.ops._crossover import crossover
 
 _OP = "update_center_"
 
@@ -16,16 +17,15 @@ _OP = "update_center_"
 def update_center_(center: Tensor, teacher: Tensor, momentum: float, *, backend: str | None = None) -> None:
     """``center = momentum * center + (1 - momentum) * mean(teacher)``, in place (DINO, arXiv:2104.14294, eq. 4).
 
-    The mean is over all but the last dimension, in float32 (float64 for float64 inputs). Deterministic, and the same
-    bits for any number of threads. With several processes the center must see the rows of all: average the centers,
-    all updated from the same one. No gradient is recorded.
-    Call it after the backward of a ``distillation_loss`` that was given this center: eager torch refuses another order,
-    and in one compiled function it is not noticed, and the gradient is wrong.
+    The mean is over all but the last dimension, in float32 (float64 for float64 inputs). Deterministic, and by our
+    kernels the same bits for any number of threads; where plain torch is faster, it serves the call. With several
+    processes the center must see the rows of all: average the centers, all updated from the same one. No gradient is
+    recorded. A ``distillation_loss`` that was given this center keeps a copy: its backward may come before or after.
 
     Args:
         center: (K) float32 or float64, updated in place: a narrower one would not move at momentum 0.99.
         teacher: (T, B, K) or (N, K) logits; float32, bfloat16, float16, or float64 only with a float64 center.
-        momentum: in [0, 1]; 1 changes nothing.
+        momentum: in [0, 1]; 1 changes nothing, and 0 sets the center to the mean, whatever the others hold.
         backend: the backend that must serve the call; by default the fastest that can (see ``fastssl.ops.explain``).
     Raises:
         TypeError: for dtypes other than those above.
@@ -52,9 +52,11 @@ def update_center_(center: Tensor, teacher: Tensor, momentum: float, *, backend:
 
 
 def reference(center: Tensor, teacher: Tensor, momentum: float) -> None:
-    """The formula in plain torch."""
+    """The formula in plain torch; a momentum of 1 or 0 takes one of both alone, for 0 times infinity is no number."""
+    if momentum == 1.0:
+        return
     mean = teacher.to(center.dtype).flatten(0, -2).mean(0)
-    center.copy_(momentum * center + (1.0 - momentum) * mean)
+    center.copy_(mean if momentum == 0.0 else momentum * center + (1.0 - momentum) * mean)
 
 
 def _reference(center: Tensor, teacher: Tensor, momentum: float) -> None:
@@ -76,7 +78,6 @@ def _run(kernel: Callable[..., None], center: Tensor, teacher: Tensor, momentum:
         momentum,
         *last,
     )
-    _inplace.changed(center)
 
 
 def _cpu(center: Tensor, teacher: Tensor, momentum: float) -> None:
@@ -96,11 +97,21 @@ def _with_gaps(center: Tensor) -> str | None:
     return None if center.is_contiguous() else f"it takes a center without gaps, got strides {tuple(center.stride())}"
 
 
+def _sizes(teacher: Tensor) -> dict[str, int]:
+    """What the choice of the reference looks at."""
+    prototypes = teacher.shape[-1]
+    return {"rows": teacher.numel() // prototypes, "prototypes": prototypes}
+
+
 _update_center = Op(
     f"{_OP}(Tensor(a!) center, Tensor teacher, float momentum, str? backend) -> ()",
     {
         "cuda": Implementation(_cuda, lambda center, teacher, _: _with_gaps(center) or native_cuda(center, teacher)),
-        "cpu": Implementation(_cpu, lambda center, teacher, _: _with_gaps(center) or native_cpu(center, teacher)),
+        "cpu": Implementation(
+            _cpu,
+            lambda center, teacher, _: _with_gaps(center) or native_cpu(center, teacher),
+            crossover("update_center", lambda center, teacher, _: _sizes(teacher)),
+        ),
         "reference": Implementation(_reference, anything),
     },
     lambda *_: None,

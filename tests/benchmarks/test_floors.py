@@ -29,7 +29,8 @@ def test_every_rate_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(floors, "SECONDS", 0.05)  # many calls: one may be interrupted for long
     monkeypatch.setattr(floors, "MEGABYTES", (0.25, 1))
     found = floors.measured(threads=1)
-    rates = [found.fma_gflops, found.exp_billions_per_second, found.gemm_gflops, found.torch_exp_billions_per_second]
+    products = [found.fma_gflops, found.bfloat16_gflops, found.gemm_gflops]
+    rates = [*products, found.exp_billions_per_second, found.torch_exp_billions_per_second]
     assert all(0 < rate < 1e5 for rate in rates), found
     assert found.bandwidths.keys() == {0.25, 1}
     assert all(0 < rate < 1e5 for way in found.bandwidths.values() for rate in way.values()), found

@@ -12,6 +12,7 @@ from fastssl import ops
 
 FLOORS = Floors(
     fma_gflops=100.0,
+    bfloat16_gflops=150.0,
     gemm_gflops=80.0,
     exp_billions_per_second=2.0,
     torch_exp_billions_per_second=1.0,
@@ -83,6 +84,7 @@ def test_slow_works_have_fewer_samples(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_floor_is_the_longer_of_moving_and_computing() -> None:
     assert FLOORS.seconds(100e9, 0, 0) == pytest.approx(1)
     assert FLOORS.seconds(100e9, 0, 2e9) == pytest.approx(2)
+    assert FLOORS.seconds(150e9, 0, 2e9, "bfloat16") == pytest.approx(2)
     assert FLOORS.seconds(100e9, 10e9, 2e9) == pytest.approx(2)
     assert FLOORS.seconds(100e9, 60e9, 0) == pytest.approx(3)
     assert FLOORS.seconds(0, 200e3, 0) == pytest.approx(1e-6)  # what stays in a cache moves faster

@@ -62,7 +62,7 @@ def test_the_page_has_failures_and_a_picture(tmp_path: Path) -> None:
 def test_a_series_needs_three_cases_that_differ_in_one_number() -> None:
     cases = [case(1.0, 2.0, shape=shape) for shape in ("n=1 d=2", "n=2 d=2", "n=4 d=2", "n=1 d=3")]
     (found,) = summary.series(Report("an_op", {}, cases))
-    assert (found.variable, found.fixed, list(found.cases)) == ("n", "d=2 float32", [1.0, 2.0, 4.0])
+    assert (found.variable, found.fixed, list(found.cases)) == ("n", "d=2, float32", [1.0, 2.0, 4.0])
 
 
 def test_the_committed_results_can_be_published(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the tests of the contrastive losses share."""
+"""What the tests of the contrastive losses share; some of it serves other ops too."""
 
 from __future__ import annotations
 
@@ -74,6 +74,23 @@ def assert_as_good_as_plain_torch(
         assert error <= 2 * rival_error + 8 * chance * size, (error, rival_error, size)
 
 
+def assert_any_layout(loss_function: Callable[..., Tensor], *inputs: Tensor, exactly: bool) -> None:
+    """Columns first, and among others that are NaN: the same loss and gradients, to the bit where kernels copy them."""
+    want = results(loss_function, *inputs)
+    for laid_out in (_columns_first, _with_gaps):
+        got = results(lambda *x, f=laid_out: loss_function(*(f(y) for y in x)), *inputs)
+        for x, y in zip(got, want, strict=True):
+            torch.testing.assert_close(x, y, rtol=0 if exactly else 1e-5, atol=0 if exactly else 1e-6)
+
+
+def _columns_first(x: Tensor) -> Tensor:
+    return x.T.contiguous().T
+
+
+def _with_gaps(x: Tensor) -> Tensor:
+    return torch.stack([x, torch.full_like(x, float("nan"))], 2)[:, :, 0]
+
+
 def assert_same_bits_with_any_number_of_threads(work: Callable[[], list[Tensor]], engine: Any) -> None:
     before = torch.get_num_threads()
     want = work()
@@ -127,6 +144,9 @@ BAD_PAIRS: list[tuple[dict[str, object], type[Exception], str]] = [
     (dict(b=torch.zeros(9, 4)), ValueError, r"got \(8, 4\) and \(9, 4\)"),
     (dict(a=torch.zeros(8)), ValueError, r"a must have shape \(N, D\); got \(8\)"),
     (dict(a=torch.zeros(0, 4), b=torch.zeros(0, 4)), ValueError, r"one pair and one feature; got \(0, 4\)"),
+    (dict(a=torch.zeros(8, 0), b=torch.zeros(8, 0)), ValueError, r"one pair and one feature; got \(8, 0\)"),
+    (dict(b=torch.zeros(8)), ValueError, r"b must have shape \(N, D\); got \(8\)"),
+    (dict(b=None), TypeError, "b must be a tensor; got NoneType"),
     (dict(b=torch.zeros(8, 4).double()), TypeError, "one dtype; got torch.float32 and torch.float64"),
     (dict(a=torch.zeros(8, 4).long()), TypeError, "a must be float32.*got torch.int64"),
     (dict(a=[1.0]), TypeError, "a must be a tensor; got list"),

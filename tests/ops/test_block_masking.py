@@ -13,7 +13,7 @@ from fastssl.ops import block_masking, random_masking
 from fastssl.ops.block_masking import ATTEMPTS
 
 BACKENDS = ("reference", "cpu", "cuda")
-GRIDS = [(1, 1), (1, 9), (5, 3), (14, 14), (7, 64), (6, 65), (3, 130), (24, 24)]
+GRIDS = [(1, 1), (1, 9), (5, 3), (14, 14), (3, 41), (12, 21), (13, 39), (7, 64), (6, 65), (3, 130), (24, 24)]
 RATIOS = [math.exp(math.log(0.3) + (i + 0.5) / 64 * (math.log(1 / 0.3) - math.log(0.3))) for i in range(64)]
 
 
@@ -202,6 +202,18 @@ BAD = [
     (dict(aspect=2.0), TypeError, "aspect must be two numbers; got 2.0"),
     (dict(aspect=(0, 1)), ValueError, "aspect must be finite and above 0; got 0"),
     (dict(aspect=(2, 1)), ValueError, r"aspect must be \(least, largest\); got \(2.0, 1.0\)"),
+    (dict(grid=6.0), TypeError, "grid must be an integer; got float"),
+    (dict(masked=torch.tensor([1, -1])), ValueError, r"masked must be in \[0, 37\); got -1"),
+    (dict(masked=torch.tensor([1, 2], device="meta")), ValueError, "masked must be on cpu; got meta"),
+    (dict(min_block=2.5), TypeError, "min_block must be an integer; got float"),
+    (dict(max_block="9"), TypeError, "max_block must be an integer; got str"),
+    (dict(aspect=(1, float("inf"))), ValueError, "aspect must be finite and above 0; got inf"),
+    (dict(noise=[0.5]), TypeError, "noise must be a tensor; got list"),
+    (
+        dict(generator=torch.Generator(), device="cuda"),
+        ValueError,
+        "generator is on cpu, and device=cuda was asked for",
+    ),
     (dict(generator=0), TypeError, "generator must be a torch.Generator; got int"),
     (dict(noise=torch.rand(2, 36)), ValueError, r"noise must have shape \(2, 164\); got \(2, 36\)"),
     (dict(noise=torch.rand(2, 164).double()), TypeError, "noise must be float32; got torch.float64"),

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from beyond_32_bits import DEVICES, coded, how_many
 from contrastive_helpers import (
     BAD_PAIRS,
     DTYPES,
     _tensors_are_made_on_the_engines_device,  # noqa: F401
+    assert_any_layout,
     assert_as_good_as_plain_torch,
     assert_same_bits_with_any_number_of_threads,
     degenerate_pairs,
@@ -29,7 +31,7 @@ from fastssl.ops.clip_loss import reference  # type: ignore[attr-defined]
 
 BACKENDS = ("reference", "cpu", "triton")
 SHAPES = [(1, 1), (2, 3), (7, 128), (48, 5), (96, 16), (97, 64), (123, 100), (252, 512), (507, 31)]
-SCALES = [1.0, 1 / 0.07, 100.0, -3.0]
+SCALES = [1.0, 1 / 0.07, 5.0, 100.0, 50.0, -3.0]
 
 
 def check(a: Tensor, b: Tensor, scale: float) -> None:
@@ -80,6 +82,24 @@ def test_a_loss_near_zero_keeps_its_digits(engine) -> None:
             torch.testing.assert_close(x.double(), y, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_more_pairs_than_32_bits_count(device: str) -> None:
+    codes, (of_a, of_b) = coded(46_400, 46_400)  # squared, over 2^31
+    a, b = (codes.float()[code].to(device) for code in (of_a, of_b))
+    loss, *grads = results(functools.partial(clip_loss, logit_scale=3.0), a, b)
+
+    logits, own = 3 * codes @ codes.T, (of_a, of_b)
+    lse_a, lse_b = (logits.exp() @ how_many(of_b)).log(), (how_many(of_a) @ logits.exp()).log()
+    want = ((lse_a[of_a] + lse_b[of_b]) / 2 - logits[own]).mean()
+    torch.testing.assert_close(loss.item(), want.item(), rtol=1e-6, atol=0)
+    weights = (logits - lse_a[:, None]).exp() + (logits - lse_b).exp()
+    want_a = ((weights * how_many(of_b)) @ codes)[of_a] - 2 * codes[of_b]
+    want_b = ((weights.T * how_many(of_a)) @ codes)[of_b] - 2 * codes[of_a]
+    for got, expected in zip(grads, (want_a, want_b), strict=True):
+        got = got.cpu().double() * (2 * len(a) / 3)
+        assert (got - expected).norm() <= 1e-5 * expected.norm()
+
+
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
     needs_speed(engine, 500, 500, 48)
     work = functools.partial(results, functools.partial(clip_loss, logit_scale=10.0), *pairs(500, 48))
@@ -87,10 +107,8 @@ def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
 
 
 def test_non_contiguous_inputs(engine) -> None:
-    a, b = pairs(60, 24)
-    want = clip_loss(a, b, logit_scale=3.0)
-    got = clip_loss(a.T.contiguous().T, b.T.contiguous().T, logit_scale=3.0)
-    torch.testing.assert_close(got, want, rtol=0 if engine.backend == "cpu" else 1e-6, atol=0)
+    loss = functools.partial(clip_loss, logit_scale=3.0)
+    assert_any_layout(loss, *pairs(60, 24), exactly=engine.backend == "cpu")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -166,6 +184,12 @@ BAD = [
     *BAD_PAIRS,
     (dict(logit_scale=float("inf")), ValueError, "logit_scale must be finite; got inf"),
     (dict(logit_scale="2"), TypeError, "logit_scale must be a number or a tensor; got str"),
+    (
+        dict(logit_scale=torch.tensor(1.0, device="meta")),
+        ValueError,
+        "logit_scale must be on the CPU; got meta",
+    ),
+    (dict(logit_scale=torch.tensor(1)), TypeError, "logit_scale must be float32.*got torch.int64"),
     (dict(logit_scale=torch.ones(1)), ValueError, r"logit_scale must have shape \(\); got \(1\)"),
 ]
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
 from fastssl import ops
 from fastssl.ops import _native
@@ -72,6 +75,23 @@ def test_explain_changes_nothing() -> None:
         ops.explain(torch.zeros, 3)
     with pytest.raises(ValueError, match="temperature"):
         ops.explain(ops.nt_xent, torch.eye(3), torch.eye(3), temperature=0.0)
+
+
+@pytest.mark.parametrize("compiler", [None, "aot_eager", "inductor"])
+@pytest.mark.parametrize("name", [name for name, op in OPS.items() if op.writes])
+def test_a_backward_that_saved_what_is_written_refuses(name: str, compiler: str | None) -> None:
+    op = OPS[name]
+
+    def step(factor: Tensor, *call: Any) -> Tensor:
+        written = [x for i in op.writes for x in ([call[i]] if isinstance(call[i], Tensor) else call[i])]
+        loss = torch.stack([(x * factor).sum() for x in written]).sum()
+        with torch.no_grad():
+            op.call(*call, None)
+        return loss
+
+    compiled = step if compiler is None else torch.compile(step, fullgraph=True, backend=compiler)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        compiled(torch.ones((), requires_grad=True), *op.example(torch.device("cpu"))).backward()
 
 
 def test_an_unknown_backend_is_refused() -> None:

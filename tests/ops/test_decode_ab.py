@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from beyond_32_bits import DEVICES, zeros
 from torch import Tensor
 
 from fastssl.ops import decode_ab, encode_ab, gamut_bins
@@ -14,7 +15,15 @@ from fastssl.ops.decode_ab import reference  # type: ignore[attr-defined]
 
 BACKENDS = ("reference", "cpu", "cuda")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
-SHAPES = [(1, 1, 1, 1), (1, 313, 1, 1), (3, 7, 1, 7), (2, 313, 13, 17), (1, 31, 64, 65)]
+SHAPES = [
+    (1, 1, 1, 1),
+    (1, 313, 1, 1),
+    (3, 7, 1, 7),
+    (2, 313, 13, 17),
+    (1, 31, 64, 65),
+    (1, 123, 12, 21),
+    (1, 252, 13, 39),
+]
 
 
 def data(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, device: object = "cpu") -> tuple[Tensor, Tensor]:
@@ -26,7 +35,7 @@ def data(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, device: obj
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("temperature", [0.05, 0.38, 1.0])
+@pytest.mark.parametrize("temperature", [0.01, 0.02, 0.07, 0.2, 0.38, 1.0])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_at_most_twice_the_error_of_plain_torch(
     engine, shape: tuple[int, ...], temperature: float, dtype: torch.dtype
@@ -63,6 +72,16 @@ def test_undoes_the_encoding(engine) -> None:
     ids, weights = encode_ab(ab.clamp(-40, 40), bins)
     logits = torch.full((2, 313, 20, 20), float("-inf"), device=engine.device).scatter_(1, ids, weights.log())
     assert (decode_ab(logits, bins, temperature=1.0) - ab.clamp(-40, 40)).abs().max() < 5
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_more_logits_than_32_bits_count(device: str) -> None:
+    logits = zeros(1, 1024, 1450, 1450, dtype=torch.bfloat16, device=device)
+    logits[0, 1000, 0, 0] = logits[0, -1, -1, -1] = 100
+    bins = (50 * torch.randn(1024, 2, generator=torch.Generator().manual_seed(0))).to(device)
+    want = bins.mean(0).view(1, 2, 1, 1).repeat(1, 1, 1450, 1450)
+    want[0, :, 0, 0], want[0, :, -1, -1] = bins[1000], bins[-1]
+    torch.testing.assert_close(decode_ab(logits, bins), want, rtol=1e-5, atol=1e-3)
 
 
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
@@ -155,6 +174,7 @@ BAD = [
     (dict(logits=L[:, :6]), ValueError, r"agree on B; got \(2, 6, 4, 4\) and \(7, 2\)"),
     (dict(logits=L[:0]), ValueError, r"logits must not be empty; got \(0, 7, 4, 4\)"),
     (dict(bins=B.long()), TypeError, "bins must be float32.*got torch.int64"),
+    (dict(bins=[1.0]), TypeError, "bins must be a tensor; got list"),
     (dict(bins=B[:, :1]), ValueError, r"bins must have shape \(B, 2\) with B >= 1; got \(7, 1\)"),
     (dict(bins=B.to("meta")), ValueError, "one device; got cpu and meta"),
     (dict(temperature=0.0), ValueError, "temperature must be finite and above 0; got 0.0"),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 
 import pytest
 import torch
+from beyond_32_bits import DEVICES, zeros
 from torch import Tensor
 
-from fastssl.ops import distillation_loss
+from fastssl.ops import distillation_loss, update_center_
 from fastssl.ops.distillation_loss import reference  # type: ignore[attr-defined]
 
 BACKENDS = ("reference", "cpu", "cuda")
@@ -88,7 +90,7 @@ def assert_as_good_as_plain_torch(student: Tensor, teacher: Tensor, **settings: 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_equals_the_formula(engine, shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
     student, teacher, center = crops(*shape, dtype=dtype)
-    for student_temp, teacher_temp in ((0.1, 0.04), (0.1, 0.07), (1.0, 1.0), (0.02, 0.01)):
+    for student_temp, teacher_temp in ((0.1, 0.04), (0.2, 0.07), (1.0, 1.0), (0.02, 0.01), (0.07, 0.2)):
         for c in (center, None):
             assert_as_good_as_plain_torch(
                 student, teacher, student_temp=student_temp, teacher_temp=teacher_temp, center=c
@@ -186,6 +188,19 @@ def test_bad_values_give_no_finite_loss(engine, where: str, value: float) -> Non
         assert loss.isnan()
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_more_logits_than_32_bits_count(device: str) -> None:
+    """All equal but in three rows of the student, of which the first is not compared: it is the teacher's own crop."""
+    crops, batch, prototypes, high = 66, 512, 65_536, 9_984
+    student = zeros(crops, batch, prototypes, dtype=torch.bfloat16, device=device)
+    teacher = zeros(1, batch, prototypes, dtype=torch.bfloat16, device=device)
+    student[0, 0, 0] = student[1, 0, 0] = student[-1, -1, -1] = high
+    loss = distillation_loss(student, teacher, student_temp=1.0, teacher_temp=1.0)
+    rows, apart = (crops - 1) * batch, high - high / prototypes
+    want = ((rows - 2) * math.log(prototypes) + 2 * apart) / rows
+    assert abs(loss.item() - want) <= 1e-6 * want
+
+
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
     student, teacher, center = crops(5, 2, 5, 5003)
     settings = dict(student_temp=0.1, teacher_temp=0.04, center=center)
@@ -261,6 +276,24 @@ def test_under_compile(engine, teacher_temp: float | None) -> None:
         torch.testing.assert_close(got, want)
 
 
+@pytest.mark.parametrize("compiler", [None, "aot_eager", "inductor"])
+def test_the_center_may_move_before_the_backward(engine, compiler: str | None) -> None:
+    """As DINO's own loss moves it."""
+    student, teacher, center = crops(4, 2, 3, 50)
+    want = with_gradient(distillation_loss, student, teacher, student_temp=0.1, teacher_temp=0.04, center=center)
+
+    def step(student: Tensor, teacher: Tensor, center: Tensor) -> Tensor:
+        loss = distillation_loss(student, teacher, student_temp=0.1, teacher_temp=0.04, center=center)
+        update_center_(center, teacher, 0.5)
+        return loss
+
+    compiled = step if compiler is None else torch.compile(step, fullgraph=True, backend=compiler)
+    moved = center.clone()
+    for got, expected in zip(with_gradient(compiled, student, teacher, center=moved), want, strict=True):
+        torch.testing.assert_close(got, expected)
+    assert not moved.equal(center)
+
+
 def test_autocast_computes_in_float32(engine) -> None:
     student, teacher, center = crops(4, 2, 3, 50, dtype=torch.bfloat16)
     settings = dict(student_temp=0.1, teacher_temp=0.04, center=center)
@@ -289,7 +322,7 @@ def test_second_derivative_is_refused(engine) -> None:
 
 MEASURE = """
 import re, sys, torch
-from fastssl.ops import distillation_loss
+from fastssl.ops import distillation_loss, update_center_
 torch.set_num_threads(2)
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
@@ -341,6 +374,8 @@ BAD = [
     (dict(center=Z(8).long()), TypeError, "center must be float32.*got torch.int64"),
     (dict(center=Z(8), teacher_temp=None), ValueError, "probabilities, which take no center"),
     (dict(student_temp=0.0), ValueError, "student_temp must be finite and above 0; got 0.0"),
+    (dict(student=None), TypeError, "student must be a tensor; got NoneType"),
+    (dict(student_temp=float("inf")), ValueError, "student_temp must be finite and above 0; got inf"),
     (dict(student_temp=None), TypeError, "student_temp must be a number; got NoneType"),
     (dict(teacher_temp=float("nan")), ValueError, "teacher_temp must be finite and above 0; got nan"),
     (dict(teacher_temp="0.04"), TypeError, "teacher_temp must be a number; got str"),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import math
 
 import pytest
 import torch
+from contrastive_helpers import assert_same_bits_with_any_number_of_threads, extra_megabytes, linux_only
 from torch import Tensor
 
 from fastssl.ops import ema_update_
 
 BACKENDS = ("reference", "cpu", "cuda")
 FLOATS = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
-SIZES = [0, 1, 7, 64, 1023, 1025, 70_001]
+SIZES = [0, 1, 7, 64, 123, 252, 507, 1023, 1025, 70_001]
 
 
 def tensors(dtype: torch.dtype, device: torch.device, seed: int) -> list[Tensor]:
@@ -77,6 +80,17 @@ def test_momentum_0_copies_and_1_keeps_exactly(engine, dtype: torch.dtype) -> No
         assert torch.equal(target, start.to(dtype))
         ema_update_([target], [source], 0.0)
         assert torch.equal(target, source)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_momentum_0_and_1_take_nothing_of_the_other(engine, value: float) -> None:
+    whole, broken = torch.arange(21.0, device=engine.device), torch.full((21,), value, device=engine.device)
+    target, copy = broken.clone(), broken.clone()
+    ema_update_([target], [whole], 0.0, copies=[copy])
+    assert torch.equal(target, whole)
+    ema_update_([target], [broken], 1.0, copies=[copy])
+    assert torch.equal(target, whole)
+    assert torch.equal(copy, whole)
 
 
 def test_integers_and_bools_are_copied(engine) -> None:
@@ -214,6 +228,50 @@ def test_a_step_like_the_last_makes_no_new_plan(engine, monkeypatch: pytest.Monk
     ema_update_(targets, sources, 0.9)
 
 
+def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
+    def work() -> list[Tensor]:
+        """Three steps from the same state, with a tensor that the reference updates among the others."""
+        targets, sources = tensors(torch.float32, engine.device, 0), tensors(torch.bfloat16, engine.device, 1)
+        targets.append(targets[-1][1:].view(2, -1).T)
+        sources.append(sources[-1][1:].view(-1, 2))
+        targets[-2] = targets[-2].clone()
+        copies = [torch.empty_like(target, dtype=torch.float16) for target in targets]
+        for _ in range(3):
+            ema_update_(targets, sources, 0.99, copies=copies)
+        return [*targets, *copies]
+
+    assert_same_bits_with_any_number_of_threads(work, engine)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_bad_values_stay_where_they_are(engine, value: float) -> None:
+    targets, sources = tensors(torch.float32, engine.device, 0), tensors(torch.bfloat16, engine.device, 1)
+    sources[-3][1000], targets[-2][7] = value, value
+    ema_update_(targets, sources, 0.5)
+    # as of torch.lerp, NaN may stand where the formula has infinity
+    assert not targets[-3][1000].isfinite()
+    assert not targets[-2][7].isfinite()
+    assert sum(int((~target.isfinite()).sum()) for target in targets) == 2
+
+
+@linux_only
+def test_nothing_of_the_tensors_size_is_made() -> None:
+    """Four targets of 32 MB each, sources and copies of half that."""
+    measure = functools.partial(
+        extra_megabytes,
+        """
+lists = [[torch.ones(2**23, dtype=dtype) for _ in range(4)] for dtype in (torch.float32, torch.bfloat16, torch.float16)]
+def run(n):
+    targets, sources, copies = ([x[:n] for x in tensors] for tensors in lists)
+    ops.ema_update_(targets, sources, 0.9, copies=copies, backend=backend)
+""",
+        "run(64)",
+        "run(2**23)",
+    )
+    assert measure("cpu") < 4
+    assert measure("reference") > 60  # the measurement does see a source made wider, and an average before it is stored
+
+
 T = torch.zeros
 BAD = [
     (([T(2)], [T(2), T(2)], 0.5), ValueError, "must be as many; got 1 and 2"),
@@ -226,6 +284,10 @@ BAD = [
     (([T(2)], [3.0], 0.5), TypeError, "source 0 must be a tensor; got float"),
     (([T(2).cfloat()], [T(2).cfloat()], 0.5), TypeError, "target 0 must be real; got torch.complex64"),
     (([T(1).expand(4)], [T(4)], 0.5), ValueError, "target 0 is an expanded tensor"),
+    ((T(2), [T(2)], 0.5), TypeError, "targets must be a list of tensors; got Tensor"),
+    (([T(2)], 3.0, 0.5), TypeError, "sources must be a list of tensors; got float"),
+    (([T(2)], [T(2)], "0.5"), ValueError, "got str"),
+    (([T(2)], [T(2).to_sparse()], 0.5), TypeError, "source 0 must be dense; got torch.sparse_coo"),
 ]
 
 
@@ -233,6 +295,11 @@ BAD = [
 def test_bad_input_is_named(arguments: tuple[object, ...], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         ema_update_(*arguments)  # type: ignore[arg-type]
+
+
+def test_a_backend_that_cannot_serve_says_so() -> None:
+    with pytest.raises(RuntimeError, match="no such backend, only cuda, cpu, reference"):
+        ema_update_([T(2)], [T(2)], 0.5, backend="triton")
 
 
 def test_shared_memory_is_refused_and_nothing_is_changed(engine) -> None:

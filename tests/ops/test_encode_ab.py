@@ -13,7 +13,7 @@ from fastssl.ops import encode_ab, gamut_bins, rgb_to_lab
 
 BACKENDS = ("reference", "cpu", "cuda")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
-SHAPES = [(1, 2, 1, 1), (3, 2, 1, 7), (2, 2, 46, 45), (1, 2, 97, 101)]
+SHAPES = [(1, 2, 1, 1), (3, 2, 1, 7), (2, 2, 46, 45), (1, 2, 97, 101), (1, 2, 252, 123), (1, 2, 1, 507)]
 
 
 def chroma(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -229,6 +229,7 @@ BAD = [
     (dict(ab=torch.zeros(2, 3, 4, 4)), ValueError, r"ab must have shape \(N, 2, H, W\); got \(2, 3, 4, 4\)"),
     (dict(ab=A[:0]), ValueError, r"ab must not be empty; got \(0, 2, 4, 4\)"),
     (dict(bins=B.long()), TypeError, "bins must be float32.*got torch.int64"),
+    (dict(bins=[1.0]), TypeError, "bins must be a tensor; got list"),
     (dict(bins=B[:4]), ValueError, r"bins must have shape \(B, 2\) with B >= 5; got \(4, 2\)"),
     (dict(bins=B.T), ValueError, r"with B >= 5; got \(2, 7\)"),
     (dict(bins=B.to("meta")), ValueError, "one device; got cpu and meta"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from beyond_32_bits import zeros
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -84,6 +85,15 @@ def test_degenerate_keys_normalize_as_in_torch(engine) -> None:
     assert queue[2].isnan().all()
 
 
+def test_bad_values_are_written_as_they_are(engine) -> None:
+    keys = random(3, 40, torch.float32, 0)
+    keys[0, 39], keys[1, 7], keys[2, 0] = float("nan"), float("inf"), float("-inf")
+    queue = torch.zeros(6, 40, dtype=torch.bfloat16)
+    enqueue_(queue, torch.tensor(4), keys)
+    torch.testing.assert_close(torch.cat([queue[4:], queue[:1]]), keys.bfloat16(), equal_nan=True, rtol=0, atol=0)
+    assert queue[1:4].eq(0).all()
+
+
 def test_a_queue_fills_and_turns_over(engine) -> None:
     """MoCo's loop: after any number of steps the queue holds the newest keys."""
     queue, cursor = torch.zeros(10, 2), torch.zeros(1, dtype=torch.int64)
@@ -92,6 +102,17 @@ def test_a_queue_fills_and_turns_over(engine) -> None:
         enqueue_(queue, cursor, step)
     assert cursor.item() == 77 % 10
     assert torch.equal(queue[:, 0].sort().values, torch.arange(68.0, 78.0))
+
+
+def test_more_elements_than_32_bits_count(engine) -> None:
+    queue = zeros(2**20 + 3, 2_100, dtype=torch.float16, device=engine.device)
+    keys, cursor = random(4, 2_100, torch.float16, 1), torch.tensor(len(queue) - 2)
+    enqueue_(queue, cursor, keys)
+    assert torch.equal(queue[-2:], keys[:2])
+    assert torch.equal(queue[:2], keys[2:])
+    assert queue[2].eq(0).all()
+    assert queue[-3].eq(0).all()
+    assert cursor.item() == 2
 
 
 def test_only_its_rows_are_written(engine) -> None:
@@ -192,6 +213,9 @@ BAD = [
         r"cursor must be one number, \(\) or \(1\); got \(2\)",
     ),
     (dict(cursor=torch.tensor(3, device="meta")), ValueError, "queue and cursor must be on one device"),
+    (dict(normalize=1), TypeError, "normalize must be True or False; got int"),
+    (dict(queue=[1.0]), TypeError, "queue must be a tensor; got list"),
+    (dict(keys=[1.0]), TypeError, "keys must be a tensor; got list"),
     (dict(backend="triton"), RuntimeError, "no such backend, only cuda, cpu, reference"),
 ]
 

@@ -11,6 +11,7 @@ from contrastive_helpers import (
     DTYPES,
     TEMPERATURES,
     _tensors_are_made_on_the_engines_device,  # noqa: F401
+    assert_any_layout,
     assert_as_good_as_plain_torch,
     assert_same_bits_with_any_number_of_threads,
     extra_megabytes,
@@ -184,13 +185,14 @@ def test_same_bits_again_and_with_any_number_of_threads(engine, n: int, m: int) 
 def test_non_contiguous_inputs(engine) -> None:
     queries, keys = inputs(60, 80, 24)
     targets, exclude = drawn(60, 80)
-    want = info_nce(queries, keys, targets, exclude=exclude, negatives=keys, temperature=0.3)
+    options = dict(exclude=exclude, negatives=keys, temperature=0.3)
+    want = info_nce(queries, keys, targets, **options)
     wide = torch.stack([targets, exclude], 1)
-    columns = keys.T.contiguous().T
-    got = info_nce(
-        queries.T.contiguous().T, columns, wide[:, 0], exclude=wide[:, 1], negatives=columns, temperature=0.3
-    )
-    torch.testing.assert_close(got, want, rtol=0 if engine.backend == "cpu" else 1e-6, atol=0)
+    options |= dict(exclude=wide[:, 1], negatives=keys.T.contiguous().T)
+    loss = functools.partial(info_nce, targets=wide[:, 0], **options)
+    exactly = engine.backend == "cpu"
+    torch.testing.assert_close(loss(queries, keys), want, rtol=0 if exactly else 1e-6, atol=0)
+    assert_any_layout(loss, queries, keys, exactly=exactly)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -280,7 +282,6 @@ BAD = [
     (dict(keys=torch.zeros(7, 4)), ValueError, "needs targets where queries are more than keys; got 8 and 7"),
     (dict(keys=torch.zeros(9, 4).double()), TypeError, "one dtype; got torch.float32 and torch.float64"),
     (dict(negatives=torch.zeros(8, 4).long()), TypeError, "negatives must be float32.*got torch.int64"),
-    (dict(keys=torch.zeros(9, 4, device="meta")), ValueError, "one device; got cpu and meta"),
     (dict(targets=columns(9)), ValueError, r"targets must be in \[0, 9\); got 9"),
     (dict(targets=columns(-1)), ValueError, r"targets must be in \[0, 9\); got -1"),
     (dict(exclude=columns(1, -100)), ValueError, r"exclude must be in \[0, 9\); got -100"),
@@ -297,6 +298,26 @@ BAD = [
     (dict(reduction="max"), ValueError, "reduction must be one of mean, sum, none; got 'max'"),
     (dict(temperature=0.0), ValueError, "temperature must be finite and above 0; got 0.0"),
     (dict(temperature=float("inf")), ValueError, "got inf"),
+    (
+        dict(temperature=torch.tensor(1.0, device="meta")),
+        ValueError,
+        "temperature must be on the CPU; got meta",
+    ),
+    (dict(queries=torch.zeros(8, 0), keys=torch.zeros(9, 0)), ValueError, r"one query, key and feature; got \(8, 0\)"),
+    (dict(keys=torch.zeros(9)), ValueError, r"keys must have shape \(M, D\); got \(9\)"),
+    (dict(negatives=torch.zeros(9)), ValueError, r"negatives must have shape \(K, D\); got \(9\)"),
+    (dict(queries=[1.0]), TypeError, "queries must be a tensor; got list"),
+    (
+        dict(keys=torch.zeros(9, 4, device="meta")),
+        ValueError,
+        "queries and keys must be on one device; got cpu and meta",
+    ),
+    (dict(negatives=torch.zeros(9, 4, device="meta")), ValueError, "queries and negatives must be on one device"),
+    (dict(exclude=columns(1, 9)), ValueError, r"exclude must be in \[0, 9\); got 9"),
+    (dict(exclude=columns().int()), TypeError, "exclude must be int64; got torch.int32"),
+    (dict(exclude=columns()[:7]), ValueError, r"exclude must have shape \(8\); got \(7\)"),
+    (dict(exclude=columns().to("meta")), ValueError, "exclude must be on cpu; got meta"),
+    (dict(reduction=None), ValueError, "reduction must be one of mean, sum, none; got None"),
     (dict(temperature="0.5"), TypeError, "temperature must be a number; got str"),
     (dict(temperature=torch.ones(1)), ValueError, r"temperature must have shape \(\); got \(1\)"),
     (dict(temperature=torch.tensor(1)), TypeError, "temperature must be float32.*got torch.int64"),

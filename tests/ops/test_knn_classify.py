@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from beyond_32_bits import DEVICES, NEAR, needles
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -16,6 +17,7 @@ from fastssl.ops.knn_classify import reference  # type: ignore[attr-defined]
 
 BACKENDS = ("reference", "cpu", "triton")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+TEMPERATURES = [0.01, 0.02, 0.07, 0.2, 1.0]
 # queries, size of the bank, features: one, prime, ragged, more features than are multiplied at a time
 INTERPRETED_TESTS = ("test_equals_the_definition", "test_bad_values", "test_non_contiguous", "test_no_gradient")
 SHAPES = [
@@ -57,7 +59,7 @@ def test_equals_the_definition(engine, q: int, m: int, d: int, dtype: torch.dtyp
         pytest.skip("an interpreter takes minutes, and smaller sizes are ragged too")
     features, bank, labels = data(q, m, d, dtype=dtype, device=engine.device)
     for k in sorted({1, min(20, m), m} | (set() if engine.slow else {min(5, m), min(200, m)})):
-        for temperature in (0.07,) if engine.slow else (0.07, 1.0):
+        for temperature in (0.07,) if engine.slow else TEMPERATURES:
             got = knn_classify(features, bank, labels, k=k, temperature=temperature, num_classes=5)
             assert got.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
             want = definition(features, bank, labels, k, temperature, 5)
@@ -139,6 +141,18 @@ def test_low_temperatures_leave_the_nearest_alone(engine, temperature: float) ->
     got = knn_classify(features, bank, labels, k=20, temperature=temperature, num_classes=5)
     want = knn_classify(features, bank, labels, k=1, temperature=1.0, num_classes=5)
     torch.testing.assert_close(got, want, rtol=0, atol=0.1 if temperature == 1e-4 else 0.0)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_more_pairs_than_32_bits_count(device: str) -> None:
+    directions, bank, places = needles(2**20)
+    labels = torch.zeros(len(bank), dtype=torch.int64)
+    labels[places] = torch.arange(1, 19).view(6, 3)
+    asked = torch.arange(2_100) % 6  # x 2^20 > 2^31
+    inputs = (x.to(device) for x in (directions[asked], bank, labels))
+    got = knn_classify(*inputs, k=3, temperature=0.5, num_classes=19)
+    want = torch.zeros(6, 19).scatter_(1, labels[places], (NEAR / 0.5).softmax(0).expand(6, 3))
+    torch.testing.assert_close(got.cpu(), want[asked], rtol=1e-5, atol=0)
 
 
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
@@ -271,6 +285,10 @@ BAD = [
     (dict(labels=L - 1), ValueError, r"labels must lie in \[0, 2\); got -1 to -1"),
     (dict(k=0), ValueError, r"k must be in \[1, 8\], the size of the bank; got 0"),
     (dict(k=9), ValueError, "got 9"),
+    (dict(k=3.0), TypeError, "k must be an integer; got float"),
+    (dict(num_classes=2.0), TypeError, "num_classes must be an integer; got float"),
+    (dict(bank=None), TypeError, "bank must be a tensor; got NoneType"),
+    (dict(bank=B[0]), ValueError, r"bank must have shape \(M, D\); got \(4\)"),
     (dict(num_classes=0), ValueError, "num_classes must be at least 1; got 0"),
     (dict(temperature=0.0), ValueError, "temperature must be finite and above 0; got 0.0"),
     (dict(temperature=float("nan")), ValueError, "got nan"),

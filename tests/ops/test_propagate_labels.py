@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 
 import pytest
 import torch
+from beyond_32_bits import DEVICES, NEAR, needles
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -15,6 +17,7 @@ from fastssl.ops.propagate_labels import reference  # type: ignore[attr-defined]
 
 BACKENDS = ("reference", "cpu", "triton")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+TEMPERATURES = [0.1, 0.01, 0.02, 0.07, 0.2]
 # frames, features, height, width, classes
 INTERPRETED_TESTS = ("test_equals_the_definition", "test_of_equal", "test_fewer_pixels", "test_no_gradient")
 SHAPES = [
@@ -24,6 +27,8 @@ SHAPES = [
     (2, 128, 9, 17, 3),
     (4, 130, 13, 11, 5),
     (1, 300, 8, 19, 2),
+    (1, 123, 12, 21, 2),
+    (1, 31, 13, 39, 1),
 ]
 
 
@@ -73,15 +78,17 @@ def test_equals_the_definition(engine, shape: tuple[int, ...], dtype: torch.dtyp
     if engine.slow and pixels > 64:
         pytest.skip("an interpreter takes minutes, and smaller sizes are ragged too")
     inputs = data(*shape, dtype=dtype, device=engine.device)
-    for radius in (1, None) if engine.slow else (0, 1, 3, 12, None):
-        for k in sorted({min(5, pixels), pixels} | ({1, min(40, pixels)} if not engine.slow else set())):
-            got = propagate_labels(*inputs, radius=radius, k=k, temperature=0.1)
-            want, gap = definition(*inputs, radius, k, 0.1)
-            assert got.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-            rounding = 32 * torch.finfo(got.dtype).eps
-            decided = gap > rounding
-            assert decided.double().mean() >= 0.9
-            assert (got.double() - want).abs()[:, decided].max() <= rounding / 0.1
+    radii, ks = (1, None) if engine.slow else (0, 1, 3, 12, None), {min(5, pixels), pixels}
+    ks |= {1, min(40, pixels)} if not engine.slow else set()
+    settings = itertools.product(radii, sorted(ks))
+    for (radius, k), temperature in zip(settings, itertools.cycle(TEMPERATURES), strict=False):
+        got = propagate_labels(*inputs, radius=radius, k=k, temperature=temperature)
+        want, gap = definition(*inputs, radius, k, temperature)
+        assert got.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        rounding = 32 * torch.finfo(got.dtype).eps
+        decided = gap > rounding
+        assert decided.double().mean() >= 0.9
+        assert (got.double() - want).abs()[:, decided].max() <= rounding / temperature
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
@@ -141,6 +148,19 @@ def test_low_temperatures_leave_the_nearest_alone(engine, temperature: float) ->
     got = propagate_labels(*inputs, radius=3, k=9, temperature=temperature)
     want = propagate_labels(*inputs, radius=3, k=1, temperature=1.0)
     torch.testing.assert_close(got, want, rtol=0, atol=0.1 if temperature == 1e-4 else 1e-6)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_more_pairs_than_32_bits_count(device: str) -> None:
+    frames, side = 9, 128  # 128^2 x 9 x 128^2 > 2^31
+    directions, pixels, places = needles(frames * side**2)
+    asked = torch.arange(side**2) % 6
+    labels = torch.rand(len(pixels), 2, generator=torch.Generator().manual_seed(0))
+    target = directions[asked].T.reshape(4, side, side).to(device)
+    context, given = (x.view(frames, side, side, -1).movedim(-1, 1).to(device) for x in (pixels, labels))
+    got = propagate_labels(target, context, given, radius=None, k=3, temperature=0.5)
+    want = torch.einsum("k,dkc->dc", (NEAR / 0.5).softmax(0), labels[places])
+    torch.testing.assert_close(got.cpu(), want[asked].T.reshape(2, side, side), rtol=1e-5, atol=0)
 
 
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
@@ -256,6 +276,11 @@ BAD = [
     (dict(radius=-1), ValueError, "radius must be at least 0, or None; got -1"),
     (dict(k=0), ValueError, r"k must be in \[1, 40\], the pixels of the context; got 0"),
     (dict(k=41), ValueError, "got 41"),
+    (dict(radius=2.0), TypeError, "radius must be an integer; got float"),
+    (dict(k=3.0), TypeError, "k must be an integer; got float"),
+    (dict(context=C[0]), ValueError, r"context must have shape \(T, D, H, W\); got \(3, 4, 5\)"),
+    (dict(labels=L[0]), ValueError, r"labels must have shape \(T, C, H, W\); got \(6, 4, 5\)"),
+    (dict(temperature=float("inf")), ValueError, "got inf"),
     (dict(temperature=0.0), ValueError, "temperature must be finite and above 0; got 0.0"),
     (dict(temperature="1"), TypeError, "temperature must be a number; got str"),
     (dict(backend="cuda"), RuntimeError, "no such backend, only triton, cpu, reference"),

@@ -6,10 +6,12 @@ import functools
 
 import pytest
 import torch
+from beyond_32_bits import DEVICES, coded, how_many
 from contrastive_helpers import (
     DTYPES,
     TEMPERATURES,
     _tensors_are_made_on_the_engines_device,  # noqa: F401
+    assert_any_layout,
     assert_as_good_as_plain_torch,
     assert_same_bits_with_any_number_of_threads,
     extra_megabytes,
@@ -106,6 +108,24 @@ def test_a_queue_of_its_own_dtype(engine, dtype: torch.dtype) -> None:
     torch.testing.assert_close(got, queue_info_nce(query, key, queue.float(), temperature=0.2))
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_more_pairs_than_32_bits_count(device: str) -> None:
+    codes, (of_query, of_key, of_queue) = coded(2_100, 2_100, 2**20)  # 2,100 x 2^20 > 2^31
+    query, key, queue = (codes.float()[code].to(device) for code in (of_query, of_key, of_queue))
+    loss, *grads = results(functools.partial(queue_info_nce, queue=queue, temperature=0.5), query, key)
+
+    logits = codes @ codes.T / 0.5
+    weights = logits.exp() * how_many(of_queue)
+    others, positive = weights.sum(1)[of_query], logits[of_query, of_key]
+    total = others + positive.exp()
+    torch.testing.assert_close(loss.item(), (total.log() - positive).mean().item(), rtol=1e-6, atol=0)
+    want_query = (weights @ codes)[of_query] / total[:, None] - (others / total)[:, None] * codes[of_key]
+    want_key = -(others / total)[:, None] * codes[of_query]
+    for got, expected in zip(grads, (want_query, want_key), strict=True):
+        got = got.cpu().double() * (0.5 * len(query))
+        assert (got - expected).norm() <= 1e-5 * expected.norm()
+
+
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
     needs_speed(engine, 200, 5000, 48)
     query, key, queue = inputs(200, 5000, 48)
@@ -117,12 +137,10 @@ def test_non_contiguous_inputs(engine) -> None:
     query, key, queue = inputs(60, 100, 24)
     wide = torch.zeros(100, 48)
     wide[:, ::2] = queue
-    want = results(lambda q, k: queue_info_nce(q, k, queue, temperature=0.3), query, key)
-    got = results(
-        lambda q, k: queue_info_nce(q.T.contiguous().T, k.T.contiguous().T, wide[:, ::2], temperature=0.3), query, key
-    )
-    for a, b in zip(got, want, strict=True):
-        assert torch.equal(a, b) if engine.backend == "cpu" else torch.allclose(a, b, atol=1e-6)
+    loss, exactly = functools.partial(queue_info_nce, temperature=0.3), engine.backend == "cpu"
+    assert_any_layout(lambda q, k: loss(q, k, wide[:, ::2]), query, key, exactly=exactly)
+    got, want = loss(query, key, wide[:, ::2]), loss(query, key, queue)
+    torch.testing.assert_close(got, want, rtol=0 if exactly else 1e-6, atol=0)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -226,6 +244,10 @@ BAD = [
     ),
     (dict(temperature=0.0), ValueError, "temperature must be finite and above 0; got 0.0"),
     (dict(temperature=float("nan")), ValueError, "got nan"),
+    (dict(temperature=torch.tensor(0.5)), TypeError, "temperature must be a number; got Tensor"),
+    (dict(query=torch.zeros(8, 0), key=torch.zeros(8, 0), queue=torch.zeros(9, 0)), ValueError, r"got \(8, 0\)"),
+    (dict(key=None), TypeError, "key must be a tensor; got NoneType"),
+    (dict(queue=[1.0]), TypeError, "queue must be a tensor; got list"),
     (dict(temperature="0.5"), TypeError, "temperature must be a number; got str"),
     (dict(backend="cuda"), RuntimeError, "no such backend, only triton, cpu, reference"),
 ]

@@ -9,7 +9,10 @@ from fastssl.ops import random_masking
 from fastssl.ops.random_masking import kept_patches, reference  # type: ignore[attr-defined]
 
 BACKENDS = ("reference", "cpu", "cuda")
-SHAPES = [(1, 1), (1, 2), (3, 10), (5, 49), (16, 196), (2, 257), (7, 1000), (2, 4096), (1, 4097), (2, 9000)]
+SHAPES = [
+    *((1, 1), (1, 2), (3, 10), (5, 49), (123, 7), (252, 3), (507, 2), (16, 196)),
+    *((1, 123), (3, 252), (2, 257), (5, 507), (7, 1000), (2, 4096), (1, 4097), (2, 9000)),
+]
 
 
 def argsorts(noise: torch.Tensor, keep: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -120,6 +123,12 @@ BAD = [
     (dict(ratio=0.99), ValueError, "ratio 0.99 keeps none of 8 patches"),
     (dict(noise=torch.rand(3, 8)), ValueError, r"noise must have shape \(2, 8\); got \(3, 8\)"),
     (dict(noise=torch.rand(2, 8).double()), TypeError, "noise must be float32; got torch.float64"),
+    (dict(batch=2.0), TypeError, "batch must be an integer; got float"),
+    (dict(length="8"), TypeError, "length must be an integer; got str"),
+    (dict(ratio="0.5"), TypeError, "ratio must be a number; got str"),
+    (dict(noise=[0.5]), TypeError, "noise must be a tensor; got list"),
+    (dict(noise=torch.rand(8)), ValueError, r"noise must have shape \(B, N\); got \(8\)"),
+    (dict(backend="triton"), RuntimeError, "no such backend, only cuda, cpu, reference"),
     (dict(generator=0), TypeError, "generator must be a torch.Generator; got int"),
     (
         dict(generator=torch.Generator(), device="cuda"),

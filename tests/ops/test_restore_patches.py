@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from beyond_32_bits import zeros
 from patches_helpers import DTYPES, SHAPES, assert_as_good_as_plain_torch, normal, permutations, repeating, results
 from torch import Tensor
 
@@ -94,6 +95,17 @@ def test_large_outputs_and_gradients(engine) -> None:
     assert_as_good_as_plain_torch(ours(ids), plain(ids), tensors, grad)
     assert_as_good_as_plain_torch(ours(ids), plain(ids), [t.bfloat16() for t in tensors], grad.bfloat16())
     assert_as_good_as_plain_torch(ours(ids), plain(ids), [t.double() for t in tensors], grad.double())
+
+
+def test_larger_gradients_than_32_bits_count() -> None:
+    """One patch was kept; the token stands for all others."""
+    grad, ids = zeros(2_100, 1_024, 1_000, dtype=torch.bfloat16), torch.arange(1_024).expand(2_100, -1)
+    grad[0, :2], grad[-1, -2:] = 1, torch.arange(1_000) % 7
+    backward = torch.ops.fastssl.restore_patches_backward
+    x, token, pos = backward(grad, ids, 1, torch.bfloat16, True, True, True, None)
+    assert torch.equal(x, grad[:, :1])
+    assert torch.equal(token, 1 + 2 * grad[-1, -1])
+    assert torch.equal(pos, grad[0] + grad[-1])
 
 
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
@@ -280,6 +292,10 @@ BAD = [
     (dict(x=torch.zeros(2, 6, 4)), ValueError, r"at most the L = 5 patches of ids_restore; got 6"),
     (dict(ids_restore=IDS.int()), TypeError, "ids_restore must be int64; got torch.int32"),
     (dict(ids_restore=IDS[:1]), ValueError, r"the first being the samples of x; got \(1, 5\) for x \(2, 3, 4\)"),
+    (dict(ids_restore=[0]), TypeError, "ids_restore must be a tensor; got list"),
+    (dict(ids_restore=IDS.to("meta")), ValueError, "x and ids_restore must be on one device; got cpu and meta"),
+    (dict(pos_embed=[1.0]), TypeError, "pos_embed must be a tensor; got list"),
+    (dict(pos_embed=torch.zeros(5, 4).int()), TypeError, "pos_embed must be float32.*got torch.int32"),
     (dict(mask_token=torch.zeros(3)), ValueError, r"mask_token must have D = 4 elements; got \(3\)"),
     (dict(mask_token=torch.zeros(2, 4)), ValueError, r"mask_token must have D = 4 elements; got \(2, 4\)"),
     (dict(mask_token=0.0), TypeError, "mask_token must be a tensor; got float"),

@@ -11,7 +11,16 @@ from fastssl.ops.rgb_to_lab import reference  # type: ignore[attr-defined]
 
 BACKENDS = ("reference", "cpu", "cuda")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
-SHAPES = [(3, 1, 1), (1, 3, 1, 7), (2, 3, 5, 13), (2, 2, 3, 16, 17), (3, 3, 46, 45), (1, 3, 64, 65)]
+SHAPES = [
+    (3, 1, 1),
+    (1, 3, 1, 7),
+    (2, 3, 5, 13),
+    (2, 2, 3, 16, 17),
+    (3, 3, 46, 45),
+    (1, 3, 64, 65),
+    (3, 252, 123),
+    (3, 1, 507),
+]
 
 
 def colours(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

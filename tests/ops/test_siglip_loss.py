@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from beyond_32_bits import DEVICES, coded, how_many
 from contrastive_helpers import (
     BAD_PAIRS,
     DTYPES,
     _tensors_are_made_on_the_engines_device,  # noqa: F401
+    assert_any_layout,
     assert_as_good_as_plain_torch,
     assert_same_bits_with_any_number_of_threads,
     degenerate_pairs,
@@ -29,7 +31,15 @@ from fastssl.ops.siglip_loss import reference  # type: ignore[attr-defined]
 
 BACKENDS = ("reference", "cpu", "triton")
 SHAPES = [(1, 1), (2, 3), (7, 128), (48, 5), (96, 16), (97, 64), (123, 100), (252, 512), (507, 31)]
-SCALES = [(1.0, 0.0), (10.0, -10.0), (117.0, -13.0), (-3.0, 2.0)]  # and biases
+SCALES = [
+    (1.0, 0.0),
+    (10.0, -10.0),
+    (5.0, 1.0),
+    (117.0, -13.0),
+    (50.0, -10.0),
+    (-3.0, 2.0),
+    (1 / 0.07, -9.0),
+]  # and biases
 
 
 def check(a: Tensor, b: Tensor, scale: float, bias: float) -> None:
@@ -80,6 +90,26 @@ def test_small_and_large_logits_keep_their_digits(engine) -> None:
         )
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_more_pairs_than_32_bits_count(device: str) -> None:
+    codes, (of_a, of_b) = coded(46_400, 46_400)  # squared, over 2^31
+    n, a, b = 46_400, *(codes.float()[code].to(device) for code in (of_a, of_b))
+    loss, grad_a, grad_b, slope = results(
+        lambda a, b, bias: siglip_loss(a, b, logit_scale=3.0, logit_bias=bias), a, b, torch.tensor(-2.0, device=device)
+    )
+
+    logits, own, pairs = 3 * codes @ codes.T - 2, (of_a, of_b), how_many(of_a)[:, None] * how_many(of_b)
+    want = (torch.nn.functional.softplus(logits) * pairs).sum() / n - logits[own].mean()
+    torch.testing.assert_close(loss.item(), want.item(), rtol=1e-6, atol=0)
+    weights = logits.sigmoid()
+    torch.testing.assert_close(slope.item(), (weights * pairs).sum().item() / n - 1, rtol=1e-5, atol=0)
+    want_a = ((weights * how_many(of_b)) @ codes)[of_a] - codes[of_b]
+    want_b = ((weights.T * how_many(of_a)) @ codes)[of_b] - codes[of_a]
+    for got, expected in ((grad_a, want_a), (grad_b, want_b)):
+        got = got.cpu().double() * (n / 3)
+        assert (got - expected).norm() <= 1e-5 * expected.norm()
+
+
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
     needs_speed(engine, 500, 500, 48)
     work = functools.partial(
@@ -89,10 +119,8 @@ def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
 
 
 def test_non_contiguous_inputs(engine) -> None:
-    a, b = pairs(60, 24)
-    want = siglip_loss(a, b, logit_scale=3.0, logit_bias=-1.0)
-    got = siglip_loss(a.T.contiguous().T, b.T.contiguous().T, logit_scale=3.0, logit_bias=-1.0)
-    torch.testing.assert_close(got, want, rtol=0 if engine.backend == "cpu" else 1e-6, atol=0)
+    loss = functools.partial(siglip_loss, logit_scale=3.0, logit_bias=-1.0)
+    assert_any_layout(loss, *pairs(60, 24), exactly=engine.backend == "cpu")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -171,8 +199,21 @@ BAD = [
     *BAD_PAIRS,
     (dict(logit_scale=float("inf")), ValueError, "logit_scale must be finite; got inf"),
     (dict(logit_scale="2"), TypeError, "logit_scale must be a number or a tensor; got str"),
+    (
+        dict(logit_scale=torch.tensor(1.0, device="meta")),
+        ValueError,
+        "logit_scale must be on the CPU; got meta",
+    ),
+    (dict(logit_scale=torch.tensor(1)), TypeError, "logit_scale must be float32.*got torch.int64"),
     (dict(logit_scale=torch.ones(1)), ValueError, r"logit_scale must have shape \(\); got \(1\)"),
     (dict(logit_bias=float("nan")), ValueError, "logit_bias must be finite; got nan"),
+    (
+        dict(logit_bias=torch.tensor(1.0, device="meta")),
+        ValueError,
+        "logit_bias must be on the CPU; got meta",
+    ),
+    (dict(logit_bias=torch.ones(1)), ValueError, r"logit_bias must have shape \(\); got \(1\)"),
+    (dict(logit_bias=torch.tensor(1)), TypeError, "logit_bias must be float32.*got torch.int64"),
     (dict(logit_bias=None), TypeError, "logit_bias must be a number or a tensor; got NoneType"),
 ]
 

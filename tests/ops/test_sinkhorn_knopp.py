@@ -74,7 +74,30 @@ def test_prototypes_are_used_alike_in_the_end(engine) -> None:
     torch.testing.assert_close(got.sum(0), torch.full((20,), 2.5), rtol=1e-3, atol=0)
 
 
-@pytest.mark.parametrize("case", ["wide", "low prototype", "low sample", "low block", "high sample", "all equal"])
+def in_logarithms(scores: Tensor, temp: float) -> Tensor:
+    """Three iterations in float64, where no sum vanishes."""
+    logs = scores.double() / temp
+    for _ in range(3):
+        logs = torch.log_softmax(torch.log_softmax(logs, 0), 1)
+    return logs.exp()
+
+
+def assert_near_logarithms(scores: Tensor, temp: float) -> None:
+    got, want = sinkhorn_knopp(scores, temp=temp, iterations=3), in_logarithms(scores, temp)
+    assert got.isfinite().all()
+    logit = (scores.abs().max() / temp).item()
+    assert (got.double() - want).norm() <= (1e-6 + 2 * logit * 1.2e-7) * want.norm()
+
+
+@pytest.mark.parametrize("temp", [0.01, 0.02, 0.07, 0.2])
+def test_temperatures_at_which_the_formula_underflows(engine, temp: float) -> None:
+    assert_near_logarithms(scores_of(37, 501), temp)
+
+
+CASES = ["wide", "low prototype", "low sample", "low block", "high sample", "duplicates", "all equal"]
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_no_sum_vanishes(engine, case: str) -> None:
     """Ranges at which one maximum for all underflows even in float64, or at least in float32."""
     scores = scores_of(40, 700, spread=1.0)
@@ -88,15 +111,11 @@ def test_no_sum_vanishes(engine, case: str) -> None:
         scores[:20, :512] -= 15
     elif case == "high sample":
         scores[7] += 1000
+    elif case == "duplicates":
+        scores[1::2], scores[:, 1::2] = scores[::2], scores[:, ::2]
     else:
         scores = torch.full_like(scores, 4.0)
-    logs = scores.double() / 0.05
-    for _ in range(3):
-        logs = torch.log_softmax(torch.log_softmax(logs, 0), 1)
-    got = sinkhorn_knopp(scores, temp=0.05, iterations=3)
-    assert got.isfinite().all()
-    logit = (scores.abs().max() / 0.05).item()
-    assert (got.double() - logs.exp()).norm() <= (1e-6 + 2 * logit * 1.2e-7) * logs.exp().norm()
+    assert_near_logarithms(scores, 0.05)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -191,6 +210,8 @@ BAD = [
     (dict(scores=None), TypeError, "scores must be a tensor; got NoneType"),
     (dict(temp=0.0), ValueError, "temp must be finite and above 0; got 0.0"),
     (dict(temp=float("nan")), ValueError, "got nan"),
+    (dict(temp="0.05"), TypeError, "temp must be a number; got str"),
+    (dict(scores=torch.zeros(8, 2).to_sparse()), TypeError, "scores must be dense; got torch.sparse_coo"),
     (dict(iterations=0), ValueError, "iterations must be at least 1; got 0"),
     (dict(iterations=3.0), TypeError, "iterations must be an integer; got float"),
     (dict(iterations=True), TypeError, "iterations must be an integer; got bool"),

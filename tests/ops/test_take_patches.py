@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from beyond_32_bits import zeros
 from patches_helpers import DTYPES, SHAPES, assert_as_good_as_plain_torch, normal, permutations, repeating, results
 from torch import Tensor
 
@@ -76,6 +77,23 @@ def test_large_outputs_and_gradients(engine) -> None:
     assert_as_good_as_plain_torch(ours(ids), plain(ids), doubled, torch.cat([grad, grad], -1))
     assert_as_good_as_plain_torch(ours(ids), plain(ids), [t.bfloat16() for t in doubled], torch.cat([grad, grad], -1))
     assert_as_good_as_plain_torch(ours(ids), plain(ids), [t.double() for t in tensors], grad)
+
+
+def test_more_elements_than_32_bits_count(engine) -> None:
+    x, (first, last) = zeros(3, 2**20, 700, dtype=torch.bfloat16, device=engine.device), normal(2, 700).bfloat16()
+    x[0, 0], x[2, -1] = first, last
+    out = take_patches(x, torch.tensor([[0, 2**20 - 1], [5, 0], [2**20 - 1, 3]]))
+    assert torch.equal(out[0, 0], first)
+    assert torch.equal(out[2, 0], last)
+    out[0, 0] = out[2, 0] = 0
+    assert out.eq(0).all()
+
+
+def test_larger_gradients_than_32_bits_count() -> None:
+    grad, ids = zeros(2_100, 1_024, 1_000, dtype=torch.bfloat16), torch.arange(1_024).expand(2_100, -1)
+    grad[0], grad[-1] = 1, torch.arange(1_000) % 7
+    _, pos = torch.ops.fastssl.take_patches_backward(grad, ids, 1_024, torch.bfloat16, False, True, None)
+    assert torch.equal(pos, grad[0] + grad[-1])
 
 
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
@@ -268,6 +286,9 @@ BAD = [
     (dict(x=X[0]), ValueError, r"x must have shape \(B, L, D\); got \(5, 4\)"),
     (dict(ids=IDS.int()), TypeError, "ids must be int64; got torch.int32"),
     (dict(ids=[0]), TypeError, "ids must be a tensor; got list"),
+    (dict(ids=IDS.to("meta")), ValueError, "x and ids must be on one device; got cpu and meta"),
+    (dict(pos_embed=[1.0]), TypeError, "pos_embed must be a tensor; got list"),
+    (dict(pos_embed=torch.zeros(2, 5, 4)), ValueError, r"pos_embed must have shape \(L, D\); got \(2, 5, 4\)"),
     (dict(ids=IDS[0]), ValueError, r"ids must have two dimensions.*got \(3\) for x \(2, 5, 4\)"),
     (dict(ids=IDS[:1]), ValueError, r"the first being the samples of x; got \(1, 3\) for x \(2, 5, 4\)"),
     (dict(ids=IDS.to("meta")), ValueError, "x and ids must be on one device; got cpu and meta"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from beyond_32_bits import zeros
 from torch import Tensor
 
 from fastssl.ops import tiles
@@ -20,6 +21,8 @@ CASES = [
     ((1, 2, 13, 31), (1, 5), (11, 1)),
     ((5, 1, 17, 16), (4, 3), None),
     ((2, 4, 75, 73), (3, 2), (20, 35)),
+    ((1, 1, 123, 252), (2, 5), (59, 41)),
+    ((1, 2, 39, 507), (1, 4), None),
 ]
 
 
@@ -107,6 +110,14 @@ def test_tiles_smaller_than_their_cells_are_in_the_middle(engine) -> None:
     images = images_of((1, 1, 9, 9))
     assert torch.equal(tiles(images, 1, size=3)[0, 0], images[0, :, 3:6, 3:6])
     assert torch.equal(tiles(images, 3, size=1)[0, :, 0, 0, 0], images[0, 0, 1::3, 1::3].flatten())
+
+
+def test_more_pixels_than_32_bits_count(engine) -> None:
+    images = zeros(1, 3, 27_000, 27_000, dtype=torch.float16, device=engine.device)
+    first, last = images_of((2, 3, 27, 27), torch.float16)
+    images[0, :, :27, :27], images[0, :, -27:, -27:] = first, last
+    got = tiles(images, 1_000, torch.tensor([999_999, 0, 500_500]))
+    assert torch.equal(got, torch.stack([last, first, torch.zeros_like(first)])[None])
 
 
 def test_one_order_for_all_images(engine) -> None:
@@ -250,6 +261,11 @@ BAD = [
     (dict(grid=0), ValueError, "grid must be at least 1; got 0"),
     (dict(grid=(3, 2.0)), TypeError, "grid must be an integer; got float"),
     (dict(grid=(3, 2, 1)), ValueError, "grid must be one integer or two; got 3"),
+    (dict(size=(3, 3, 3)), ValueError, "size must be one integer or two; got 3"),
+    (dict(size=3.0), TypeError, "size must be an integer; got float"),
+    (dict(jitter=1.0), TypeError, "jitter must be an integer; got float"),
+    (dict(offsets=[0]), TypeError, "offsets must be a tensor; got list"),
+    (dict(offsets=OFFSETS.to("meta")), ValueError, "images and offsets must be on one device; got cpu and meta"),
     (dict(normalize=1), TypeError, "normalize must be True or False; got int"),
     (dict(generator=3), TypeError, "generator must be a torch.Generator; got int"),
     (dict(grid=(10, 2)), ValueError, r"a grid of 10 x 2 needs as many pixels; got images \(2, 3, 9, 12\)"),

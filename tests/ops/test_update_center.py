@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from beyond_32_bits import DEVICES, zeros
 from torch import Tensor
 
 from fastssl.ops import explain, update_center_
@@ -41,6 +42,15 @@ def test_momentum_1_keeps_the_center(engine) -> None:
     assert torch.equal(center, before)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_momentum_0_and_1_take_nothing_of_the_other(engine, value: float) -> None:
+    center, teacher = torch.full((50,), value), torch.ones(8, 50)
+    update_center_(center, teacher, 0.0)
+    assert center.eq(1.0).all()
+    update_center_(center, torch.full((8, 50), value), 1.0)
+    assert center.eq(1.0).all()
+
+
 def test_a_wider_center(engine) -> None:
     center, teacher = inputs((8, 50), torch.bfloat16)
     center = center.double()
@@ -56,6 +66,16 @@ def test_bad_values_reach_their_prototype_alone(engine) -> None:
     assert center[1999].isnan()
     assert center[4] == float("inf")
     assert center.isfinite().sum() == 1998
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_more_elements_than_32_bits_count(device: str) -> None:
+    teacher = zeros(2_100, 2**20, dtype=torch.bfloat16, device=device)
+    ramp = torch.arange(2**20, device=device) % 7
+    teacher[0], teacher[-1] = 1, ramp
+    center = torch.ones(2**20, device=device)
+    update_center_(center, teacher, 0.0)
+    torch.testing.assert_close(center, (1 + ramp) / 2_100, rtol=1e-6, atol=0)
 
 
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
@@ -130,12 +150,14 @@ BAD = [
     (dict(teacher=Z(8)), ValueError, r"teacher must have shape \(N, K\); got \(8\)"),
     (dict(teacher=Z(0, 8)), ValueError, r"needs rows of the 8 prototypes of center; got \(0, 8\)"),
     (dict(teacher=Z(2, 8).long()), TypeError, "teacher must be float32.*got torch.int64"),
+    (dict(center=[1.0]), TypeError, "center must be a tensor; got list"),
+    (dict(center=Z(0), teacher=Z(2, 0)), ValueError, r"needs rows of the 0 prototypes of center; got \(2, 0\)"),
     (dict(teacher=[1.0]), TypeError, "teacher must be a tensor; got list"),
     (dict(teacher=Z(2, 8).double()), TypeError, "a float64 teacher needs a float64 center; got torch.float32"),
     (dict(teacher=Z(2, 8, device="meta")), ValueError, "center and teacher must be on one device; got cpu and meta"),
     (dict(momentum=1.5), ValueError, r"momentum must be a number in \[0, 1\]; got 1.5"),
     (dict(momentum=float("nan")), ValueError, "got nan"),
-    (dict(momentum="0.9"), ValueError, "got 0.9"),
+    (dict(momentum="0.9"), ValueError, "got str"),
     (dict(backend="triton"), RuntimeError, "no such backend, only cuda, cpu, reference"),
 ]
 

@@ -1,0 +1,98 @@
+"""Sums over every process's keys, which travel round the group: none holds them all.
+
+Each process holds a block of N keys at a time and passes it on, so memory grows with N D and not with the number of
+processes. The backward sends the blocks round once more, each with the gradient that it has gathered so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fastssl import ops
+
+# of (queries, a block of keys, whether these are this process's own): a number, or one for each query
+Term = Callable[[Tensor, Tensor, bool], Tensor]
+
+
+def lse(queries: Tensor, keys: Tensor, exclude: Tensor | None, group: dist.ProcessGroup) -> Tensor:
+    """(N) log-sum-exps of each query's products with the keys of all processes.
+
+    ``exclude`` (N) are columns of this process's own keys to leave out. Every process must call it with as many keys.
+    Gradients flow to the queries, and to the keys of every process.
+    """
+
+    def term(queries: Tensor, block: Tensor, own: bool) -> Tensor:
+        return _row_lse(queries, block, exclude if own else None)
+
+    return _over(queries, keys, term, True, group)
+
+
+def total(queries: Tensor, keys: Tensor, term: Term, group: dist.ProcessGroup) -> Tensor:
+    """The sum of ``term`` over the blocks of all processes; gradients as of ``lse``."""
+    return _over(queries, keys, term, False, group)
+
+
+def _over(queries: Tensor, keys: Tensor, term: Term, in_logarithms: bool, group: dist.ProcessGroup) -> Tensor:
+    found: Tensor = _Ring.apply(queries, keys, term, in_logarithms, group)  # type: ignore[no-untyped-call]
+    return found
+
+
+def _row_lse(queries: Tensor, keys: Tensor, exclude: Tensor | None) -> Tensor:
+    """(N) log-sum-exps over the keys given: InfoNCE against any target, without its margin to the target."""
+    if exclude is None:
+        target = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
+    else:
+        target = (exclude + 1) % len(keys)
+    margin = ops.info_nce(queries, keys, target, temperature=1.0, exclude=exclude, reduction="none")
+    return margin + (queries * keys[target]).sum(1)
+
+
+def _passed_on(tensors: list[Tensor], group: dist.ProcessGroup) -> list[Tensor]:
+    """What the process before this one holds; this one's goes to the next."""
+    world, rank = dist.get_world_size(group), dist.get_rank(group)
+    if world == 1:
+        return tensors
+    after, before = (dist.get_global_rank(group, (rank + step) % world) for step in (1, -1))
+    received = [torch.empty_like(x) for x in tensors]
+    sends = [dist.P2POp(dist.isend, x, after, group) for x in tensors]
+    receives = [dist.P2POp(dist.irecv, x, before, group) for x in received]
+    for work in dist.batch_isend_irecv([*sends, *receives]):
+        work.wait()
+    return received
+
+
+class _Ring(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, queries: Tensor, keys: Tensor, term: Term, in_logarithms: bool, group: dist.ProcessGroup
+    ) -> Tensor:
+        block = keys.contiguous()
+        found = term(queries, block, True)
+        for _ in range(1, dist.get_world_size(group)):
+            (block,) = _passed_on([block], group)
+            more = term(queries, block, False)
+            found = torch.logaddexp(found, more) if in_logarithms else found + more
+        ctx.save_for_backward(queries, keys, found if in_logarithms else None)
+        ctx.term, ctx.group = term, group
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        queries, keys, found = ctx.saved_tensors
+        for_queries = torch.zeros_like(queries)
+        block, for_block = keys.contiguous(), torch.zeros_like(keys, memory_format=torch.contiguous_format)
+        for step in range(dist.get_world_size(ctx.group)):
+            q, k = queries.detach().requires_grad_(), block.detach().requires_grad_()
+            with torch.enable_grad():
+                part = ctx.term(q, k, step == 0)
+            share = 1 if found is None else (part.detach() - found).exp()
+            more_queries, more_block = torch.autograd.grad(part, (q, k), grad * share)
+            for_queries += more_queries
+            for_block += more_block
+            block, for_block = _passed_on([block, for_block], ctx.group)  # after the last step they are home
+        return for_queries, for_block, None, None, None

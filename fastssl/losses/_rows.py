@@ -1,0 +1,48 @@
+"""What the losses do with rows before their formula."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from fastssl.ops import _check
+
+STRATEGIES = ("gather", "ring")
+
+
+def unit(rows: Tensor, normalized: bool) -> Tensor:
+    """Rows of unit length, in float32 at least: those that have it already are taken as they are."""
+    if normalized:
+        return rows
+    return normalize(_check.as_autocast_casts(rows), dim=-1)
+
+
+def pair(owner: str, first: tuple[str, Tensor], second: tuple[str, Tensor]) -> None:
+    """Two (N, D) of one shape, dtype and device.
+
+    Raises:
+        TypeError, ValueError: naming the owner and what was received.
+    """
+    for name, rows in (first, second):
+        _check.float_tensor(owner, name, rows, "ND")
+    (name0, x0), (name1, x1) = first, second
+    if x0.shape != x1.shape:
+        raise ValueError(
+            f"{owner}: {name0} and {name1} must have the same shape (N, D); got {_check.shape(x0)} and "
+            f"{_check.shape(x1)}"
+        )
+    if x0.numel() == 0:
+        raise ValueError(f"{owner}: needs at least one sample and one feature; got {_check.shape(x0)}")
+    _check.alike(owner, first, second)
+
+
+def strategy(owner: str, value: str) -> str:
+    if value not in STRATEGIES:
+        raise ValueError(f"{owner}: strategy must be one of {', '.join(STRATEGIES)}; got {value!r}")
+    return value
+
+
+def widened(rows: Tensor) -> Tensor:
+    """Rows in what sums are kept in."""
+    return rows if rows.dtype == torch.float64 else rows.float()

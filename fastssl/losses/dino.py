@@ -1,0 +1,109 @@
+"""DINO's loss, with the center that keeps its teacher from collapsing, or Sinkhorn-Knopp in its place."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from fastssl import ops
+from fastssl.losses import _group
+from fastssl.losses._group import Group
+from fastssl.ops import _check
+
+CENTERINGS = ("center", "sinkhorn")
+SINKHORN_ITERATIONS = 3  # as SwAV and DINOv2 have it
+
+
+class DINOLoss(nn.Module):
+    """Cross-entropy of every student crop to every other teacher crop (DINO, arXiv:2104.14294, algorithm 1).
+
+    The teacher's logits are centred: by the moving average of their mean (eq. 4), which in training the call updates
+    after the loss and which is a buffer, saved with the module; or by Sinkhorn-Knopp over the batch (DINOv2,
+    arXiv:2304.07193, section 4). No softmax over the prototypes is stored.
+
+    Args:
+        num_prototypes: K.
+        student_temp: finite, > 0; the paper uses 0.1.
+        teacher_temp: finite, > 0; the paper uses 0.04, and warms up to 0.07 for ViTs: give it to the call then.
+        centering: "center" or "sinkhorn".
+        center_momentum: in [0, 1]; the paper uses 0.9.
+        group: None, or "world" or a process group, over all of whose rows the center or Sinkhorn-Knopp is computed.
+            The mean of the losses over the processes is the loss of the whole batch.
+    Raises:
+        ValueError: for temperatures that are not finite and positive, another centering, a momentum outside [0, 1], or
+            fewer than one prototype.
+    """
+
+    center: Tensor  # (K) float32
+
+    def __init__(
+        self,
+        num_prototypes: int,
+        *,
+        student_temp: float = 0.1,
+        teacher_temp: float = 0.04,
+        centering: str = "center",
+        center_momentum: float = 0.9,
+        group: Group = None,
+    ) -> None:
+        super().__init__()
+        owner = "DINOLoss"
+        if _check.whole(owner, "num_prototypes", num_prototypes) < 1:
+            raise ValueError(f"{owner}: num_prototypes must be at least 1; got {num_prototypes}")
+        if centering not in CENTERINGS:
+            raise ValueError(f"{owner}: centering must be one of {', '.join(CENTERINGS)}; got {centering!r}")
+        self.student_temp = _check.positive(owner, "student_temp", student_temp)
+        self.teacher_temp = _check.positive(owner, "teacher_temp", teacher_temp)
+        self.center_momentum = _check.momentum(owner, center_momentum)
+        self.centering, self.group = centering, group
+        self.register_buffer("center", torch.zeros(num_prototypes))
+
+    def forward(self, student: Tensor, teacher: Tensor, teacher_temp: float | None = None) -> Tensor:
+        """student: (S, B, K) logits; teacher: (T, B, K), the crops that it sees first among the student's.
+
+        The teacher gets no gradient. ``teacher_temp`` takes the place of the module's for this call. Returns the scalar
+        mean loss in nats.
+        """
+        owner, k = "DINOLoss", len(self.center)
+        for name, logits, dims in (("student", student, "SBK"), ("teacher", teacher, "TBK")):
+            if _check.float_tensor(owner, name, logits, dims).shape[2] != k:
+                raise ValueError(f"{owner}: {name} must have {k} prototypes; got {_check.shape(logits)}")
+        processes = _group.resolved(owner, self.group)
+        if processes is not None:
+            _group.same_count(owner, student[0], processes)
+        temp = self.teacher_temp if teacher_temp is None else _check.positive(owner, "teacher_temp", teacher_temp)
+        teacher = teacher.detach()
+        if self.centering == "sinkhorn":
+            assigned = _assigned(teacher, temp, processes)
+            return ops.distillation_loss(student, assigned, student_temp=self.student_temp, teacher_temp=None)
+        loss = ops.distillation_loss(
+            student, teacher, student_temp=self.student_temp, teacher_temp=temp, center=self.center
+        )
+        if self.training:
+            self.update_center(teacher)
+        return loss
+
+    @torch.no_grad()
+    def update_center(self, teacher: Tensor) -> None:
+        """Moves the center towards the mean of (T, B, K) logits, and of those of the other processes of the group."""
+        ops.update_center_(self.center, teacher.detach(), self.center_momentum)
+        processes = _group.resolved("DINOLoss", self.group)
+        if processes is not None:  # all moved from the same center: their mean moved to the mean of all
+            dist.all_reduce(self.center, group=processes)
+            self.center /= dist.get_world_size(processes)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{len(self.center)}, student_temp={self.student_temp}, teacher_temp={self.teacher_temp}, "
+            f"centering={self.centering!r}, center_momentum={self.center_momentum}"
+        )
+
+
+def _assigned(teacher: Tensor, temp: float, processes: dist.ProcessGroup | None) -> Tensor:
+    """Sinkhorn-Knopp over the rows of all crops, and of all processes: (T, B, K) probabilities."""
+    rows = teacher.flatten(0, 1)
+    if processes is None:
+        return ops.sinkhorn_knopp(rows, temp=temp, iterations=SINKHORN_ITERATIONS).view_as(teacher)
+    everyones = ops.sinkhorn_knopp(_group.gathered(rows, processes), temp=temp, iterations=SINKHORN_ITERATIONS)
+    return everyones[_group.place(rows, processes)].view_as(teacher)

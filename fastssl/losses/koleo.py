@@ -1,0 +1,56 @@
+"""KoLeo, which spreads features over the sphere."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fastssl.losses import _group, _rows
+from fastssl.losses._group import Group
+from fastssl.ops import _check
+
+ROWS_AT_ONCE = 1024
+EPSILON = 1e-8  # in the distance and in the logarithm, as in DINOv2's code: rows that are alike have a finite loss
+
+
+class KoLeo(nn.Module):
+    """``-mean log min_{j != i} |x_i - x_j|`` of unit rows (arXiv:1806.03198, eq. 3; DINOv2, arXiv:2304.07193).
+
+    The estimator of Kozachenko and Leonenko of the entropy, up to constants. The (N, N) similarities are never stored.
+
+    Args:
+        normalized: True if rows already have unit length; they are normalised inside otherwise.
+        group: None, or "world" or a process group: neighbours are sought among the rows of all its processes, and the
+            mean of the losses over the processes is the loss of the whole batch. (DINOv2 seeks them in each process.)
+    """
+
+    def __init__(self, *, normalized: bool = False, group: Group = None) -> None:
+        super().__init__()
+        self.normalized, self.group = normalized, group
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features: (N, D), N at least 2. Returns the scalar, in float32 (float64 for float64 features)."""
+        owner = "KoLeo"
+        rows = _rows.widened(_rows.unit(_check.float_tensor(owner, "features", features, "ND"), self.normalized))
+        candidates, own = rows, torch.arange(len(rows), device=rows.device)
+        processes = _group.resolved(owner, self.group)
+        if processes is not None:
+            _group.same_count(owner, rows, processes)
+            candidates, own = _group.gathered(rows, processes), _group.place(rows, processes)
+        if len(candidates) < 2:
+            raise ValueError(f"{owner}: needs at least two rows; got {len(candidates)}")
+        nearest = candidates[_nearest(rows, candidates, own)]
+        distance = torch.nn.functional.pairwise_distance(rows, nearest, eps=EPSILON)
+        return -(distance + EPSILON).log().mean()
+
+    def extra_repr(self) -> str:
+        return f"normalized={self.normalized}"
+
+
+@torch.no_grad()
+def _nearest(rows: Tensor, candidates: Tensor, own: Tensor) -> Tensor:
+    """(N) columns of the candidate with the largest product, the row itself left out."""
+    found = []
+    for part, places in zip(torch.split(rows, ROWS_AT_ONCE), torch.split(own, ROWS_AT_ONCE), strict=True):
+        found.append((part @ candidates.T).scatter_(1, places[:, None], -torch.inf).argmax(1))
+    return torch.cat(found)

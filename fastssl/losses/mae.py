@@ -1,0 +1,72 @@
+"""The masked autoencoder's loss: the removed patches' pixels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fastssl.ops import _check
+
+
+def patchify(images: Tensor, patch_size: int) -> Tensor:
+    """(N, C, H, W) as (N, L, P P C): patches from left to right and from top to bottom, channels last within each.
+
+    Raises:
+        ValueError: for another shape, or sides that patches of ``patch_size`` do not fill.
+    """
+    _check.float_tensor("patchify", "images", images, "NCHW")
+    n, c, height, width = images.shape
+    if height % patch_size or width % patch_size:
+        raise ValueError(f"patchify: patches of {patch_size} pixels do not fill images of {height} x {width}")
+    rows, columns = height // patch_size, width // patch_size
+    split = images.reshape(n, c, rows, patch_size, columns, patch_size)
+    return split.permute(0, 2, 4, 3, 5, 1).reshape(n, rows * columns, patch_size**2 * c)
+
+
+class MAELoss(nn.Module):
+    """Mean squared error of the removed patches' pixels (MAE, arXiv:2111.06377, section 3).
+
+    Args:
+        patch_size: side P of a patch in pixels.
+        normalize_pixels: compare with each patch's pixels less their mean, over their standard deviation: the paper's
+            better variant.
+    Raises:
+        ValueError: if patch_size is below 1.
+    """
+
+    def __init__(self, patch_size: int, *, normalize_pixels: bool = True) -> None:
+        super().__init__()
+        if _check.whole("MAELoss", "patch_size", patch_size) < 1:
+            raise ValueError(f"MAELoss: patch_size must be at least 1; got {patch_size}")
+        self.patch_size, self.normalize_pixels = patch_size, normalize_pixels
+
+    def forward(self, images: Tensor, prediction: Tensor, mask: Tensor) -> Tensor:
+        """images: (N, C, H, W); prediction: (N, L, P P C) in the order of ``patchify``; mask: (N, L), 1 = removed.
+
+        Returns the scalar mean over removed patches, in float32 (float64 for float64 inputs).
+        """
+        target = self.target(images)
+        if prediction.shape != target.shape:
+            raise ValueError(
+                f"MAELoss: prediction must be {_check.shape(target)} for images {_check.shape(images)}; "
+                f"got {_check.shape(prediction)}"
+            )
+        if mask.shape != target.shape[:2]:
+            raise ValueError(f"MAELoss: mask must be {tuple(target.shape[:2])}; got {_check.shape(mask)}")
+        error = (prediction.to(target.dtype) - target).square().mean(-1)
+        removed = mask.to(target.dtype)
+        return (error * removed).sum() / removed.sum()
+
+    @torch.no_grad()
+    def target(self, images: Tensor) -> Tensor:
+        """What the prediction is compared with: (N, L, P P C), in float32 at least."""
+        target = patchify(images, self.patch_size)
+        target = target.to(torch.promote_types(target.dtype, torch.float32))
+        if not self.normalize_pixels:
+            return target
+        # variance with N - 1, and this epsilon under the root, as in the paper's code: scores depend on it
+        variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
+        return (target - mean) / (variance + 1e-6).sqrt()
+
+    def extra_repr(self) -> str:
+        return f"patch_size={self.patch_size}, normalize_pixels={self.normalize_pixels}"

@@ -1,0 +1,83 @@
+"""MoCo's loss, with its queue of keys."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from fastssl import ops
+from fastssl.losses import _group, _rows
+from fastssl.losses._group import Group
+from fastssl.ops import _check
+
+
+class MoCoLoss(nn.Module):
+    """InfoNCE of each query's key against a queue of keys of earlier batches (MoCo, arXiv:1911.05722, eq. 1).
+
+    In training the call also writes its keys over the oldest of the queue, after the loss; under ``eval()`` the queue
+    stays. Queue and cursor are buffers: saved with the module, and moved with it. Memory grows with N D, not with N K.
+
+    Args:
+        temperature: divides the cosine similarities; finite, > 0. The paper uses 0.07, version 2 (2003.04297) 0.2.
+        dim: D, features of a key.
+        length: K, keys in the queue; at least as many as a batch has (of all processes).
+        normalized: True if rows already have unit length; they are normalised inside otherwise.
+        group: None, or "world" or a process group: the keys of all its processes are enqueued on each of them, in the
+            order of the ranks, so that their queues stay alike. The mean of the losses over the processes is the loss
+            of the whole batch.
+    Raises:
+        ValueError: if the temperature is not finite and positive, or dim or length are below 1.
+    """
+
+    queue: Tensor  # (K, D) unit rows; at first random ones, as the paper has them
+    cursor: Tensor  # () int64, where the next key goes
+
+    def __init__(
+        self, temperature: float, *, dim: int, length: int = 65536, normalized: bool = False, group: Group = None
+    ) -> None:
+        super().__init__()
+        owner = "MoCoLoss"
+        self.temperature = _check.positive(owner, "temperature", temperature)
+        for name, value in (("dim", dim), ("length", length)):
+            if _check.whole(owner, name, value) < 1:
+                raise ValueError(f"{owner}: {name} must be at least 1; got {value}")
+        self.normalized, self.group = normalized, group
+        self.register_buffer("queue", normalize(torch.randn(length, dim), dim=1))
+        self.register_buffer("cursor", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, query: Tensor, key: Tensor) -> Tensor:
+        """query: (N, D) of the encoder; key: (N, D) of the momentum encoder, which gets no gradient, in the same order.
+
+        Returns the scalar mean loss in nats.
+        """
+        owner, key = "MoCoLoss", key.detach()
+        _rows.pair(owner, ("query", query), ("key", key))
+        if query.shape[1] != self.queue.shape[1]:
+            raise ValueError(
+                f"{owner}: the queue has keys of {self.queue.shape[1]} features; got {_check.shape(query)}"
+            )
+        query, key = _rows.unit(query, self.normalized), _rows.unit(key, self.normalized)
+        loss = ops.queue_info_nce(query, key, self.queue, temperature=self.temperature)
+        if self.training:
+            self.enqueue(key)
+        return loss
+
+    @torch.no_grad()
+    def enqueue(self, keys: Tensor) -> None:
+        """Writes (N, D) unit keys, and those of the other processes of the group, over the oldest of the queue."""
+        processes = _group.resolved("MoCoLoss", self.group)
+        count = len(keys) * (1 if processes is None else dist.get_world_size(processes))
+        if count > len(self.queue):
+            raise ValueError(
+                f"MoCoLoss: the queue has {len(self.queue)} keys, and the batch (of all processes) {count}"
+            )
+        if processes is not None:
+            _group.same_count("MoCoLoss", keys, processes)
+            keys = _group.gathered(keys, processes)
+        ops.enqueue_(self.queue, self.cursor, keys)
+
+    def extra_repr(self) -> str:
+        length, dim = self.queue.shape
+        return f"temperature={self.temperature}, dim={dim}, length={length}, normalized={self.normalized}"

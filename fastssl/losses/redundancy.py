@@ -1,0 +1,100 @@
+"""Losses that keep features apart without negatives: Barlow Twins' and VICReg's."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from fastssl.losses import _group, _rows
+from fastssl.losses._group import Group
+
+
+class _Batch:
+    """A batch that may be spread over processes: its size, and means over all of it."""
+
+    def __init__(self, owner: str, z0: Tensor, z1: Tensor, group: Group) -> None:
+        _rows.pair(owner, ("z0", z0), ("z1", z1))
+        self.processes = _group.resolved(owner, group)
+        self.count = len(z0)
+        if self.processes is not None:
+            _group.same_count(owner, z0, self.processes)
+            self.count *= dist.get_world_size(self.processes)
+        if self.count < 2:
+            raise ValueError(f"{owner}: needs at least two samples, for their variance; got {self.count}")
+
+    def centered(self, z: Tensor) -> Tensor:
+        """Rows less the mean of all."""
+        z = _rows.widened(z)
+        return z - _group.summed(z.sum(0), self.processes) / self.count
+
+    def products(self, x: Tensor, y: Tensor) -> Tensor:
+        """x^T y over all rows: (D, D)."""
+        return _group.summed(x.T @ y, self.processes)
+
+
+def _off_diagonal_squares(x: Tensor) -> Tensor:
+    return x.square().sum() - x.diagonal().square().sum()
+
+
+class BarlowTwins(nn.Module):
+    """The cross-correlation of two views' features, pulled to the identity (arXiv:2103.03230, eq. 1).
+
+    ``sum_i (1 - C_ii)^2 + lambda sum_{i != j} C_ij^2``, with C the correlations over the batch of features standardised
+    as batch normalisation does.
+
+    Args:
+        redundancy_weight: the paper's lambda, which it sets to 0.005.
+        group: None, or "world" or a process group, over all of whose rows correlations are taken. Each of its processes
+            then computes the loss of the whole batch.
+    """
+
+    def __init__(self, redundancy_weight: float = 0.005, *, group: Group = None) -> None:
+        super().__init__()
+        self.redundancy_weight, self.group = redundancy_weight, group
+
+    def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
+        """z0, z1: (N, D) features of two views of the same N samples. Returns the scalar, in float32 or float64."""
+        batch = _Batch("BarlowTwins", z0, z1, self.group)
+        x0, x1 = (batch.centered(z) for z in (z0, z1))
+        scale0, scale1 = (
+            (_group.summed(x.square().sum(0), batch.processes) / batch.count + 1e-5).sqrt() for x in (x0, x1)
+        )
+        correlation = batch.products(x0 / scale0, x1 / scale1) / batch.count
+        own = (1 - correlation.diagonal()).square().sum()
+        return own + self.redundancy_weight * _off_diagonal_squares(correlation)
+
+    def extra_repr(self) -> str:
+        return f"redundancy_weight={self.redundancy_weight}"
+
+
+class VICReg(nn.Module):
+    """Invariance, variance and covariance of two views' features (arXiv:2105.04906, eq. 6).
+
+    Args:
+        invariance, variance, covariance: the weights; the paper's are 25, 25 and 1.
+        group: None, or "world" or a process group, over all of whose rows variance and covariance are taken. The mean
+            of the losses over the processes is the loss of the whole batch.
+    """
+
+    def __init__(
+        self, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0, *, group: Group = None
+    ) -> None:
+        super().__init__()
+        self.invariance, self.variance, self.covariance, self.group = invariance, variance, covariance, group
+
+    def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
+        """z0, z1: (N, D) features of two views of the same N samples. Returns the scalar, in float32 or float64."""
+        batch = _Batch("VICReg", z0, z1, self.group)
+        loss = self.invariance * mse_loss(_rows.widened(z0), _rows.widened(z1))
+        for z in (z0, z1):
+            x = batch.centered(z)
+            covariance = batch.products(x, x) / (batch.count - 1)
+            deviation = (covariance.diagonal() + 1e-4).sqrt()
+            loss = loss + self.variance * torch.relu(1 - deviation).mean() / 2
+            loss = loss + self.covariance * _off_diagonal_squares(covariance) / len(covariance)
+        return loss
+
+    def extra_repr(self) -> str:
+        return f"invariance={self.invariance}, variance={self.variance}, covariance={self.covariance}"

@@ -1,0 +1,37 @@
+"""DenseContrastive: places find their match by the backbones' features, and images' mean keys fill the queue."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import cosine_similarity, cross_entropy, normalize
+
+from fastssl.losses import DenseContrastive
+
+
+def test_equals_its_definition() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key = torch.randn(2, 2, 5, 3, 4, generator=generator)
+    query_features, key_features = torch.randn(2, 2, 6, 3, 4, generator=generator)
+    loss = DenseContrastive(0.2, dim=5, length=9)
+    queue = loss.queue.clone()
+    losses = []
+    for image in range(2):
+        q, k, f, g = (x[image].flatten(1).T for x in (query, key, query_features, key_features))
+        q, k = normalize(q, dim=1), normalize(k, dim=1)
+        for place in range(12):
+            match = int(cosine_similarity(f[place][None], g).argmax())
+            logits = torch.cat([(q[place] @ k[match])[None], queue @ q[place]]) / 0.2
+            losses.append(cross_entropy(logits[None], torch.tensor([0])))
+    got = loss(query, key, query_features, key_features)
+    torch.testing.assert_close(got, torch.stack(losses).mean())
+    torch.testing.assert_close(loss.queue[:2], normalize(key.mean((2, 3)), dim=1))
+    assert loss.cursor == 2
+
+
+def test_bad_input_is_named() -> None:
+    loss, grid = DenseContrastive(0.2, dim=5, length=9), torch.zeros(2, 5, 3, 4)
+    with pytest.raises(ValueError, match="DenseContrastive: key must have the batch and places of query"):
+        loss(grid, grid[:, :, :2], grid, grid)
+    with pytest.raises(ValueError, match="DenseContrastive: the queue has keys of 5 features; got query"):
+        loss(grid[:, :4], grid[:, :4], grid, grid)

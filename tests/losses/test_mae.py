@@ -1,0 +1,53 @@
+"""MAELoss: patches in the paper's order, their normalised pixels, and only what was removed counts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastssl.losses import MAELoss, patchify
+
+IMAGES = torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(0))
+
+
+def test_patches_are_read_as_text_and_channels_come_last() -> None:
+    patches = patchify(IMAGES, 2)
+    assert patches.shape == (2, 6, 12)
+    for row in range(2):
+        for column in range(3):
+            block = IMAGES[1, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+            assert torch.equal(patches[1, 3 * row + column], block.permute(1, 2, 0).flatten())
+
+
+@pytest.mark.parametrize("normalize_pixels", [True, False])
+def test_equals_the_formula(normalize_pixels: bool) -> None:
+    mask = torch.tensor([[0, 1, 1, 0, 0, 1], [1, 1, 0, 1, 0, 0]])
+    prediction = torch.randn(2, 6, 12)
+    errors = []
+    for image, row in zip(*mask.nonzero(as_tuple=True), strict=True):
+        target = patchify(IMAGES, 2)[image, row]
+        if normalize_pixels:
+            target = (target - target.mean()) / (target.var() + 1e-6).sqrt()
+        errors.append((prediction[image, row] - target).square().mean())
+    loss = MAELoss(2, normalize_pixels=normalize_pixels)
+    for removed in (mask, mask.bool(), mask.float()):
+        torch.testing.assert_close(loss(IMAGES, prediction, removed), torch.stack(errors).mean())
+
+
+def test_half_precision_is_compared_in_float32() -> None:
+    loss = MAELoss(2)(IMAGES.half(), torch.zeros(2, 6, 12, dtype=torch.bfloat16), torch.ones(2, 6))
+    assert loss.dtype == torch.float32
+
+
+def test_bad_input_is_named() -> None:
+    mask, prediction = torch.ones(2, 6), torch.zeros(2, 6, 12)
+    with pytest.raises(ValueError, match="patchify: patches of 4 pixels do not fill images of 4 x 6"):
+        MAELoss(4)(IMAGES, prediction, mask)
+    with pytest.raises(
+        ValueError, match=r"MAELoss: prediction must be \(2, 6, 12\) for images \(2, 3, 4, 6\); got \(2, 6, 11\)"
+    ):
+        MAELoss(2)(IMAGES, prediction[..., :11], mask)
+    with pytest.raises(ValueError, match=r"MAELoss: mask must be \(2, 6\); got \(2, 5\)"):
+        MAELoss(2)(IMAGES, prediction, mask[:, :5])
+    with pytest.raises(ValueError, match="MAELoss: patch_size must be at least 1; got 0"):
+        MAELoss(0)

@@ -1,0 +1,112 @@
+"""Losses on a batch that lies in one process, and in parts in several: run by test_group.py in processes of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fastssl import losses
+
+N, D, K = 8, 6, 10  # samples of the whole batch, features, prototypes or keys in the queue
+
+
+@dataclass(frozen=True)
+class Case:
+    """``make(group)`` gives a function of the inputs; ``inputs`` are their shapes, with N where the samples are."""
+
+    make: Callable[[str | None], Callable[..., Tensor]]
+    inputs: tuple[tuple[int, ...], ...] = ((N, D), (N, D))
+
+
+def with_labels(group: str | None) -> Callable[..., Tensor]:
+    loss = losses.SupCon(0.2, group=group)
+    return lambda features: loss(features, part_of(torch.tensor([0, 1, 0, 2, 1, 0, 3, 2]), features))
+
+
+def part_of(whole: Tensor, like: Tensor) -> Tensor:
+    """This process's part of what belongs to the whole batch."""
+    if len(like) == len(whole):
+        return whole
+    return whole.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def learnt(loss: Callable[..., Tensor], *scales: float) -> Callable[..., Tensor]:
+    """With scales that a model would learn; their gradients count too, as the last input's."""
+
+    def call(a: Tensor, b: Tensor, factors: Tensor) -> Tensor:
+        return loss(a, b, *(scale * factor for scale, factor in zip(scales, factors, strict=False)))
+
+    return call
+
+
+CASES = {
+    "InfoNCE": Case(lambda group: losses.InfoNCE(0.2, group=group)),
+    "InfoNCE, symmetric": Case(lambda group: losses.InfoNCE(0.2, symmetric=True, group=group)),
+    "InfoNCE, ring": Case(lambda group: losses.InfoNCE(0.2, group=group, strategy="ring")),
+    "NTXent": Case(lambda group: losses.NTXent(0.2, group=group)),
+    "NTXent, ring": Case(lambda group: losses.NTXent(0.2, group=group, strategy="ring")),
+    "ClipLoss": Case(lambda group: learnt(losses.ClipLoss(group=group), 5.0), ((N, D), (N, D), (2,))),
+    "ClipLoss, ring": Case(
+        lambda group: learnt(losses.ClipLoss(group=group, strategy="ring"), 5.0), ((N, D), (N, D), (2,))
+    ),
+    "SigLipLoss": Case(lambda group: learnt(losses.SigLipLoss(group=group), 5.0, -2.0), ((N, D), (N, D), (2,))),
+    "SigLipLoss, ring": Case(
+        lambda group: learnt(losses.SigLipLoss(group=group, strategy="ring"), 5.0, -2.0), ((N, D), (N, D), (2,))
+    ),
+    "CPCLoss": Case(lambda group: CPC(group), ((N, 3, D), (N, 3, D))),
+    "BarlowTwins": Case(lambda group: losses.BarlowTwins(group=group)),
+    "VICReg": Case(lambda group: losses.VICReg(group=group)),
+    "SupCon": Case(with_labels, ((N, D),)),
+    "KoLeo": Case(lambda group: losses.KoLeo(group=group), ((N, D),)),
+    "MoCoLoss": Case(lambda group: twice(losses.MoCoLoss(0.2, dim=D, length=K, group=group), "queue")),
+    "DINOLoss": Case(lambda group: crops(losses.DINOLoss(K, group=group)), ((N, 3, K), (N, 2, K))),
+    "DINOLoss, sinkhorn": Case(
+        lambda group: crops(losses.DINOLoss(K, centering="sinkhorn", group=group)), ((N, 3, K), (N, 2, K))
+    ),
+}
+
+
+def CPC(group: str | None) -> Callable[..., Tensor]:  # noqa: N802
+    loss = losses.CPCLoss(0.2, group=group)
+    return lambda a, b: loss(a.movedim(1, 0), b.movedim(1, 0))
+
+
+def twice(loss: torch.nn.Module, buffer: str) -> Callable[..., Tensor]:
+    """Two steps of a loss that remembers: the second sees what all processes put in at the first."""
+    loss = loss.double()
+    generator = torch.Generator().manual_seed(7)
+    setattr(loss, buffer, torch.randn(getattr(loss, buffer).shape, generator=generator, dtype=torch.float64))
+    return lambda *rows: loss(*rows) + loss(*(x * x for x in rows))
+
+
+def crops(loss: torch.nn.Module) -> Callable[..., Tensor]:
+    loss = loss.double()
+    return lambda s, t: loss(s.movedim(1, 0), t.movedim(1, 0)) + loss(s.movedim(1, 0), 2 * t.movedim(1, 0))
+
+
+def inputs(case: Case) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in case.inputs]
+
+
+def computed(case: Case, group: str | None, parts: Callable[[Tensor], Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Loss and gradients of this process's part; what has no samples (scales) is not in parts."""
+    mine = [(parts(x) if len(x) == N else x.clone()).requires_grad_() for x in inputs(case)]
+    loss = case.make(group)(*mine)
+    loss.backward()
+    return loss.detach(), [torch.zeros_like(x) if x.grad is None else x.grad for x in mine]
+
+
+def process(rank: int, world: int, folder: str) -> None:
+    """One process: all cases on its part, saved as ``RANK.pt``."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    found = {name: computed(case, "world", lambda x: x.chunk(world)[rank].clone()) for name, case in CASES.items()}
+    torch.save(found, Path(folder) / f"{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()

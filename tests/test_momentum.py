@@ -1,0 +1,114 @@
+"""EMA: what follows what, in which precision, and what is saved."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from fastssl.momentum import EMA, cosine
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 2))
+
+
+def moved(model: nn.Module, seed: int = 1) -> nn.Module:
+    """Another point of training of the same network."""
+    other = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator).to(parameter.dtype))
+        other(torch.randn(8, 4, generator=generator, dtype=torch.float32).to(next(other.parameters()).dtype))
+    return other
+
+
+def test_parameters_and_buffers_follow() -> None:
+    start = network()
+    average, after = EMA(start, 0.75), moved(start)
+    average.update(after)
+    for got, before, now in zip(average.module.parameters(), start.parameters(), after.parameters(), strict=True):
+        torch.testing.assert_close(got, 0.75 * before + 0.25 * now)
+        assert not got.requires_grad
+    torch.testing.assert_close(
+        average.module[1].running_mean, 0.75 * start[1].running_mean + 0.25 * after[1].running_mean
+    )
+    assert average.module[1].num_batches_tracked == after[1].num_batches_tracked == 1
+
+
+def test_the_network_that_was_copied_is_left_alone() -> None:
+    start = network()
+    before = copy.deepcopy(start.state_dict())
+    EMA(start, 0.5).update(moved(start))
+    assert all(torch.equal(x, before[name]) for name, x in start.state_dict().items())
+    assert all(parameter.requires_grad for parameter in start.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrow_weights_move_by_a_shadow_in_float32(dtype: torch.dtype) -> None:
+    start = nn.Linear(3, 3).to(dtype)
+    average, after = EMA(start, 0.999), copy.deepcopy(start)
+    with torch.no_grad():
+        after.weight.add_(1)
+    for _ in range(1000):
+        average.update(after)
+    want = start.weight.float() + (1 - 0.999**1000) * (after.weight.float() - start.weight.float())
+    torch.testing.assert_close(average.module.weight, want.to(dtype))
+    assert average.module.weight.dtype == dtype
+    assert [x.dtype for x in average.shadows] == [torch.float32] * 2
+
+
+def test_a_schedule_is_asked_with_the_updates_made_and_survives_a_checkpoint() -> None:
+    start = network()
+    average = EMA(start, cosine(0.9, 1.0, 10))
+    asked = []
+    for seed in range(4):
+        asked.append(average.current_momentum())
+        average.update(moved(start, seed))
+    assert asked[0] == pytest.approx(0.9)
+    assert asked == sorted(asked)
+    again = EMA(network(), cosine(0.9, 1.0, 10))
+    again.load_state_dict(average.state_dict())
+    assert again.updates == 4
+    assert again.current_momentum() == average.current_momentum()
+    for got, want in zip(again.module.state_dict().values(), average.module.state_dict().values(), strict=True):
+        assert torch.equal(got, want)
+
+
+def test_cosine_begins_and_ends_where_it_is_told() -> None:
+    schedule = cosine(0.996, 1.0, 100)
+    assert (schedule(0), schedule(50), schedule(100), schedule(500)) == pytest.approx((0.996, 0.998, 1.0, 1.0))
+
+
+def test_tied_weights_are_updated_once() -> None:
+    start = nn.ModuleDict({"a": nn.Linear(2, 2, bias=False), "b": nn.Linear(2, 2, bias=False)})
+    start["b"].weight = start["a"].weight
+    average, after = EMA(start, 0.5), copy.deepcopy(start)
+    with torch.no_grad():
+        after["a"].weight.add_(2)
+    average.update(after)
+    torch.testing.assert_close(average.module["b"].weight, start["a"].weight + 1)
+
+
+def test_is_called_as_the_network_is() -> None:
+    start = network().eval()
+    x = torch.randn(5, 4)
+    assert torch.equal(EMA(start, 0.5)(x), start(x))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: EMA(network(), 1.5), r"EMA: momentum must be a number in \[0, 1\]; got 1.5"),
+        (lambda: EMA(network(), 0.5).update(nn.Linear(4, 6)), "EMA: the model's parameters and buffers are not those"),
+        (lambda: cosine(0.9, 1.1, 10), r"cosine: momentum must be a number in \[0, 1\]; got 1.1"),
+        (lambda: cosine(0.9, 1.0, 0), "cosine: steps must be at least 1; got 0"),
+    ],
+)
+def test_what_means_nothing_is_refused(make, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
