@@ -7,6 +7,7 @@ continued by the same command, and nothing is done twice for the same sources. d
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from pathlib import Path
@@ -18,12 +19,20 @@ from benchmarks.gpu.stages import STAGES
 from fastssl.errors import UserError
 
 
+def positive(word: str) -> float:
+    """Of the command line: a number above 0."""
+    number = float(word)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be above 0; got {word}")
+    return number
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument(
         "--out", type=Path, default=Path("build/gpu"), help="folder of results and ledger (%(default)s)"
     )
-    parser.add_argument("--minutes", type=float, default=8.0, help="for all stages together (%(default)s)")
+    parser.add_argument("--minutes", type=positive, default=8.0, help="for all stages together (%(default)s)")
     parser.add_argument("--only", choices=[*(stage.name for stage in STAGES), "ledger"], help="one stage")
     parser.add_argument("--dry-run", action="store_true", help="all stages on a CPU, by a few small parts each")
     parser.add_argument("--adopt", type=Path, metavar="FOLDER", help="copy a check's results into the repository")
@@ -47,7 +56,8 @@ def main() -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    say("all is right" if fine else "not all is right or done: see above")
+    right = "all is right, but no kernel ran: this was a dry run" if options.dry_run else "all is right"
+    say(right if fine else "not all is right or done: see above")
     return 0 if fine else 1
 
 

@@ -66,7 +66,8 @@ def told(part: str, result: Result) -> str:
         best = ours["times_faster_than"].get(ours["best_rival"])
         against = f", {best:.2f} times as fast as {ours['best_rival']}" if best else ""
         return f"{part}: {1e3 * ours['median']:.1f} us by {ours['backend']}{against}"
-    return f"{part}: " + ", ".join(f"{key} {value}" for key, value in result.items() if value)
+    found = ", ".join(f"{key} {value}" for key, value in result.items() if value)
+    return f"{part}: {found or 'nothing that runs here'}"
 
 
 def perform(stage: Stage, out: Path, seconds: float, dry: bool, say: Say) -> bool:

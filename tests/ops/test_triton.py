@@ -33,6 +33,7 @@ def guarded(shape: Any, dtype: torch.dtype, around: float) -> tuple[Tensor, Tens
 def _ragged(name: str, dtype: torch.dtype) -> tuple[Any, ...]:
     """The op's own example, with rows of 127 features and numbers of them that fill no block."""
     call = list(registered()[name].example(torch.device("cpu")))
+    torch.manual_seed(0)
     rows = lambda n: torch.nn.functional.normalize(torch.randn(n, 127), dim=1).to(dtype)  # noqa: E731
     inputs = {
         "clip_loss": (123, 123),
@@ -93,7 +94,10 @@ def test_interpreted_kernels_stay_within_their_buffers(example: str, monkeypatch
         assert memory[:GUARD].eq(-7).all()
         assert memory[memory.numel() - GUARD :].eq(-7).all()
     half = any(isinstance(x, Tensor) and x.dtype == torch.float16 for x in call)
-    torch.testing.assert_close(got, want, rtol=2e-3 if half else 1e-4, atol=2e-5 if half else 1e-6)
+    for x, y in zip(*(result if isinstance(result, tuple) else (result,) for result in (got, want)), strict=True):
+        # a row of float16 is added up from numbers that were each rounded to 2^-11
+        bounds = dict(rtol=2e-3, atol=2e-3 * float(y.abs().max())) if half else dict(rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(x, y, **bounds)
 
 
 def test_every_op_with_triton_kernels_is_compiled_below() -> None:
