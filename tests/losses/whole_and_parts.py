@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from fastssl import losses
 
@@ -102,11 +106,43 @@ def computed(case: Case, group: str | None, parts: Callable[[Tensor], Tensor]) -
     return loss.detach(), [torch.zeros_like(x) if x.grad is None else x.grad for x in mine]
 
 
+def network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(D, 8), torch.nn.ReLU(), torch.nn.Linear(8, D)).double()
+
+
+def trained(model: torch.nn.Module, views: Tensor, group: str | None) -> torch.nn.Module:
+    """One backward of SimCLR's loss."""
+    losses.NTXent(0.2, group=group)(*model(views.flatten(0, 1)).chunk(2)).backward()
+    return model
+
+
+def assert_trains_as_one_process(wrap: Callable[[torch.nn.Module], torch.nn.Module], rank: int, world: int) -> None:
+    """Parameters get the gradient of the whole batch in one process."""
+    views = torch.randn(2, N, D, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    whole = trained(network(), views, None)
+    parts = trained(wrap(network()), views.chunk(world, dim=1)[rank], "world")
+    for got, want in zip(parts.parameters(), whole.parameters(), strict=True):
+        gradient = got.grad.full_tensor() if isinstance(got.grad, DTensor) else got.grad
+        torch.testing.assert_close(gradient, want.grad)
+
+
+def assert_uneven_batches_are_refused(rank: int, world: int) -> None:
+    rows = torch.randn(3 if rank == 0 else 2, D)
+    told = f"NTXent: every process must have as many samples; got {', '.join(['3', *['2'] * (world - 1)])} in the order"
+    with pytest.raises(ValueError, match=re.escape(told)):
+        losses.NTXent(0.2, group="world")(rows, rows)
+
+
 def process(rank: int, world: int, folder: str) -> None:
     """One process: all cases on its part, saved as ``RANK.pt``."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     found = {name: computed(case, "world", lambda x: x.chunk(world)[rank].clone()) for name, case in CASES.items()}
     torch.save(found, Path(folder) / f"{rank}.pt")
+    for wrap in (torch.nn.parallel.DistributedDataParallel, fully_shard):
+        assert_trains_as_one_process(wrap, rank, world)
+    if world > 1:
+        assert_uneven_batches_are_refused(rank, world)
     dist.barrier()
     dist.destroy_process_group()
