@@ -50,9 +50,17 @@ class EMA(nn.Module):
         super().__init__()
         self.momentum = momentum if callable(momentum) else _check.momentum("EMA", momentum)
         self.updates = 0
-        self.module = copy.deepcopy(model).requires_grad_(False)
-        narrow = [x for x in _tensors(self.module) if x.dtype in NARROW]
-        self.shadows = nn.ParameterList([nn.Parameter(x.detach().float(), requires_grad=False) for x in narrow])
+        # what a module computes of its weights and keeps (weight_norm does) has a history, which is not copied
+        computed = {
+            id(x): x.detach().clone()
+            for part in model.modules()
+            for x in vars(part).values()
+            if isinstance(x, Tensor) and not x.is_leaf
+        }
+        self.module = copy.deepcopy(model, computed).requires_grad_(False)
+        self.shadows = nn.ParameterList()
+        self._renew_shadows()
+        self.register_load_state_dict_post_hook(lambda ema, _: ema._remember())  # type: ignore[no-untyped-call]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The copy's result."""
@@ -77,17 +85,47 @@ class EMA(nn.Module):
             )
         pairs = list(zip(targets, sources, strict=True))
         narrow = [pair for pair in pairs if pair[0].dtype in NARROW]
+        if self._shadowed != _places([t for t, _ in narrow]):
+            self._renew_shadows()
         wide = [pair for pair in pairs if pair[0].dtype not in NARROW]
         momentum = self.current_momentum()
         ops.ema_update_([t for t, _ in wide], [s for _, s in wide], momentum)
         ops.ema_update_(list(self.shadows), [s for _, s in narrow], momentum, copies=[t for t, _ in narrow])
         self.updates += 1
+        self._remember()
+
+    @torch.no_grad()
+    def _renew_shadows(self) -> None:
+        """Shadows of the weights as they are: at first, and where the copy was changed since the last update."""
+        narrow = [x for x in _tensors(self.module) if x.dtype in NARROW]
+        self.shadows = nn.ParameterList([nn.Parameter(x.float(), requires_grad=False) for x in narrow])
+        self._remember()
+
+    def _remember(self) -> None:
+        self._shadowed = _places([x for x in _tensors(self.module) if x.dtype in NARROW])
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Moves or casts the copy; its shadows follow its weights, but stay in float32."""
+        before = [x.detach().clone() for x in self.shadows]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        narrow = [x for x in _tensors(self.module) if x.dtype in NARROW]
+        if len(narrow) != len(before):
+            self._renew_shadows()
+        for shadow, kept, weight in zip(self.shadows, before, narrow, strict=False):
+            shadow.data = kept.to(weight.device)
+        self._remember()
+        return self
 
     def get_extra_state(self) -> dict[str, int]:
         return {"updates": self.updates}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
         self.updates = state["updates"]
+
+
+def _places(tensors: list[Tensor]) -> list[tuple[int, int]]:
+    """What changes with a tensor's memory, and with what is written there."""
+    return [(x.data_ptr(), x._version) for x in tensors]
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:

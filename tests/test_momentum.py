@@ -84,6 +84,52 @@ def test_cosine_begins_and_ends_where_it_is_told() -> None:
     assert (schedule(0), schedule(50), schedule(100), schedule(500)) == pytest.approx((0.996, 0.998, 1.0, 1.0))
 
 
+def halves() -> tuple[nn.Module, nn.Module]:
+    start = nn.Linear(2, 2, bias=False).bfloat16()
+    after = copy.deepcopy(start)
+    with torch.no_grad():
+        start.weight.fill_(1)
+        after.weight.fill_(2)
+    return start, after
+
+
+def test_weights_that_were_loaded_into_the_copy_are_what_moves() -> None:
+    start, after = halves()
+    average = EMA(start, 0.9)
+    average.update(after)
+    average.module.load_state_dict({"weight": torch.full((2, 2), 100.0)})
+    average.update(after)
+    assert average.module.weight.float().sub(90.2).abs().max() < 0.5
+
+
+def test_shadows_survive_a_checkpoint_and_casts() -> None:
+    start, after = halves()
+    average, again = EMA(start, 0.999), EMA(start, 0.999)
+    average.update(after)
+    again.load_state_dict(average.state_dict())
+    assert torch.equal(again.shadows[0], average.shadows[0])  # and the weight, in bfloat16, has not moved
+    assert average.module.weight.eq(1).all()
+    for _ in range(4):
+        average.update(after)
+        again.update(after)
+    assert torch.equal(again.shadows[0], average.shadows[0])
+    average.to(torch.bfloat16)
+    assert average.shadows[0].dtype == torch.float32
+    assert torch.equal(again.shadows[0], average.shadows[0])
+    average.float().update(after.float())
+    assert len(average.shadows) == 0
+    average.half().update(after.half())
+    assert average.shadows[0].dtype == torch.float32
+
+
+def test_a_network_with_weight_normalisation_is_copied() -> None:
+    head = nn.utils.weight_norm(nn.Linear(3, 2))
+    head(torch.ones(1, 3))
+    average = EMA(head, 0.5)
+    average.update(head)
+    torch.testing.assert_close(average(torch.ones(1, 3)), head(torch.ones(1, 3)))
+
+
 def test_tied_weights_are_updated_once() -> None:
     start = nn.ModuleDict({"a": nn.Linear(2, 2, bias=False), "b": nn.Linear(2, 2, bias=False)})
     start["b"].weight = start["a"].weight

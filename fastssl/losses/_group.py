@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 Group: TypeAlias = "dist.ProcessGroup | str | None"
 
@@ -84,6 +85,7 @@ class _Gathered(torch.autograd.Function):
         return torch.cat(parts)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         total = _total(grad, ctx.group)
         return total.chunk(dist.get_world_size(ctx.group))[dist.get_rank(ctx.group)], None
@@ -96,6 +98,7 @@ class _Summed(torch.autograd.Function):
         return _total(x, group)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _total(grad, ctx.group), None
 

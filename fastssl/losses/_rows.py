@@ -12,10 +12,11 @@ STRATEGIES = ("gather", "ring")
 
 
 def unit(rows: Tensor, normalized: bool) -> Tensor:
-    """Rows of unit length, in float32 at least: those that have it already are taken as they are."""
+    """Rows of unit length, computed in float32 at least: those that have it already are taken as they are."""
     if normalized:
         return rows
-    return normalize(_check.as_autocast_casts(rows), dim=-1)
+    rows = _check.as_autocast_casts(rows)
+    return normalize(widened(rows), dim=-1).to(rows.dtype)  # float16 holds neither large norms nor the epsilon of none
 
 
 def pair(owner: str, first: tuple[str, Tensor], second: tuple[str, Tensor]) -> None:
@@ -41,6 +42,11 @@ def strategy(owner: str, value: str) -> str:
     if value not in STRATEGIES:
         raise ValueError(f"{owner}: strategy must be one of {', '.join(STRATEGIES)}; got {value!r}")
     return value
+
+
+def without_autocast(rows: Tensor) -> torch.autocast:
+    """Inside, products stay in the dtype of their factors."""
+    return torch.autocast(rows.device.type, enabled=False)
 
 
 def widened(rows: Tensor) -> Tensor:

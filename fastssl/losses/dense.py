@@ -43,7 +43,9 @@ class DenseContrastive(MoCoLoss):
             )
         places, keys = (_rows.unit(x.flatten(2).mT, self.normalized) for x in (query, key.detach()))
         matched = keys.gather(1, _matches(query_features, key_features)[..., None].expand_as(keys))
-        loss = ops.queue_info_nce(places.flatten(0, 1), matched.flatten(0, 1), self.queue, temperature=self.temperature)
+        loss = ops.queue_info_nce(
+            places.flatten(0, 1), matched.flatten(0, 1), self._shared(), temperature=self.temperature
+        )
         if self.training:
             self.enqueue(normalize(_rows.widened(key.detach().flatten(2)).mean(2), dim=1))
         return loss
@@ -53,4 +55,5 @@ class DenseContrastive(MoCoLoss):
 def _matches(first: Tensor, second: Tensor) -> Tensor:
     """For each place of the first (N, C, H, W), that of the second with the largest cosine: (N, H W)."""
     rows, columns = (normalize(_rows.widened(x.flatten(2)), dim=1) for x in (first, second))
-    return (rows.mT @ columns).argmax(2)
+    with _rows.without_autocast(rows):
+        return (rows.mT @ columns).argmax(2)

@@ -87,7 +87,9 @@ class DINOLoss(nn.Module):
     @torch.no_grad()
     def update_center(self, teacher: Tensor) -> None:
         """Moves the center towards the mean of (T, B, K) logits, and of those of the other processes of the group."""
-        ops.update_center_(self.center, teacher.detach(), self.center_momentum)
+        # rounded where it is float64 and the center is not
+        narrowed = teacher.to(self.center.dtype) if teacher.dtype == torch.float64 else teacher
+        ops.update_center_(self.center, narrowed.detach(), self.center_momentum)
         processes = _group.resolved("DINOLoss", self.group)
         if processes is not None:  # all moved from the same center: their mean moved to the mean of all
             dist.all_reduce(self.center, group=processes)

@@ -52,5 +52,7 @@ def _nearest(rows: Tensor, candidates: Tensor, own: Tensor) -> Tensor:
     """(N) columns of the candidate with the largest product, the row itself left out."""
     found = []
     for part, places in zip(torch.split(rows, ROWS_AT_ONCE), torch.split(own, ROWS_AT_ONCE), strict=True):
-        found.append((part @ candidates.T).scatter_(1, places[:, None], -torch.inf).argmax(1))
+        with _rows.without_autocast(rows):
+            products = part @ candidates.T
+        found.append(products.scatter_(1, places[:, None], -torch.inf).argmax(1))
     return torch.cat(found)

@@ -43,7 +43,7 @@ class MoCoLoss(nn.Module):
         for name, value in (("dim", dim), ("length", length)):
             if _check.whole(owner, name, value) < 1:
                 raise ValueError(f"{owner}: {name} must be at least 1; got {value}")
-        self.normalized, self.group = normalized, group
+        self.normalized, self.group, self._is_shared = normalized, group, False
         self.register_buffer("queue", normalize(torch.randn(length, dim), dim=1))
         self.register_buffer("cursor", torch.zeros((), dtype=torch.int64))
 
@@ -59,23 +59,32 @@ class MoCoLoss(nn.Module):
                 f"{owner}: the queue has keys of {self.queue.shape[1]} features; got {_check.shape(query)}"
             )
         query, key = _rows.unit(query, self.normalized), _rows.unit(key, self.normalized)
-        loss = ops.queue_info_nce(query, key, self.queue, temperature=self.temperature)
+        loss = ops.queue_info_nce(query, key, self._shared(), temperature=self.temperature)
         if self.training:
             self.enqueue(key)
         return loss
 
     @torch.no_grad()
+    def _shared(self) -> Tensor:
+        """The queue; at the first call over a group, that of its first process, for each drew another."""
+        processes = _group.resolved("MoCoLoss", self.group)
+        if processes is not None and not self._is_shared:
+            for buffer in (self.queue, self.cursor):
+                dist.broadcast(buffer, dist.get_global_rank(processes, 0), processes)
+            self._is_shared = True
+        return self.queue
+
+    @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
         """Writes (N, D) unit keys, and those of the other processes of the group, over the oldest of the queue."""
         processes = _group.resolved("MoCoLoss", self.group)
-        count = len(keys) * (1 if processes is None else dist.get_world_size(processes))
-        if count > len(self.queue):
-            raise ValueError(
-                f"MoCoLoss: the queue has {len(self.queue)} keys, and the batch (of all processes) {count}"
-            )
         if processes is not None:
             _group.same_count("MoCoLoss", keys, processes)
             keys = _group.gathered(keys, processes)
+        if len(keys) > len(self.queue):
+            raise ValueError(
+                f"MoCoLoss: the queue has {len(self.queue)} keys, and the batch (of all processes) {len(keys)}"
+            )
         ops.enqueue_(self.queue, self.cursor, keys)
 
     def extra_repr(self) -> str:

@@ -31,7 +31,8 @@ class _Batch:
 
     def products(self, x: Tensor, y: Tensor) -> Tensor:
         """x^T y over all rows: (D, D)."""
-        return _group.summed(x.T @ y, self.processes)
+        with _rows.without_autocast(x):
+            return _group.summed(x.T @ y, self.processes)
 
 
 def _off_diagonal_squares(x: Tensor) -> Tensor:

@@ -33,8 +33,8 @@ class Point:
         return self.kernel > CLEARLY * self.reference
 
     def distance(self, sizes: dict[str, int]) -> float:
-        """From other sizes, each counted in powers of two."""
-        return sum(abs(math.log2(sizes[axis]) - math.log2(size)) for axis, size in self.sizes.items())
+        """From other sizes, each counted in powers of two; none counts as one."""
+        return sum(abs(math.log2(max(1, sizes[axis])) - math.log2(size)) for axis, size in self.sizes.items())
 
 
 @dataclass(frozen=True)

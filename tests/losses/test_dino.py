@@ -50,6 +50,14 @@ def test_sinkhorn_is_over_all_crops_together() -> None:
     assert loss.center.eq(0).all()
 
 
+def test_float64_logits_are_taken() -> None:
+    loss = DINOLoss(7)
+    torch.testing.assert_close(
+        loss(STUDENT.double(), TEACHER.double()), pairs(softmax(TEACHER / 0.04, -1)).double(), rtol=1e-5, atol=0
+    )
+    torch.testing.assert_close(loss.center, 0.1 * TEACHER.mean((0, 1)))
+
+
 def test_a_center_survives_a_checkpoint_to_the_bit() -> None:
     loss, again = DINOLoss(7), DINOLoss(7)
     loss(STUDENT, TEACHER)

@@ -39,6 +39,19 @@ def test_half_precision_is_close(dtype: torch.dtype) -> None:
     torch.testing.assert_close(got.double(), InfoNCE(0.2)(Q, K), rtol=0.02, atol=0)
 
 
+@pytest.mark.parametrize("size", [0.0, 1e4])
+def test_float16_rows_of_any_length_are_normalised(size: float) -> None:
+    rows = torch.cat([size * torch.ones(1, 100), torch.randn(3, 100)]).half()
+    torch.testing.assert_close(InfoNCE(0.2)(rows, rows), InfoNCE(0.2)(rows.float(), rows.float()), rtol=1e-2, atol=1e-3)
+
+
+def test_a_second_derivative_is_refused() -> None:
+    q = Q.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(InfoNCE(0.2)(q, K), q, create_graph=True)
+    with pytest.raises(RuntimeError, match="second derivatives are not supported"):
+        gradient.sum().backward()
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

@@ -57,6 +57,15 @@ def test_one_sample_has_no_variance(loss) -> None:
         loss(Z0[:1], Z1[:1])
 
 
+@pytest.mark.parametrize("loss", [BarlowTwins(), VICReg(), lambda z0, z1: KoLeo()(z0)])
+def test_autocast_changes_nothing(loss) -> None:
+    views = Z0.float(), Z1.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        got = loss(*views)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, loss(*views))
+
+
 def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="KoLeo: needs at least two rows; got 1"):
         KoLeo()(Z0[:1])

@@ -127,6 +127,16 @@ def assert_trains_as_one_process(wrap: Callable[[torch.nn.Module], torch.nn.Modu
         torch.testing.assert_close(gradient, want.grad)
 
 
+def assert_queues_are_alike(rank: int, world: int) -> None:
+    """Each process drew another queue."""
+    torch.manual_seed(rank)
+    loss = losses.MoCoLoss(0.2, dim=D, length=4 * world, group="world")
+    loss(torch.randn(2, D), torch.randn(2, D))
+    queues = [torch.empty_like(loss.queue) for _ in range(world)]
+    dist.all_gather(queues, loss.queue)
+    assert all(torch.equal(queue, loss.queue) for queue in queues)
+
+
 def assert_uneven_batches_are_refused(rank: int, world: int) -> None:
     rows = torch.randn(3 if rank == 0 else 2, D)
     told = f"NTXent: every process must have as many samples; got {', '.join(['3', *['2'] * (world - 1)])} in the order"
@@ -142,6 +152,7 @@ def process(rank: int, world: int, folder: str) -> None:
     torch.save(found, Path(folder) / f"{rank}.pt")
     for wrap in (torch.nn.parallel.DistributedDataParallel, fully_shard):
         assert_trains_as_one_process(wrap, rank, world)
+    assert_queues_are_alike(rank, world)
     if world > 1:
         assert_uneven_batches_are_refused(rank, world)
     dist.barrier()

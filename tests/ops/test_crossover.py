@@ -25,6 +25,7 @@ def test_the_nearest_size_decides() -> None:
     assert MEASURED.reason({"rows": 2, "d": 1000}) == said
     assert MEASURED.reason({"rows": 16, "d": 500}) is None
     assert MEASURED.reason({"rows": 600, "d": 2048}) is None
+    assert MEASURED.reason({"rows": 0, "d": 2000}) == said  # an empty queue, say
 
 
 def test_without_a_win_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize
 
 from fastssl import losses, ops
-from fastssl.losses import _group
+from fastssl.losses import _group, _rows
 
 
 def _spread() -> bool:
@@ -61,6 +61,7 @@ class MemoryBankModule(nn.Module):
         if self.gather_distributed and _spread():
             group = _group.resolved("MemoryBankModule", "world")
             assert group is not None
+            _group.same_count("MemoryBankModule", features, group)
             features = _group.gathered(features, group)
         ops.enqueue_(self.bank, self.bank_ptr, features)
 
@@ -103,7 +104,7 @@ class NTXentLoss(nn.Module):
         if self.memory_bank.size[0] == 0:
             group = "world" if self.gather_distributed and _spread() else None
             return losses.nt_xent_loss(out0, out1, temperature=self.temperature, group=group)
-        query, key = normalize(out0, dim=1), normalize(out1, dim=1)
+        query, key = _rows.unit(out0, False), _rows.unit(out1, False)
         loss = ops.queue_info_nce(query, key, self.memory_bank.bank, temperature=self.temperature)
         if out0.requires_grad:
             self.memory_bank.write(key)
@@ -166,7 +167,8 @@ class DINOLoss(nn.Module):
     @torch.no_grad()
     def update_center(self, teacher_out: Tensor) -> None:
         """Moves the center towards the mean of (T, N, K), and of those of the other processes."""
-        ops.update_center_(self.center.view(-1), teacher_out, self.center_momentum)
+        narrowed = teacher_out.to(self.center.dtype) if teacher_out.dtype == torch.float64 else teacher_out
+        ops.update_center_(self.center.view(-1), narrowed, self.center_momentum)
         if _spread():
             dist.all_reduce(self.center)
             self.center /= dist.get_world_size()
