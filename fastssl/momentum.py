@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +28,11 @@ def cosine(start: float, end: float, steps: int) -> Callable[[int], float]:
     start, end = _check.momentum("cosine", start), _check.momentum("cosine", end)
     if _check.whole("cosine", "steps", steps) < 1:
         raise ValueError(f"cosine: steps must be at least 1; got {steps}")
-    return lambda update: end - (end - start) * (math.cos(math.pi * min(update / steps, 1.0)) + 1) / 2
+    return functools.partial(_cosine, start, end, steps)  # and no lambda, which a process could not be given
+
+
+def _cosine(start: float, end: float, steps: int, update: int) -> float:
+    return end - (end - start) * (math.cos(math.pi * min(update / steps, 1.0)) + 1) / 2
 
 
 class EMA(nn.Module):

@@ -11,6 +11,11 @@ from torch import Tensor, nn
 from fastssl import losses
 
 
+def _single(scale: float | Tensor) -> float | Tensor:
+    """Some of open_clip's models have scales of shape (1)."""
+    return scale.squeeze() if isinstance(scale, Tensor) else scale
+
+
 class ClipLoss(nn.Module):
     """CLIP's loss of features that are unit rows already, as open_clip's models give them.
 
@@ -44,7 +49,7 @@ class ClipLoss(nn.Module):
         loss = losses.clip_loss(
             image_features,
             text_features,
-            logit_scale=logit_scale,
+            logit_scale=_single(logit_scale),
             normalized=True,
             group="world" if self.world_size > 1 else None,
         )
@@ -78,8 +83,8 @@ class SigLipLoss(nn.Module):
         loss = losses.siglip_loss(
             image_features,
             text_features,
-            logit_scale=logit_scale,
-            logit_bias=0.0 if logit_bias is None else logit_bias,
+            logit_scale=_single(logit_scale),
+            logit_bias=0.0 if logit_bias is None else _single(logit_bias),
             normalized=True,
             group="world" if self.world_size > 1 else None,
             strategy="gather" if self.dist_impl == "gather" else "ring",

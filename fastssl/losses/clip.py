@@ -68,7 +68,7 @@ def siglip_loss(
     owner = "SigLipLoss"
     _rows.pair(owner, ("a", a), ("b", b))
     a, b = _rows.unit(a, normalized), _rows.unit(b, normalized)
-    processes = _group.resolved(owner, group)
+    processes, strategy = _group.resolved(owner, group), _rows.strategy(owner, strategy)
     if processes is None:
         return ops.siglip_loss(a, b, logit_scale=logit_scale, logit_bias=logit_bias)
     _group.same_count(owner, a, processes)
@@ -76,7 +76,7 @@ def siglip_loss(
     a, b = _rows.widened(a), _rows.widened(b)
     ones = a.new_ones(len(a), 1)
     a, b = torch.cat([a * logit_scale, ones * logit_bias], 1), torch.cat([b, ones], 1)
-    if _rows.strategy(owner, strategy) == "ring":
+    if strategy == "ring":
         return _ring.total(a, b, _sigmoid_term, processes)
     own = torch.distributed.get_rank(processes)
     blocks = torch.split(_group.gathered(b, processes), len(b))

@@ -34,11 +34,11 @@ def info_nce_loss(
         settings = dict(temperature=temperature, normalized=True, negatives=negatives, group=group, strategy=strategy)
         one_way, other_way = (info_nce_loss(a, b, **settings) for a, b in ((queries, keys), (keys, queries)))  # type: ignore[arg-type]
         return (one_way + other_way) / 2
-    processes = _group.resolved(owner, group)
+    processes, strategy = _group.resolved(owner, group), _rows.strategy(owner, strategy)
     if processes is None:
         return ops.info_nce(queries, keys, temperature=temperature, negatives=negatives)
     _group.same_count(owner, queries, processes)
-    if _rows.strategy(owner, strategy) == "gather":
+    if strategy == "gather":
         everyones, own = _group.gathered(keys, processes), _group.place(queries, processes)
         return ops.info_nce(queries, everyones, own, temperature=temperature, negatives=negatives)
     if negatives is not None:

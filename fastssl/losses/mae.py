@@ -16,6 +16,8 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
     """
     _check.float_tensor("patchify", "images", images, "NCHW")
     n, c, height, width = images.shape
+    if _check.whole("patchify", "patch_size", patch_size) < 1:
+        raise ValueError(f"patchify: patch_size must be at least 1; got {patch_size}")
     if height % patch_size or width % patch_size:
         raise ValueError(f"patchify: patches of {patch_size} pixels do not fill images of {height} x {width}")
     rows, columns = height // patch_size, width // patch_size
@@ -43,7 +45,7 @@ class MAELoss(nn.Module):
     def forward(self, images: Tensor, prediction: Tensor, mask: Tensor) -> Tensor:
         """images: (N, C, H, W); prediction: (N, L, P P C) in the order of ``patchify``; mask: (N, L), 1 = removed.
 
-        Returns the scalar mean over removed patches, in float32 (float64 for float64 inputs).
+        Returns the scalar mean over removed patches, 0 without any, in float32 (float64 for float64 inputs).
         """
         target = self.target(images)
         if prediction.shape != target.shape:
@@ -55,7 +57,7 @@ class MAELoss(nn.Module):
             raise ValueError(f"MAELoss: mask must be {tuple(target.shape[:2])}; got {_check.shape(mask)}")
         error = (prediction.to(target.dtype) - target).square().mean(-1)
         removed = mask.to(target.dtype)
-        return (error * removed).sum() / removed.sum()
+        return (error * removed).sum() / removed.sum().clamp_min(1)
 
     @torch.no_grad()
     def target(self, images: Tensor) -> Tensor:

@@ -24,12 +24,12 @@ def nt_xent_loss(
     owner = "NTXent"
     _rows.pair(owner, ("z0", z0), ("z1", z1))
     z0, z1 = _rows.unit(z0, normalized), _rows.unit(z1, normalized)
-    processes = _group.resolved(owner, group)
+    processes, strategy = _group.resolved(owner, group), _rows.strategy(owner, strategy)
     if processes is None:
         return ops.nt_xent(z0, z1, temperature=temperature)
     _group.same_count(owner, z0, processes)
     anchors, n = torch.cat([z0, z1]), len(z0)
-    if _rows.strategy(owner, strategy) == "gather":
+    if strategy == "gather":
         everyones, offset = _group.gathered(anchors, processes), _group.place(anchors, processes)
         return ops.info_nce(anchors, everyones, offset.roll(n), temperature=temperature, exclude=offset)
     anchors = _rows.widened(anchors)

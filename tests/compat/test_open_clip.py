@@ -55,6 +55,9 @@ def test_as_a_dict_and_with_a_bias() -> None:
     got, want = (library.ClipLoss()(*pair, 10.0, torch.tensor(-3.0), output_dict=True) for library in (ours, theirs))
     assert got.keys() == want.keys() == {"contrastive_loss"}
     torch.testing.assert_close(got["contrastive_loss"], want["contrastive_loss"])
+    scale, bias = torch.tensor([10.0]), torch.tensor([-3.0])  # as models with nonscalar_logit_scale have them
+    torch.testing.assert_close(ours.ClipLoss()(*pair, scale), theirs.ClipLoss()(*pair, scale))
+    torch.testing.assert_close(ours.SigLipLoss()(*pair, scale, bias), theirs.SigLipLoss()(*pair, scale, bias))
     torch.testing.assert_close(ours.SigLipLoss()(*pair, 10.0, None), theirs.SigLipLoss()(*pair, 10.0, None))
 
 

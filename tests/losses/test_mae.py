@@ -34,6 +34,10 @@ def test_equals_the_formula(normalize_pixels: bool) -> None:
         torch.testing.assert_close(loss(IMAGES, prediction, removed), torch.stack(errors).mean())
 
 
+def test_without_removed_patches_it_is_0() -> None:
+    assert MAELoss(2)(IMAGES, torch.zeros(2, 6, 12), torch.zeros(2, 6)) == 0
+
+
 def test_half_precision_is_compared_in_float32() -> None:
     loss = MAELoss(2)(IMAGES.half(), torch.zeros(2, 6, 12, dtype=torch.bfloat16), torch.ones(2, 6))
     assert loss.dtype == torch.float32

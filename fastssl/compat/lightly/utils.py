@@ -12,7 +12,7 @@ from fastssl import losses, ops
 @torch.no_grad()
 def update_momentum(model: nn.Module, model_ema: nn.Module, m: float) -> None:
     """``model_ema``'s parameters follow ``model``'s with momentum ``m``; its buffers stay."""
-    ops.ema_update_(list(model_ema.parameters()), list(model.parameters()), m)
+    ops.ema_update_(list(model_ema.parameters()), list(model.parameters()), float(m))
 
 
 def deactivate_requires_grad(model: nn.Module) -> None:
