@@ -87,19 +87,24 @@ class DINOLoss(nn.Module):
     @torch.no_grad()
     def update_center(self, teacher: Tensor) -> None:
         """Moves the center towards the mean of (T, B, K) logits, and of those of the other processes of the group."""
-        # rounded where it is float64 and the center is not
-        narrowed = teacher.to(self.center.dtype) if teacher.dtype == torch.float64 else teacher
-        ops.update_center_(self.center, narrowed.detach(), self.center_momentum)
-        processes = _group.resolved("DINOLoss", self.group)
-        if processes is not None:  # all moved from the same center: their mean moved to the mean of all
-            dist.all_reduce(self.center, group=processes)
-            self.center /= dist.get_world_size(processes)
+        move_center(self.center, teacher, self.center_momentum, _group.resolved("DINOLoss", self.group))
 
     def extra_repr(self) -> str:
         return (
             f"{len(self.center)}, student_temp={self.student_temp}, teacher_temp={self.teacher_temp}, "
             f"centering={self.centering!r}, center_momentum={self.center_momentum}"
         )
+
+
+@torch.no_grad()
+def move_center(center: Tensor, teacher: Tensor, momentum: float, processes: dist.ProcessGroup | None) -> None:
+    """Moves a center (K) in place towards the mean of (T, B, K) logits, and of those of the other processes."""
+    # rounded where it is float64 and the center is not
+    narrowed = teacher.to(center.dtype) if teacher.dtype == torch.float64 else teacher
+    ops.update_center_(center, narrowed.detach(), momentum)
+    if processes is not None:  # all moved from the same center: their mean moved to the mean of all
+        dist.all_reduce(center, group=processes)
+        center /= dist.get_world_size(processes)
 
 
 def _assigned(teacher: Tensor, temp: float, processes: dist.ProcessGroup | None) -> Tensor:

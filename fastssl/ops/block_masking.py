@@ -95,11 +95,13 @@ _ratios_of: dict[tuple[float, float], list[float]] = {}  # a dict, for torch.com
 
 def _ratios(low: float, high: float) -> list[float]:
     """Log-uniform aspect ratios: given to every backend, so that all round the same sides."""
-    if (low, high) not in _ratios_of:
+    found = _ratios_of.get((low, high))
+    if found is None:
         steps = ((i + 0.5) / _RATIOS for i in range(_RATIOS))
-        _ratios_of.clear()  # a loop asks for the same ones at every step
-        _ratios_of[low, high] = [math.exp((1 - t) * math.log(low) + t * math.log(high)) for t in steps]
-    return _ratios_of[low, high]
+        found = [math.exp((1 - t) * math.log(low) + t * math.log(high)) for t in steps]
+        _ratios_of.clear()  # a loop asks for the same ones at every step; another thread may ask for others meanwhile
+        _ratios_of[low, high] = found
+    return found
 
 
 def _counts(masked: int | Tensor, batch: int, patches: int, device: torch.device) -> Tensor:

@@ -12,6 +12,7 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from fastssl import losses, ops
 from fastssl.losses import _group, _rows
+from fastssl.losses.dino import move_center
 
 
 def _spread() -> bool:
@@ -167,11 +168,8 @@ class DINOLoss(nn.Module):
     @torch.no_grad()
     def update_center(self, teacher_out: Tensor) -> None:
         """Moves the center towards the mean of (T, N, K), and of those of the other processes."""
-        narrowed = teacher_out.to(self.center.dtype) if teacher_out.dtype == torch.float64 else teacher_out
-        ops.update_center_(self.center.view(-1), narrowed, self.center_momentum)
-        if _spread():
-            dist.all_reduce(self.center)
-            self.center /= dist.get_world_size()
+        processes = _group.resolved("DINOLoss", "world" if _spread() else None)
+        move_center(self.center.view(-1), teacher_out, self.center_momentum, processes)
 
 
 class NegativeCosineSimilarity(nn.Module):
