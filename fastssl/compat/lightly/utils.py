@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastssl import losses, ops
+from fastssl.losses import _group
 
 
 @torch.no_grad()
@@ -41,9 +42,9 @@ def batch_unshuffle(batch: Tensor, shuffle: Tensor, distributed: bool = False) -
 
 
 def _gathered(batch: Tensor) -> Tensor:
-    parts = [torch.empty_like(batch) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, batch.contiguous())
-    return torch.cat(parts)
+    everyone = _group.resolved("batch_shuffle", "world")
+    assert everyone is not None
+    return _group.gathered(batch, everyone)
 
 
 def random_token_mask(
