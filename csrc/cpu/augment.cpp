@@ -279,14 +279,14 @@ void make_view(const Form& form, const Sample& sample, std::int64_t i, const Wor
 void augment(const std::uint8_t* images, const std::int64_t* places, std::int64_t n, std::int64_t image_step,
              std::int64_t channel_step, std::int64_t row_step, std::int64_t column_step, const std::int64_t* crop,
              const bool* flip, const std::int64_t* rot90, const std::int64_t* order, const float* factors,
-             const bool* gray, const float* sigma, const bool* solarize, std::int64_t size, const double* normalization,
+             const bool* gray, const float* sigma, const bool* solarize, std::int64_t size, const float* normalization,
              bool bicubic, DType dtype, bool channels_last, void* out, int most_threads) {
     const Batch batch{images, places, image_step, channel_step, row_step, column_step, crop,
                       flip,   rot90,  order,      factors,      gray,     sigma,       solarize};
     Form form{size, bicubic, channels_last, false, dtype, {}, {}, out};
     for (int c = 0; c < 3; ++c) {
-        form.scale[c] = static_cast<float>(1 / (255 * normalization[3 + c]));
-        form.bias[c] = static_cast<float>(-normalization[c] / normalization[3 + c]);
+        form.scale[c] = normalization[c];
+        form.bias[c] = normalization[3 + c];
     }
     const int threads = at_most(for_elements(most_threads, n * 3 * size * size), n);
     const std::int64_t bytes = dtype == DType::f32 ? 4 : 2;

@@ -12,6 +12,7 @@ from fastssl.ops import _check
 
 STEPS = ("brightness", "contrast", "saturation", "hue")
 NEUTRAL = (1.0, 1.0, 1.0, 0.0)  # factors that change nothing
+_LARGEST = 2**15  # a view of it has 12 GB
 
 
 class ViewParams(NamedTuple):
@@ -132,8 +133,9 @@ def check_sizes(op: str, sizes: object, views: int) -> list[int]:
     found = [_check.whole(op, "sizes", size) for size in found]
     if len(found) != views:
         raise ValueError(f"{op}: sizes must be one integer, or one for each of {views} views; got {len(found)}")
-    if min(found) < 1:
-        raise ValueError(f"{op}: sizes must be at least 1; got {min(found)}")
+    for size in found:
+        if not 1 <= size <= _LARGEST:
+            raise ValueError(f"{op}: sizes must be in [1, {_LARGEST}]; got {size}")
     return found
 
 

@@ -62,9 +62,9 @@ def augment(
     params = _views.check_params(_OP, params, count, pixels.device)
     sides = _views.check_sizes(_OP, sizes, len(params.crop))
     means, stds = _views.check_normalization(_OP, mean, std)
-    if interpolation not in ("bilinear", "bicubic"):
+    if not isinstance(interpolation, str) or interpolation not in ("bilinear", "bicubic"):
         raise ValueError(f"{_OP}: interpolation must be 'bilinear' or 'bicubic'; got {interpolation!r}")
-    if dtype not in _check.FLOATS:
+    if not isinstance(dtype, torch.dtype) or dtype not in _check.FLOATS:
         raise TypeError(f"{_OP}: dtype must be float32, bfloat16, float16 or float64; got {dtype}")
     if not isinstance(channels_last, bool):
         raise TypeError(f"{_OP}: channels_last must be True or False; got {type(channels_last).__name__}")
@@ -103,7 +103,7 @@ def reference(
     _views.refuse_outside(_OP, images, places, params)
     out = _fake(images, places, *params, sizes, mean, std, bicubic, dtype, channels_last, None)
     wide = _native.accumulator(dtype)
-    means, stds = (torch.tensor(x, dtype=wide, device=images.device).view(3, 1, 1) for x in (mean, std))
+    means, stds = (torch.tensor(x, dtype=torch.float64).to(images.device, wide).view(3, 1, 1) for x in (mean, std))
     for v, view in enumerate(out):
         for part, batch in _batches(images, places):
             drawn = ViewParams(*(x[v, part] for x in params))
@@ -242,7 +242,9 @@ def _cpu(images: Tensor, places: Tensor | None, *rest: Any) -> list[Tensor]:
     out = _fake(images, places, *rest)
     drawn = [x.contiguous() for x in params]
     places = None if places is None else places.contiguous()
-    normalization = torch.tensor([mean, std], dtype=torch.float64)
+    # x -> x * scale + bias of values in [0, 255]
+    scale, bias = [1 / (255 * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
+    normalization = torch.tensor([scale, bias], dtype=torch.float64).float()
     for v, (view, size) in enumerate(zip(out, sizes, strict=True)):
         _native.cpu.augment(
             images.data_ptr(),
