@@ -25,7 +25,7 @@ inline void blend(Vec<float> (&c)[3], Vec<float> other, float factor) {
 // Adds to the hue of HSV. With it in turns, channel i is value - chroma clamp(2 - 6 d, 0, 1), where d is how far the hue
 // is, on the circle, from the colour opposite to that channel's.
 inline void turn_hue(Vec<float> (&c)[3], float turn) {
-    constexpr float opposite[3] = {-3.0f / 6.0f, -1.0f / 6.0f, 1.0f / 6.0f};  // hue less cyan, magenta, yellow
+    constexpr float opposite[3] = {-3.0f / 6.0f, 1.0f / 6.0f, -1.0f / 6.0f};  // less cyan, magenta, yellow
     constexpr float rounder = ExpConstants<float>::rounder;                   // adding it rounds to an integer
     const Vec<float> value = vmax(vmax(c[0], c[1]), c[2]), chroma = value - vmin(vmin(c[0], c[1]), c[2]);
     const Vec<float> share = (1.0f / 6.0f) / (chroma > 0.0f ? chroma : broadcast<float>(1.0f));  // of greys: any

@@ -42,14 +42,14 @@ def test_the_evaluation_plan_gives_the_normalised_image_back() -> None:
 
 @pytest.mark.parametrize(("height", "width", "size"), [(16, 16, 9), (9, 9, 16), (64, 64, 7), (1, 1, 5), (5, 5, 1)])
 def test_resizing_is_pillows(height: int, width: int, size: int) -> None:
-    batch = images(2, height, width)
+    batch = images(2, height, width) // 2 + 64  # where a cubic overshoots, Pillow cuts off between the directions
     for how in ("bilinear", "bicubic"):
         (view,) = make_views(batch, ViewPlan(size=size, interpolation=how, **RAW), generator())
         for image, mine in zip(batch, view, strict=True):
             pillow = Image.fromarray(image.permute(1, 2, 0).numpy())
             theirs = torch.tensor(np.asarray(pillow.resize((size, size), Image.Resampling[how.upper()])))
             # Pillow rounds to whole levels after each direction
-            assert (255 * mine - theirs.permute(2, 0, 1)).abs().max() < (1.01 if how == "bilinear" else 1.6)
+            assert (255 * mine - theirs.permute(2, 0, 1)).abs().max() < (1.01 if how == "bilinear" else 1.3)
 
 
 def test_a_view_is_the_drawn_crop_resized() -> None:
