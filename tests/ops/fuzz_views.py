@@ -36,7 +36,7 @@ def augment(drawn: Drawn) -> dict[str, Any]:
         sides = (torch.full((n,), side) for side in (height, width))
         images = PackedImages(drawn.laid_out(images.movedim(1, 3).flatten()), places, *sides)
     elif drawn.chance():
-        images = drawn.laid_out(images) if drawn.chance() else images.movedim(1, 3)
+        images = drawn.laid_out(images) if height == 3 or drawn.chance() else images.movedim(1, 3)
     sizes = [drawn.size(most=65) for _ in range(views)]
     return {
         "images": images,
