@@ -6,6 +6,10 @@
 
 #include <math.h>
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 #include "simd.h"
 
 namespace fastssl::FASTSSL_ISA {
@@ -92,11 +96,26 @@ inline Line make_line(std::int64_t extent, std::int64_t size, std::int64_t padde
     return {taps, first, weights};
 }
 
+// As many bytes as a vector has lanes. By hand: g++ 12 converts them one by one.
 inline Vec<float> load_bytes(const std::uint8_t* p) {
+#if defined(__AVX512F__)
+    constexpr __mmask16 kAll = 0xffff;  // g++ warns of the unmasked forms' own undefined operands
+    __m128i bytes;
+    std::memcpy(&bytes, p, sizeof bytes);
+    return _mm512_maskz_cvtepi32_ps(kAll, _mm512_maskz_cvtepu8_epi32(kAll, bytes));
+#elif defined(__AVX2__)
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#elif defined(__SSE2__)
+    std::int32_t four;
+    std::memcpy(&four, p, sizeof four);
+    const __m128i zero = _mm_setzero_si128(), words = _mm_unpacklo_epi8(_mm_cvtsi32_si128(four), zero);
+    return _mm_cvtepi32_ps(_mm_unpacklo_epi16(words, zero));
+#else
     typedef std::uint8_t Bytes __attribute__((vector_size(kWidth<float>)));
     Bytes bytes;
     std::memcpy(&bytes, p, sizeof bytes);
     return __builtin_convertvector(bytes, Vec<float>);
+#endif
 }
 
 // out[x] = sum over k of weights[k] * in[k * step + x], x < count.
