@@ -81,9 +81,7 @@ class Views(torch.utils.data.Dataset[list[Tensor]]):
 
 def batches(plan: ViewPlan, images: list[Any], workers: int) -> Iterable[Any]:
     """A loader of batches of 32, whose workers stay."""
-    return torch.utils.data.DataLoader(
-        Views(plan, images), 32, num_workers=workers, persistent_workers=workers > 0
-    )
+    return torch.utils.data.DataLoader(Views(plan, images), 32, num_workers=workers, persistent_workers=workers > 0)
 
 
 def torchvision_tensors(workers: int, plan: ViewPlan, n: int, height: int, width: int) -> Work:

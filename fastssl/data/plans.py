@@ -18,7 +18,7 @@ BLUR_FROM_SIZE = 96
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """How views are made of an image: crop, flip, rotation, colour jitter, grayscale, blur, solarization, normalisation.
+    """How views are made: crop, flip, rotation, colour jitter, grayscale, blur, solarization, normalisation.
 
     In this order; but for the four steps of colour jitter, whose order is drawn for each sample. ``brightness``,
     ``contrast`` and ``saturation`` are torchvision's: a factor drawn from [max(0, 1 - b), 1 + b]. ``hue`` is a shift
@@ -133,7 +133,7 @@ def drawings(size: int) -> ViewPlan:
 
 
 def moco_v2(size: int) -> ViewPlan:
-    """MoCo v2's two views (arXiv:2003.04297, section 3): SimCLR's, with less colour jitter and crops from a fifth on."""
+    """MoCo v2's two views (arXiv:2003.04297, section 3): SimCLR's, with less jitter and crops from a fifth on."""
     return ViewPlan(
         size=size,
         views=2,
@@ -151,13 +151,13 @@ def moco_v2(size: int) -> ViewPlan:
 
 
 def byol(size: int) -> ViewPlan:
-    """BYOL's two views (arXiv:2006.07733, appendix B): one always blurred, the other seldom, and sometimes solarized."""
+    """BYOL's two views (arXiv:2006.07733, appendix B): one always blurred, the other seldom, at times solarized."""
     first = replace(moco_v2(size), views=1, crop_scale=(0.08, 1.0), saturation=0.2, blur=1.0)
     return replace(first, others=(replace(first, blur=0.1, solarize=0.2),))
 
 
 def dino(size: int, local_views: int = 8) -> ViewPlan:
-    """DINO's multi-crop (arXiv:2104.14294, appendix A): two large crops of ``size``, and small ones of less of the image.
+    """DINO's multi-crop (arXiv:2104.14294, appendix A): two large crops of ``size``, small ones of less of the image.
 
     The small views have 96 pixels where the large ones have 224, and the same share at other sizes. Colours and blur
     are BYOL's, the resizing bicubic.

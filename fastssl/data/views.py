@@ -53,8 +53,8 @@ def draw(
 ) -> ViewParams:
     """Parameters of all views of ``plan``, drawn for each sample by itself; ``ops.augment`` takes them.
 
-    A crop's area and aspect are drawn until they fit into the image, ten times at most, then the largest central crop of
-    an allowed aspect is taken; crops are whole pixels. Factors of colour are uniform, and neutral for samples that are
+    Area and aspect of a crop are drawn until it fits into the image, ten times at most; then the largest central crop
+    of an allowed aspect is taken. Crops are whole pixels. Factors of colour are uniform, and neutral for samples that are
     not jittered; the order of the steps is any of 24. All as torchvision draws them.
 
     Args:
@@ -101,9 +101,7 @@ def _draw_part(plan: ViewPlan, shapes: Tensor, generator: torch.Generator) -> Vi
     order = torch.stack([next(unit) for _ in range(4)], 2).argsort(2)
     gray, blurred = happens(plan.grayscale), happens(plan.blur)
     sigma = torch.where(blurred, uniform(*plan.blur_sigma), 0.0)
-    return ViewParams(
-        crop, flip, turns, order, torch.stack(factors, 2), gray, sigma, solarize=happens(plan.solarize)
-    )
+    return ViewParams(crop, flip, turns, order, torch.stack(factors, 2), gray, sigma, solarize=happens(plan.solarize))
 
 
 def _crop(plan: ViewPlan, shapes: Tensor, unit: Tensor) -> Tensor:
@@ -123,8 +121,8 @@ def _crop(plan: ViewPlan, shapes: Tensor, unit: Tensor) -> Tensor:
         for drawn, full in zip((heights, widths), whole, strict=True)
     ]
     corners = []
-    for side, full, place in zip(sides, (height, width), unit[..., -2:].split(1, dim=2), strict=True):
+    for side, full, place in zip(sides, (height, width), unit[..., -2:].unbind(2), strict=True):
         room = full - side
-        drawn = torch.minimum((place * (room + 1)).floor(), room)
+        drawn = torch.minimum((place[..., None] * (room + 1)).floor(), room)
         corners.append(torch.where(any_fits, drawn, (room / 2).floor()))
     return torch.cat([*corners, *sides], 2).long()

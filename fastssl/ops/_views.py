@@ -1,4 +1,4 @@
-"""What the augmentation is given: images as bytes, and the parameters of each view of each of them, with their checks."""
+"""What the augmentation is given: images as bytes, and the parameters of each view of each; with their checks."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class PackedImages(NamedTuple):
     """N images of any sizes in one buffer.
 
     Args:
-        pixels: (bytes) uint8; image n is its ``heights[n] * widths[n] * 3`` bytes from ``offsets[n]`` on: rows of pixels
-            of red, green and blue, as decoders write them.
+        pixels: (bytes) uint8; image n is the ``heights[n] * widths[n] * 3`` bytes from ``offsets[n]`` on: rows of
+            pixels of red, green and blue, as decoders write them.
         offsets: (N) int64.
         heights: (N) int64, in pixels.
         widths: (N) int64.
@@ -129,8 +129,8 @@ def check_params(op: str, params: object, count: int, device: torch.device) -> V
 
 def check_sizes(op: str, sizes: object, views: int) -> list[int]:
     """The side of each view: ``sizes`` must be one integer, or one for each view."""
-    found = list(sizes) if isinstance(sizes, Sequence) else [sizes] * views
-    found = [_check.whole(op, "sizes", size) for size in found]
+    given = list(sizes) if isinstance(sizes, Sequence) else [sizes] * views
+    found = [_check.whole(op, "sizes", size) for size in given]
     if len(found) != views:
         raise ValueError(f"{op}: sizes must be one integer, or one for each of {views} views; got {len(found)}")
     for size in found:
@@ -155,19 +155,19 @@ def check_normalization(op: str, mean: object, std: object) -> tuple[list[float]
 def refuse_outside(op: str, images: Tensor, places: Tensor | None, params: ViewParams) -> None:
     """What the tensors hold: known only when the op runs. Waits for the device."""
     if places is None:
-        height, width = images.shape[2:]
+        shapes = torch.tensor(images.shape[2:], device=images.device).expand(images.shape[0], 2)
     else:
         _refuse_places(op, images, places)
-        height, width = places[:, 1], places[:, 2]
+        shapes = places[:, 1:]
+    height, width = shapes.unbind(1)
     top, left, tall, wide = params.crop.unbind(2)
     inside = (tall >= 1) & (tall <= height) & (top >= 0) & (top <= height - tall)
     inside &= (wide >= 1) & (wide <= width) & (left >= 0) & (left <= width - wide)
     if not inside.all():
         view, image = (~inside).nonzero()[0].tolist()
-        of = images.shape[2:] if places is None else places[image, 1:]
         raise ValueError(
             f"{op}: crop must be top, left, height and width of a part of its image; got "
-            f"{params.crop[view, image].tolist()} of image {image}, whose height and width are {list(map(int, of))}"
+            f"{params.crop[view, image].tolist()} of image {image}, whose height and width are {shapes[image].tolist()}"
         )
     _check.in_range(op, "rot90", params.rot90, 4)
     _check.in_range(op, "order", params.order, 4)

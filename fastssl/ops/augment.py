@@ -39,8 +39,8 @@ def augment(
     mirrored borders. ``fastssl.data.views.draw`` draws parameters by a plan.
 
     Args:
-        images: (N, 3, H, W) or (N, H, W, 3) uint8, in any memory layout, or ``PackedImages`` of different sizes. A shape
-            that fits both is taken for the first.
+        images: (N, 3, H, W) or (N, H, W, 3) uint8, in any memory layout, or ``PackedImages`` of different sizes. A
+            shape that fits both is taken for the first.
         params: what is done to each image for each of V views.
         sizes: the side of a view in pixels, one for all or one for each.
         mean: subtracted from each channel of values in [0, 1].
@@ -147,8 +147,8 @@ def _view(images: Tensor, drawn: ViewParams, size: int, bicubic: bool) -> Tensor
 def _resize_matrix(start: Tensor, extent: Tensor, pixels: int, size: int, bicubic: bool) -> Tensor:
     """(N, size, pixels) weights that resize [start, start + extent) of a line of ``pixels`` to ``size``.
 
-    A triangle, or Keys' cubic with a = -0.5, as much wider as an output pixel is than an input pixel, cut at the ends of
-    the crop, each row summing to 1: torch's and Pillow's.
+    A triangle, or Keys' cubic with a = -0.5, as much wider as an output pixel is than an input pixel, cut at the ends
+    of the crop, each row summing to 1: torch's and Pillow's.
     """
     step = extent[:, None, None].double() / size
     centres = (torch.arange(size, device=start.device)[:, None] + 0.5) * step
@@ -179,7 +179,7 @@ def _turn_hue(x: Tensor, turn: Tensor) -> Tensor:
     With the hue in sixths of a turn, channel n of (5, 3, 1) for red, green, blue is
     value - chroma * clamp(min(k, 4 - k), 0, 1), where k = (n + hue) mod 6.
     """
-    red, green, blue = x.split(1, dim=1)
+    red, green, blue = (x[:, i : i + 1] for i in range(3))
     value = x.amax(1, keepdim=True)
     chroma = value - x.amin(1, keepdim=True)
     divisor = torch.where(chroma > 0, chroma, 1.0)  # a grey's hue has no effect

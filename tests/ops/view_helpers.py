@@ -1,6 +1,6 @@
 """Parameters of views for tests, and what torchvision makes of them.
 
-    python tests/ops/view_helpers.py      writes torchvision_views.npz anew, where torchvision is installed
+python tests/ops/view_helpers.py      writes torchvision_views.npz anew, where torchvision is installed
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ HEIGHT, WIDTH = 21, 26
 ORDERS = [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1], [1, 3, 0, 2]]
 WHOLE = (0, 0, HEIGHT, WIDTH)
 SQUARE = (1, 3, 20, 20)  # shown in 20 pixels: nothing is resized
+CROPS = [(WHOLE, 9), (WHOLE, 30), ((0, 0, 5, 7), 13), ((14, 20, 7, 6), 3), ((20, 25, 1, 1), 2), (SQUARE, 20)]
 
 
 def case(**changes: Any) -> dict[str, Any]:
@@ -33,7 +34,7 @@ CASES: dict[str, dict[str, Any]] = {
     **{
         f"{'bicubic' if bicubic else 'bilinear'} {crop} to {size}": case(crop=crop, size=size, bicubic=bicubic)
         for bicubic in (False, True)
-        for crop, size in ((WHOLE, 9), (WHOLE, 30), ((0, 0, 5, 7), 13), ((14, 20, 7, 6), 3), ((20, 25, 1, 1), 2), (SQUARE, 20))
+        for crop, size in CROPS
     },
     **{
         f"step {i} by {factor}": case(factors=tuple(factor if j == i else (1.0, 1.0, 1.0, 0.0)[j] for j in range(4)))
