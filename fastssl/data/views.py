@@ -54,8 +54,8 @@ def draw(
     """Parameters of all views of ``plan``, drawn for each sample by itself; ``ops.augment`` takes them.
 
     Area and aspect of a crop are drawn until it fits into the image, ten times at most; then the largest central crop
-    of an allowed aspect is taken. Crops are whole pixels. Factors of colour are uniform, and neutral for samples that are
-    not jittered; the order of the steps is any of 24. All as torchvision draws them.
+    of an allowed aspect is taken. Crops are whole pixels. Factors of colour are uniform, and neutral for samples that
+    are not jittered; the order of the steps is any of 24. All as torchvision draws them.
 
     Args:
         plan: how views are made.
