@@ -253,6 +253,14 @@ def test_the_center_stays_under_eval() -> None:
     assert torch.equal(mine.center, lightlys.center)
 
 
+def test_a_module_in_bfloat16_keeps_its_center_in_float32() -> None:
+    mine = ours.DINOLoss(5).bfloat16()
+    teacher = rows(0, 4, 5)
+    mine([teacher.bfloat16()], [rows(1, 4, 5).bfloat16(), rows(2, 4, 5).bfloat16()])
+    assert mine.center.shape == (1, 1, 5)
+    torch.testing.assert_close(mine.center[0, 0], 0.1 * teacher.bfloat16().float().mean(0))
+
+
 def test_bfloat16_gives_a_loss_in_float32() -> None:
     views = rows(0, 16, 8), rows(1, 16, 8)
     got = ours.NTXentLoss()(*(x.bfloat16() for x in views))
