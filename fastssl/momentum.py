@@ -59,7 +59,7 @@ class EMA(nn.Module):
         self.module = copy.deepcopy(model, _copied_otherwise(model)).requires_grad_(False)
         self.shadows: dict[str, Tensor] = {}  # by the name of their weight
         self._shadowed: dict[str, tuple[int, int]] = {}
-        self._follow()
+        self._follow(self._weights())
         self._loaded: dict[str, Tensor] = {}
         self.register_state_dict_post_hook(_save_shadows)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(_load_shadows)  # type: ignore[no-untyped-call]
@@ -87,7 +87,8 @@ class EMA(nn.Module):
                 f"EMA: the model's parameters and buffers are not those of the one that was copied; got {len(sources)} "
                 f"tensors for {len(targets)}, or other shapes"
             )
-        self._follow()
+        weights = _narrow(targets)
+        self._follow(weights)
         pairs = list(zip(targets.values(), sources, strict=True))
         narrow = [pair for pair in pairs if pair[0].dtype in NARROW]
         wide = [pair for pair in pairs if pair[0].dtype not in NARROW]
@@ -95,37 +96,38 @@ class EMA(nn.Module):
         ops.ema_update_([t for t, _ in wide], [s for _, s in wide], momentum)
         ops.ema_update_(list(self.shadows.values()), [s for _, s in narrow], momentum, copies=[t for t, _ in narrow])
         self.updates += 1
-        self._remember()
+        self._remember(weights)
 
-    def _narrow(self) -> dict[str, Tensor]:
-        return {name: x for name, x in _tensors(self.module).items() if x.dtype in NARROW}
+    def _weights(self) -> dict[str, Tensor]:
+        """The narrow ones, which have shadows."""
+        return _narrow(_tensors(self.module))
 
     @torch.no_grad()
-    def _follow(self) -> None:
-        """Shadows of the weights as they are, where these were changed from outside; and at first."""
+    def _follow(self, weights: dict[str, Tensor]) -> None:
+        """Shadows of the narrow weights as they are, where these were changed from outside; and at first."""
         self.shadows = {
             name: self.shadows[name] if self._shadowed.get(name) == _place(x) else x.float()
-            for name, x in self._narrow().items()
+            for name, x in weights.items()
         }
-        self._remember()
+        self._remember(weights)
 
-    def _remember(self) -> None:
-        self._shadowed = {name: _place(x) for name, x in self._narrow().items()}
+    def _remember(self, weights: dict[str, Tensor]) -> None:
+        self._shadowed = {name: _place(x) for name, x in weights.items()}
 
     @torch.no_grad()
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Moves or casts the copy. Shadows follow their weights but stay in float32, and nothing is rounded twice."""
-        self._follow()
+        self._follow(self._weights())
         exact = {name: self.shadows.get(name, x.detach()) for name, x in _tensors(self.module).items()}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, x in _tensors(self.module).items():
-            if name in self.shadows and x.dtype not in NARROW:
-                x.copy_(exact[name])
+        tensors = _tensors(self.module)
+        weights = _narrow(tensors)
+        for name in self.shadows.keys() - weights.keys():
+            tensors[name].copy_(exact[name])
         self.shadows = {
-            name: (x if exact[name].is_meta else exact[name]).to(x.device, torch.float32)
-            for name, x in self._narrow().items()
+            name: (x if exact[name].is_meta else exact[name]).to(x.device, torch.float32) for name, x in weights.items()
         }
-        self._remember()
+        self._remember(weights)
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
@@ -141,18 +143,18 @@ class EMA(nn.Module):
         self.updates = state["updates"]
 
     def __getstate__(self) -> dict[str, Any]:
-        self._follow()
+        self._follow(self._weights())
         return self.__dict__.copy()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy's or a pickle's weights lie elsewhere, and their shadows are theirs all the same."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._remember()
+        self._remember(self._weights())
 
 
 def _save_shadows(ema: EMA, state_dict: dict[str, Any], prefix: str, _: object) -> None:
     """Puts shadows in the place of their weights, and of those tied to them."""
-    ema._follow()
+    ema._follow(ema._weights())
     shadow_of = {id(x): ema.shadows[name] for name, x in _named(ema.module, True) if name in ema.shadows}
     for name, x in _named(ema.module, False):
         key = f"{prefix}module.{name}"
@@ -164,7 +166,7 @@ def _save_shadows(ema: EMA, state_dict: dict[str, Any], prefix: str, _: object) 
 @torch.no_grad()
 def _load_shadows(ema: EMA, _: object) -> None:
     """Shadows of what was loaded, before it was rounded."""
-    ema._follow()
+    ema._follow(ema._weights())
     for name, loaded in ema._loaded.items():
         value = _real(loaded) if name in ema.shadows else loaded
         if name in ema.shadows and value.shape == ema.shadows[name].shape:
@@ -185,6 +187,10 @@ def _named(model: nn.Module, once: bool) -> list[tuple[str, Tensor]]:
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers, complex ones as pairs of real numbers; of tied ones, one."""
     return {name: _real(x) for name, x in _named(model, True)}
+
+
+def _narrow(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: x for name, x in tensors.items() if x.dtype in NARROW}
 
 
 def _real(x: Tensor) -> Tensor:
