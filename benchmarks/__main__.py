@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: measures every op and whole loss, and writes the rows to the machine's folder in benchmarks/results/."""
+"""``python -m benchmarks``: measures ops and whole losses; rows go to the machine's folder in benchmarks/results."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", choices=measured, help="one op, or one library's losses")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads (default: torch's own)")
-    parser.add_argument("--out", type=Path, help="folder of the JSON files, one an op or library (default: this machine's)")
+    parser.add_argument("--out", type=Path, help="folder of the JSON files, one for each (default: this machine's)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     out = options.out or summary.RESULTS / summary.folder_of(harness.processor())

@@ -2,6 +2,7 @@
 
 Another import line than `from lightly import loss, models`, and nothing else. Two things are better than before: the
 K similarities of each query are never stored, and the bank is saved with the state dict, so that a run can go on.
+The loss first rises, for the bank begins with random keys, which are easily told apart.
 
     python examples/lightly_moco.py --steps 20
 """

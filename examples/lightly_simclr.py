@@ -1,8 +1,8 @@
 """SimCLR by lightly's own training loop, and the same with one line changed: the import.
 
-`lightly_simclr_before.py` is the loop that lightly's documentation (1.6) teaches, on the drawings embedded in fastssl in
-place of CIFAR-10 and with a small backbone in place of a ResNet. `lightly_simclr.py` differs from it in the line that
-imports loss and head: `diff` shows no other. From the same seed both give the same losses, step by step.
+`lightly_simclr_before.py` is the loop that lightly's documentation (1.6) teaches, on the drawings embedded in fastssl
+in place of CIFAR-10 and with a small backbone in place of a ResNet. `lightly_simclr.py` differs from it in the line
+that imports loss and head: `diff` shows no other. From the same seed both give the same losses, step by step.
 
     python examples/lightly_simclr.py --steps 20
 """

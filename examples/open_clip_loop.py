@@ -3,7 +3,7 @@
 Two small towers learn which caption belongs to which drawing: the captions are the words of the drawings' file names.
 As in open_clip, the model gives features of unit length and a learnt scale, and the loss takes them by name.
 
-    python examples/open_clip_loop.py --steps 20
+    python examples/open_clip_loop.py --steps 100
 """
 
 import argparse
@@ -21,7 +21,7 @@ from fastssl.compat.open_clip import ClipLoss  # was: from open_clip.loss import
 from fastssl.data import images
 
 parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-parser.add_argument("--steps", type=int, default=20)
+parser.add_argument("--steps", type=int, default=100)
 steps = parser.parse_args().steps
 BATCH, WORDS = 128, 4096
 
@@ -71,7 +71,8 @@ for step in range(1, steps + 1):
     print(f"step {step}: loss {total_loss.item():.6f}")
 
 with torch.no_grad():
-    found = model(drawings.images[:BATCH] / 255, texts[:BATCH])
+    chosen = torch.randperm(len(drawings))[:BATCH]
+    found = model.eval()(drawings.images[chosen] / 255, texts[chosen])
     nearest = (found["image_features"] @ found["text_features"].T).argmax(1)
 right = (nearest == torch.arange(BATCH)).sum().item()
 print(f"{steps} steps; of {BATCH} drawings, {right} find their own caption first (1 would by chance)")

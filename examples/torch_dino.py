@@ -1,9 +1,10 @@
 """DINO in a loop of plain PyTorch: `DINOLoss` with its center, and `EMA` as the teacher.
 
 Two large crops of each drawing go through teacher and student, four small ones through the student alone, and each crop
-of the student is told what the teacher says of another. No softmax over the prototypes is stored.
+of the student is told what the teacher says of another. No softmax over the prototypes is stored. The loss rises until
+the center has found the mean of what the teacher says, and falls from there.
 
-    python examples/torch_dino.py --steps 20
+    python examples/torch_dino.py --steps 100
 """
 
 import argparse
@@ -19,7 +20,7 @@ from fastssl.losses import DINOLoss
 from fastssl.momentum import EMA, cosine
 
 parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-parser.add_argument("--steps", type=int, default=20)
+parser.add_argument("--steps", type=int, default=100)
 steps = parser.parse_args().steps
 PROTOTYPES = 512
 LARGE = replace(plans.drawings(32), crop_scale=(0.4, 1.0))

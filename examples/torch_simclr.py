@@ -1,7 +1,7 @@
 """A loop of plain PyTorch, with two things of fastssl in it: the loss `NTXent` and the weights' average `EMA`.
 
-Nothing else of the loop knows of fastssl: any network, any optimizer, any data. (Views and scores are fastssl's here, so
-that the example needs no other library.) The averaged encoder is what is kept, and is scored beside an untrained one.
+Nothing else of the loop knows of fastssl: any network, any optimizer, any data. (Views and scores are fastssl's here,
+so that the example needs no other library.) The averaged encoder is what is kept, and scored beside an untrained one.
 
     python examples/torch_simclr.py --steps 60
 """

@@ -76,9 +76,7 @@ def moco(n: int, k: int, d: int) -> Case:
         unit = [normalize(x.double(), dim=1) for x in (query, key)]
         return queue_reference(*unit, negatives().double(), TEMPERATURE)
 
-    return case(
-        f"NTXentLoss memory_bank_size=({k}, {d}) N={n}", "lightly NTXentLoss, memory bank", make, inputs, exact
-    )
+    return case(f"NTXentLoss memory_bank_size=({k}, {d}) N={n}", "lightly NTXentLoss, memory bank", make, inputs, exact)
 
 
 def dino(batch: int, prototypes: int) -> Case:

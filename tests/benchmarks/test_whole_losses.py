@@ -1,4 +1,4 @@
-"""Other libraries' losses, at sizes of a test: theirs and ours are the same, call after call, and so what is compared."""
+"""Other libraries' losses at a test's sizes: what is timed of theirs and of ours is the same loss, call after call."""
 
 from __future__ import annotations
 

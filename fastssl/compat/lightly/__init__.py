@@ -1,6 +1,9 @@
 """The names of lightly 1.6: all of them here, and each in the module where lightly has it.
 
-So either ``from fastssl.compat.lightly.loss import DINOLoss, MemoryBankModule, NegativeCosineSimilarity, NTXentLoss
+So either ``from fastssl.compat.lightly import NTXentLoss``, or ``fastssl.compat.`` before the name of lightly's module.
+"""
+
+from fastssl.compat.lightly.loss import DINOLoss, MemoryBankModule, NegativeCosineSimilarity, NTXentLoss
 from fastssl.compat.lightly.models.modules.heads import (
     DINOProjectionHead,
     MoCoProjectionHead,
