@@ -58,7 +58,7 @@ def dino(batch: int, prototypes: int) -> Case:
         op="facebook",
         shape=f"DINOLoss crops={STUDENTS}+{TEACHERS} batch={batch} prototypes={prototypes}",
         dtype="float32",
-        providers=whole("torch eager, pairs (DINO)", lambda: ours(prototypes), theirs, inputs),
+        providers=whole("DINO's formula, pair by pair", lambda: ours(prototypes), theirs, inputs),
         exact=lambda: forward_backward(exact, *inputs())(),
         peak=True,
     )
