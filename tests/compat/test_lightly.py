@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib
 import importlib.util
 import inspect
 from pathlib import Path
@@ -65,6 +66,15 @@ def test_arguments_have_the_same_names_order_and_defaults(name: str) -> None:
     assert told(getattr(ours, name)) == told(THEIRS[name])
     if inspect.isclass(THEIRS[name]):
         assert told(getattr(ours, name).forward) == told(THEIRS[name].forward)
+
+
+@pytest.mark.parametrize(
+    "module", ["loss", "models.modules", "models.modules.heads", "models.modules.memory_bank", "models.utils"]
+)
+def test_names_are_where_lightly_has_them(module: str) -> None:
+    wanted = set(ours.__all__) & set(vars(rivals.load(f"lightly.{module}")))
+    assert wanted
+    assert wanted <= set(vars(importlib.import_module(f"fastssl.compat.lightly.{module}")))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
