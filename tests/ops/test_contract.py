@@ -15,6 +15,7 @@ from fastssl.ops._backend import ops as registered
 OPS = registered()
 
 
+@pytest.mark.one_isa
 @pytest.mark.parametrize("name", OPS)
 def test_passes_opcheck(name: str, engine) -> None:
     op = OPS[name]
