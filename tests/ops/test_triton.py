@@ -18,9 +18,9 @@ from fastssl.ops._backend import ops as registered
 
 triton = pytest.importorskip("triton")
 
-from fastssl.ops.triton import _launch  # noqa: E402
 from benchmarks import kernels  # noqa: E402
 from benchmarks.launches import ARCHITECTURES, STEPS, Resources, launches, resources  # noqa: E402
+from fastssl.ops.triton import _launch  # noqa: E402
 
 OPS = [name for name, op in registered().items() if "triton" in op.implementations]
 SHARED = {80: 166_912, 90: 232_448, 100: 232_448}  # bytes that a block may have
@@ -48,7 +48,7 @@ RAGGED = {
 
 def _ragged(what: str, dtype: torch.dtype) -> tuple[Any, ...]:
     """The op's own example, with such rows in place of its own."""
-    name, _, in_parts = what.partition(" ")
+    name = what.partition(" ")[0]
     call = list(registered()[name].example(torch.device("cpu")))
     torch.manual_seed(0)
     rows = lambda n: torch.nn.functional.normalize(torch.randn(n, 127), dim=1).to(dtype)  # noqa: E731
