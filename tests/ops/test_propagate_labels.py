@@ -73,8 +73,8 @@ def definition(
 def test_equals_the_definition(engine, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     if engine.backend == "triton" and dtype == torch.float64:
         pytest.skip("Triton's kernels take no float64")
-    if engine.slow:
-        shape = (min(shape[0], 2), *shape[1:])
+    if engine.slow:  # fewer blocks of frames and features, as ragged
+        shape = (min(shape[0], 2), min(shape[1], 64 + shape[1] % 16), *shape[2:])
     pixels = shape[0] * shape[2] * shape[3]
     inputs = data(*shape, dtype=dtype, device=engine.device)
     radii, ks = (1, None) if engine.slow else (0, 1, 3, 12, None), {min(5, pixels), pixels}
