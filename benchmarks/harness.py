@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import where
+from benchmarks import allocator, where
 from benchmarks.floors import Floors
 from benchmarks.rivals import versions
 from fastssl.ops import explain
@@ -28,7 +28,14 @@ AGAIN = " again"  # ends the name of a provider that is timed twice, to show the
 SAMPLES, WARM_UP = 20, 3
 # A slow work leaves the turns when it has used BUDGET seconds and has FEWEST samples; one warm-up must do for it.
 BUDGET, FEWEST = 8.0, 5
-OPS = tuple(sorted(path.stem for path in (Path(__file__).parent / "ops").glob("[a-z]*.py")))
+
+
+def _files(folder: str) -> tuple[str, ...]:
+    return tuple(sorted(path.stem for path in (Path(__file__).parent / folder).glob("[a-z]*.py")))
+
+
+OPS = _files("ops")
+WHOLE = _files("whole")  # libraries whose users' losses are measured as they call them
 Work = Callable[[], Any]
 
 
@@ -59,8 +66,9 @@ class Case:
 
 
 def cases(only: str | None = None) -> list[Case]:
-    """Every case of every op, or of one, with the sizes for the device in use."""
-    found = [case for op in OPS if only in (None, op) for case in import_module(f"benchmarks.ops.{op}").cases()]
+    """Every case of every op and library, or of one of them, with the sizes for the device in use."""
+    modules = {op: f"benchmarks.ops.{op}" for op in OPS} | {name: f"benchmarks.whole.{name}" for name in WHOLE}
+    found = [case for name in modules if only in (None, name) for case in import_module(modules[name]).cases()]
     return [replace(case, providers=where.with_autotuned(case.providers)) for case in found]
 
 
@@ -88,7 +96,8 @@ def made(case: Case, only: Iterable[str] | None = None) -> tuple[dict[str, Work]
 
 
 def warm(make: Callable[[], Work]) -> Work:
-    """A provider's work, called a few times."""
+    """A provider's work, called a few times, in a process that keeps the memory it had."""
+    allocator.keep_freed_memory()
     with where.made_there():
         work = make()
     for _ in range(WARM_UP):
@@ -193,6 +202,7 @@ def measure(
     times = interleaved(works)
     progress("float64")
     deviations = errors(case, works)
+    allocator.return_freed_memory()
     rows = {name: row(case, name, work, times[name], floors) for name, work in works.items()}
     for name, found in rows.items():
         found["error_against_float64"] = deviations[name]
@@ -226,6 +236,7 @@ def circumstances() -> dict[str, Any]:
         "processor": processor(),
         "threads": torch.get_num_threads(),
         "samples": f"{SAMPLES}, fewer of works over {1e3 * BUDGET / SAMPLES:.0f} ms, at least {FEWEST}",
+        "freed memory": "kept by the process" if allocator.keep_freed_memory() else "left to the C library",
         "rivals": versions(),
         "commit": commit(),
         "date": datetime.date.today().isoformat(),

@@ -95,6 +95,7 @@ def test_temperatures_at_which_the_formula_underflows(engine, temp: float) -> No
 
 
 CASES = ["wide", "low prototype", "low sample", "low block", "high sample", "duplicates", "all equal"]
+CASES += ["lower first sample", "lowest first sample", "uneven first sample"]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -111,6 +112,13 @@ def test_no_sum_vanishes(engine, case: str) -> None:
         scores[:20, :512] -= 15
     elif case == "high sample":
         scores[7] += 1000
+    elif case == "lower first sample":
+        scores[0] -= 2.5
+    elif case == "lowest first sample":
+        scores[0] -= 30
+    elif case == "uneven first sample":
+        scores[0, ::3] -= 1.5
+        scores[0, 1::3] += 3
     elif case == "duplicates":
         scores[1::2], scores[:, 1::2] = scores[::2], scores[:, ::2]
     else:
@@ -163,6 +171,7 @@ def test_no_gradient(engine) -> None:
     assert not sinkhorn_knopp(scores, temp=0.05, iterations=3).requires_grad
 
 
+@pytest.mark.one_isa
 def test_under_compile(engine) -> None:
     def step(scores: Tensor) -> Tensor:
         return 2 * sinkhorn_knopp(scores + 1, temp=0.1, iterations=2)

@@ -12,7 +12,7 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from fastssl import losses, ops
 from fastssl.losses import _group, _rows
-from fastssl.losses.dino import move_center
+from fastssl.losses.dino import Centered, move_center
 
 
 def _spread() -> bool:
@@ -62,7 +62,7 @@ class MemoryBankModule(nn.Module):
         if self.gather_distributed and _spread():
             group = _group.resolved("MemoryBankModule", "world")
             assert group is not None
-            _group.same_count("MemoryBankModule", features, group)
+            (features,) = _group.agreed("MemoryBankModule", group, lambda: (features,))
             features = _group.gathered(features, group)
         ops.enqueue_(self.bank, self.bank_ptr, features)
 
@@ -112,7 +112,7 @@ class NTXentLoss(nn.Module):
         return loss
 
 
-class DINOLoss(nn.Module):
+class DINOLoss(Centered):
     """DINO's loss, teacher first, with a center (1, 1, K) that follows the teacher's mean in training.
 
     Args:
