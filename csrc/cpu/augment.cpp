@@ -298,7 +298,7 @@ void augment(const std::uint8_t* images, const std::int64_t* places, std::int64_
     const Buffer<std::int64_t> firsts(integers * threads);
     const Buffer<std::uint8_t> copies(copied * threads);
     // Views take different times; which thread has which changes no bit.
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 4)
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (std::int64_t i = 0; i < n; ++i) {
         const int thread = thread_index();
         Workspace w;
