@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -36,16 +38,23 @@ def decode(data: bytes, size: int) -> np.ndarray:
     Raises:
         UnreadableError: saying why, for anything that is not a whole image.
     """
+    with opened(data) as image:
+        # A JPEG is decoded at the nearest half, quarter or eighth that still has pixels to spare.
+        image.draft(None, (2 * size, 2 * size))
+        image.load()
+        return np.asarray(_centre(on_white(ImageOps.exif_transpose(image)), size))
+
+
+@contextmanager
+def opened(data: bytes) -> Iterator[Image.Image]:
+    """The image in ``data``, of which only the header is read yet; whatever fails within is an ``UnreadableError``."""
     if not data:
         raise UnreadableError("the file is empty")
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UnreadableError(f"{image.width} x {image.height} pixels are more than the {MAX_PIXELS} allowed")
-            # A JPEG is decoded at the nearest half, quarter or eighth that still has pixels to spare.
-            image.draft(None, (2 * size, 2 * size))
-            image.load()
-            return np.asarray(_centre(on_white(ImageOps.exif_transpose(image)), size))
+            yield image
     except UnreadableError:
         raise
     except UnidentifiedImageError:

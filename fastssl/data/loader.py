@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,6 +17,77 @@ from fastssl.errors import UserError
 
 # What a random stream is for; two streams never share a seed.
 _ORDER, _AUGMENTATION = 0, 1
+
+
+class Batches(Protocol):
+    """What an engine serves a training run with."""
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[list[Tensor]]:
+        """The batches of ``epoch`` from ``start_step`` on, each a list of views (batch_size, 3, size, size)."""
+
+    def close(self) -> None:
+        """Lets go of threads and files."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which images make a batch, and what it draws from: by seed, epoch, step and rank alone, whichever the engine.
+
+    Whole batches only: what is left of an epoch and fills none for every process is left out. The processes of a
+    distributed run take turns at the batches of one order, so no two see the same image in an epoch, nor draw alike.
+
+    Args:
+        images: how many there are.
+        batch_size: images a step and process.
+        seed: 0 or more.
+        rank: of this process among all, on all machines.
+        world: how many processes there are.
+
+    Raises:
+        UserError: if one of them is out of range.
+    """
+
+    images: int
+    batch_size: int
+    seed: int
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UserError(f"the batch size must be at least 1; got {self.batch_size}")
+        if not 0 <= self.rank < self.world:
+            raise UserError(f"the rank must be in [0, {self.world}), the number of processes; got {self.rank}")
+        if self.batch_size * self.world > self.images:
+            several = f" for each of {self.world} processes" if self.world > 1 else ""
+            raise UserError(
+                f"a batch of {self.batch_size}{several} is larger than the data set of {self.images} images to train "
+                f"on: give --batch_size {self.images // self.world} or less, or more images"
+            )
+        if self.seed < 0:
+            raise UserError(f"the seed must be 0 or more; got {self.seed}")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.images // (self.batch_size * self.world)
+
+    def chosen(self, epoch: int, start_step: int = 0) -> Iterator[tuple[int, Tensor]]:
+        """The steps of ``epoch`` from ``start_step`` on, each with the positions of its images (batch_size,) int64."""
+        order = torch.randperm(self.images, generator=_generator(_ORDER, self.seed, epoch))
+        for step in range(start_step, self.steps_per_epoch):
+            batch = self._batch(step)
+            yield step, order[batch * self.batch_size : (batch + 1) * self.batch_size]
+
+    def generator(self, epoch: int, step: int) -> torch.Generator:
+        """The source of all randomness of a batch, on the CPU, so that the draws do not depend on the device."""
+        return _generator(_AUGMENTATION, self.seed, epoch, self._batch(step))
+
+    def _batch(self, step: int) -> int:
+        """Among those of all processes."""
+        return step * self.world + self.rank
 
 
 class Loader:
@@ -34,36 +107,28 @@ class Loader:
         UserError: if the batch size or the seed is out of range.
     """
 
-    steps_per_epoch: int
-
     def __init__(
         self, data: ImageSet, plan: ViewPlan, batch_size: int, seed: int, device: torch.device | str = "cpu"
     ) -> None:
-        if batch_size < 1:
-            raise UserError(f"the batch size must be at least 1; got {batch_size}")
-        if batch_size > len(data):
-            raise UserError(
-                f"a batch of {batch_size} is larger than the data set of {len(data)} images to train on: "
-                f"give --batch_size {len(data)} or less, or more images"
-            )
-        if seed < 0:
-            raise UserError(f"the seed must be 0 or more; got {seed}")
+        self.schedule = Schedule(len(data), batch_size, seed)
         self.images = data.images.to(device)
         self.plan = plan
-        self.batch_size = batch_size
-        self.seed = seed
-        self.steps_per_epoch = len(data) // batch_size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.schedule.steps_per_epoch
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[list[Tensor]]:
         """The batches of ``epoch`` from ``start_step`` on, each ``plan.total`` tensors (batch_size, 3, size, size)."""
-        order = torch.randperm(len(self.images), generator=_generator(_ORDER, self.seed, epoch))
-        for step in range(start_step, self.steps_per_epoch):
-            chosen = order[step * self.batch_size : (step + 1) * self.batch_size].to(self.images.device)
-            generator = _generator(_AUGMENTATION, self.seed, epoch, step)
-            yield make_views(self.images[chosen], self.plan, generator)
+        for step, chosen in self.schedule.chosen(epoch, start_step):
+            images = self.images[chosen.to(self.images.device)]
+            yield make_views(images, self.plan, self.schedule.generator(epoch, step))
+
+    def close(self) -> None:
+        """Nothing to let go of: this engine has no threads or files of its own."""
 
 
 def _generator(*key: int) -> torch.Generator:
-    """A CPU generator that depends on ``key`` alone; the parameters drawn do not depend on the device of the images."""
+    """A CPU generator that depends on ``key`` alone."""
     (state,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state))
