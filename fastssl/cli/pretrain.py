@@ -12,7 +12,7 @@ from fastssl import methods, models
 from fastssl.cli import console
 from fastssl.cli.parser import Parser
 from fastssl.cli.scoring import score
-from fastssl.data import images, plans
+from fastssl.data import dali, images, plans
 from fastssl.errors import UserError
 from fastssl.report import write_report
 from fastssl.train import checkpoint as checkpoints
@@ -46,6 +46,8 @@ def run(words: list[str]) -> int:
     """The command. Raises UserError for whatever cannot be used, KeyboardInterrupt when it is stopped."""
     config, folder, resume, overwrite = _arguments(words)
     folder.check(resume=resume, overwrite=overwrite)
+    if config.engine == "dali":
+        dali.require()
     with folder.lock():
         with console.reading(config.data) as progress:
             splits = images.load(config.data, size=config.image_size, seed=config.seed, progress=progress)

@@ -14,10 +14,10 @@ from fastssl.data import idx
 from fastssl.data.decode import SUFFIXES
 from fastssl.data.layout import arrange
 from fastssl.data.reading import Progress, decode_all, quote
-from fastssl.data.sources import Skipped, list_images
+from fastssl.data.sources import Listing, Skipped, list_images
 from fastssl.errors import UserError, unknown
 
-__all__ = ["EMBEDDED", "MAX_SKIPPED", "ImageSet", "Progress", "Skipped", "Splits", "load", "load_all"]
+__all__ = ["EMBEDDED", "MAX_SKIPPED", "ImageSet", "Progress", "Skipped", "Splits", "files_of", "load", "load_all"]
 
 # Data sets that come with the package, by name.
 EMBEDDED = {"clipart": Path(__file__).with_name("clipart.zip")}
@@ -109,6 +109,24 @@ def load(
 def load_all(source: str, *, size: int, max_skipped: float = MAX_SKIPPED, progress: Progress | None = None) -> ImageSet:
     """Every image of ``source``, whatever split it is in. Arguments and errors are those of ``load``."""
     return _read(source, size, max_skipped, progress, in_split_only=False)[0]
+
+
+def files_of(data: ImageSet) -> Listing:
+    """The files that ``data`` was read from, in its order, for an engine that reads them itself; to be closed.
+
+    Raises:
+        UserError: if they cannot be read one by one in any order: idx files and compressed tars.
+    """
+    path = _locate(data.source)
+    only_native = "the engine 'dali' reads single files in any order: take the engine 'native'"
+    if path.is_dir() and idx.find(path):
+        raise UserError(f"{data.source!r} has all its images in idx files, and {only_native}")
+    listing = list_images(path)
+    if listing.forwards_only:
+        listing.close()
+        raise UserError(f"{data.source!r} is a compressed tar, and {only_native}, or unpack it")
+    by_name = {entry.name: entry for entry in listing.entries}
+    return replace(listing, entries=[by_name[name] for name in data.names], skipped=[])
 
 
 def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:

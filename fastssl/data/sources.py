@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import lzma
 import os
 import tarfile
@@ -45,12 +46,13 @@ class Entry:
 class Listing:
     """The image files of a source, in the order in which reading them is cheapest, and what cannot even be opened.
 
-    Close it when all is read.
+    Close it when all is read. ``forwards_only`` says that any other order takes very long.
     """
 
     entries: list[Entry] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     close: Callable[[], None] = lambda: None
+    forwards_only: bool = False
 
 
 def list_images(path: Path) -> Listing:
@@ -118,7 +120,8 @@ def _list_zip(archive: zipfile.ZipFile) -> Listing:
 
 
 def _list_tar(archive: tarfile.TarFile) -> Listing:
-    listing = Listing(close=archive.close)
+    # what is not the file itself decompresses it
+    listing = Listing(close=archive.close, forwards_only=not isinstance(archive.fileobj, io.BufferedReader))
     members = {member.name: member for member in archive.getmembers() if not member.isdir()}
     # In the order of the archive: a compressed one can only be read forwards.
     for name, member in sorted(members.items(), key=lambda item: item[1].offset):

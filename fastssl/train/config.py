@@ -35,6 +35,8 @@ class RunConfig:
         data: name of an embedded set, or path of an image folder, a zip or tar of images, or idx files.
         image_size: side of the square images, in pixels.
         views: preset of the augmentations; null takes the method's own.
+        engine: what makes the views: "native" from the images in memory, resized to ``image_size``; "dali" from the
+            pixels of the files, which NVIDIA DALI decodes anew each epoch.
         encoder: network to train.
         stem: first layers; "cifar" (3x3, no pooling) for images of 32 pixels or so, "imagenet" (7x7, pooled) for larger
             ones and for speed.
@@ -55,6 +57,7 @@ class RunConfig:
     data: str = "clipart"
     image_size: int = 64
     views: str | None = None
+    engine: Literal["native", "dali"] = "native"
     encoder: str = "resnet18"
     stem: Literal["imagenet", "cifar"] = "imagenet"
     width: int = 64
@@ -76,7 +79,7 @@ class RunConfig:
                 raise UserError(f"{name} must be {least} or more; got {getattr(self, name)}")
         if self.seed > _LARGEST_SEED:
             raise UserError(f"seed must be at most {_LARGEST_SEED}; got {self.seed}")
-        for name, choices in (("stem", ("imagenet", "cifar")), ("precision", ("float32", "bfloat16"))):
+        for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise unknown(name, getattr(self, name), choices)
         if self.method_config is None:
@@ -98,6 +101,7 @@ class RunConfig:
 
 
 _LARGEST_SEED = 2**32 - 1  # what the report's t-SNE takes
+_CHOICES = {"engine": ("native", "dali"), "stem": ("imagenet", "cifar"), "precision": ("float32", "bfloat16")}
 _LEAST = {"image_size": 8, "width": 1, "epochs": 1, "batch_size": 2, "seed": 0, "threads": 0, "eval_every": 0}
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fastssl import methods, models
-from fastssl.data.images import ImageSet, Splits
-from fastssl.data.loader import Loader
+from fastssl.data.dali import DaliLoader
+from fastssl.data.images import ImageSet, Splits, files_of
+from fastssl.data.loader import Batches, Loader
 from fastssl.errors import UserError
 from fastssl.eval.features import extract
 from fastssl.eval.knn import KNNConfig, knn_accuracy
@@ -99,15 +101,16 @@ def pretrain(
     method = build_method(config)
     with folder.lock(), reproducible(config.seed, config.threads), stop_on_signal() as stop:
         trainer = _Trainer(config, method, splits, device)
-        state = _resumed(trainer, folder) if resume else _started(trainer, folder)
-        log = MetricsLog(folder, steps=trainer.steps_done)
-        while not state.finished and not stop.requested:
-            trainer.run_epoch(log, watch, stop)
-            trainer.check_weights()
-            state = trainer.state()
-            checkpoints.save(state, folder.checkpoint)
-        if stop.requested:
-            raise KeyboardInterrupt(f"stopped after step {trainer.steps_done} of {trainer.steps_total}")
+        with closing(trainer.loader):
+            state = _resumed(trainer, folder) if resume else _started(trainer, folder)
+            log = MetricsLog(folder, steps=trainer.steps_done)
+            while not state.finished and not stop.requested:
+                trainer.run_epoch(log, watch, stop)
+                trainer.check_weights()
+                state = trainer.state()
+                checkpoints.save(state, folder.checkpoint)
+            if stop.requested:
+                raise KeyboardInterrupt(f"stopped after step {trainer.steps_done} of {trainer.steps_total}")
     return state
 
 
@@ -135,6 +138,20 @@ def _resumed(trainer: _Trainer, folder: RunFolder) -> Checkpoint:
     return state
 
 
+def _loader(config: RunConfig, data: ImageSet, device: torch.device) -> Batches:
+    """The engine that the config asks for."""
+    rest = config.view_plan(), config.batch_size, config.seed
+    if config.engine == "native":
+        return Loader(data, *rest, device)
+    files = files_of(data)
+    try:
+        with torch.cuda.device(device if device.type == "cuda" else None):
+            return DaliLoader(files, *rest, device="mixed" if device.type == "cuda" else "cpu")
+    except UserError:
+        files.close()
+        raise
+
+
 class _Trainer:
     """What a step touches: method, optimizer, loader, and the position in the run."""
 
@@ -143,7 +160,7 @@ class _Trainer:
             raise UserError(f"{config.data} has {len(splits.train)} training image: training needs at least 2")
         self.config, self.splits, self.device = config, splits, device
         self.method = method.to(device).train()
-        self.loader = Loader(splits.train, config.view_plan(), config.batch_size, config.seed, device)
+        self.loader = _loader(config, splits.train, device)
         self.optimizer = build_optimizer(self.method, config.optim)
         self.data = fingerprint(splits.train.images)
         self.epoch, self.step, self.seconds = 0, 0, 0.0

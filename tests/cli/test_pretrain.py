@@ -66,6 +66,15 @@ def test_images_without_labels_are_trained_on_and_not_scored(run: Run, tmp_path:
     assert "no labels, so there is nothing to score" in Path("run/report.html").read_text()
 
 
+def test_the_engine_that_is_not_installed_is_refused_before_anything_is_read(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    outcome = run("pretrain", "--engine", "dali", "--out", "run", *QUICK)
+    assert "pip install 'fastssl[dali]'" in outcome.error()
+    assert not Path("run").exists()
+
+
 def test_corrupt_files_are_counted_and_named(run: Run, tmp_path: Path) -> None:
     folder = write_images(tmp_path / "photos", {"cat": 15, "dog": 15})
     (folder / "cat" / "broken.png").write_bytes(b"not a picture")

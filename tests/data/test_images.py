@@ -9,7 +9,7 @@ import torch
 from image_files import encode, noise, plain, write_tar, write_tree, write_zip
 from test_idx import encoded
 
-from fastssl.data.images import EMBEDDED, ImageSet, load, load_all, stratified_split
+from fastssl.data.images import EMBEDDED, ImageSet, files_of, load, load_all, stratified_split
 from fastssl.errors import UserError
 
 
@@ -189,3 +189,24 @@ def test_no_drawing_of_the_embedded_set_is_in_both_splits() -> None:
     for train in (splits.train.images, splits.train.images.flip(3)):
         distance = torch.cdist((255 - train.float()).flatten(1), ink[1]) / strength
         assert distance.min() > 0.15  # the build's bound of 0.2, less what WebP and rounding change
+
+
+@pytest.mark.parametrize("pack", [write_zip, write_tar, write_tree])
+def test_the_files_of_a_set_are_those_it_was_read_from(tmp_path: Path, pack) -> None:
+    files = pets() | {"cat/broken.png": b"no image"}
+    data = load(str(pack(tmp_path / "pets", files)), size=4, max_skipped=1.0).train
+    listing = files_of(data)
+    assert [entry.name for entry in listing.entries] == list(data.names)
+    assert [entry.read() for entry in reversed(listing.entries)] == [files[name] for name in reversed(data.names)]
+    listing.close()
+
+
+def test_files_that_cannot_be_read_one_by_one_are_refused(tmp_path: Path) -> None:
+    packed = load(str(write_tar(tmp_path / "pets.tar.gz", pets(), "gz")), size=4).train
+    with pytest.raises(UserError, match="is a compressed tar, and the engine 'dali' reads single files"):
+        files_of(packed)
+    pixels = np.zeros((4, 5, 5), dtype=np.uint8)
+    (tmp_path / "idx").mkdir()
+    (tmp_path / "idx" / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(encoded(pixels)))
+    with pytest.raises(UserError, match="has all its images in idx files, and the engine 'dali' reads single files"):
+        files_of(load(str(tmp_path / "idx"), size=4).train)

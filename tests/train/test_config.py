@@ -56,6 +56,7 @@ def test_exponents_that_yaml_reads_as_words_are_numbers(tmp_path: Path) -> None:
         ("views: evaluation", "makes 1 view"),
         ("stem: cifer", "unknown stem 'cifer': did you mean 'cifar'"),
         ("precision: float16", "unknown precision 'float16'"),
+        ("engine: dalli", "unknown engine 'dalli': did you mean 'dali'"),
         ("optim: {lr: -1}", "lr must be"),
         ("optim: {name: sdg}", "did you mean 'sgd'"),
         ("method: 5", "unknown method '5'"),

@@ -5,12 +5,14 @@ import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
-from fastssl.data.images import ImageSet, Splits
+from fastssl.data.images import ImageSet, Splits, load
 from fastssl.errors import UserError
 from fastssl.methods.simclr import SimCLR
 from fastssl.train import checkpoint as checkpoints
@@ -93,6 +95,24 @@ def test_a_stopped_run_resumes_to_the_same_bits(
     assert len(log.read(folder.metrics)) == step
     assert pretrain(config, splits, folder, resume=True).finished
     assert_same_run(folder, whole)
+
+
+def test_a_stopped_run_on_dali_resumes_to_the_same_bits(config: RunConfig, tmp_path: Path) -> None:
+    pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed: pip install 'fastssl[dali]'")
+    for i, image in enumerate(torch.randint(0, 256, (25, 20, 30, 3), dtype=torch.uint8)):
+        Image.fromarray(image.numpy()).save(tmp_path / f"{i:02}.png")
+    config = replace(config, data=str(tmp_path), engine="dali")
+    splits = load(config.data, size=config.image_size)
+    whole, stopped, on_native = (RunFolder(tmp_path / name) for name in ("whole", "stopped", "native"))
+    pretrain(config, splits, whole)
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 4 of 9"):
+        pretrain(config, splits, stopped, watch=at_step(4, lambda: signal.raise_signal(signal.SIGINT)))
+    with pytest.raises(UserError, match="engine: dali -> native"):
+        pretrain(replace(config, engine="native"), splits, stopped, resume=True)
+    assert pretrain(config, splits, stopped, resume=True).finished
+    assert_same_run(stopped, whole)
+    pretrain(replace(config, engine="native"), splits, on_native)
+    assert [row["loss"] for row in measured(on_native)] != [row["loss"] for row in measured(whole)]
 
 
 def test_a_method_that_draws_numbers_resumes_to_the_same_bits(

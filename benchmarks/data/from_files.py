@@ -1,0 +1,136 @@
+"""SimCLR's views and DINO's from JPEG files of 500 x 375: ours through DALI and through Pillow, and torchvision's.
+
+Every provider decodes every file at every call, as an epoch does. ``fastssl`` is the engine 'dali'; ``Pillow`` decodes
+on threads for the native kernel, which takes the images in their own sizes; torchvision augments what Pillow decoded,
+image by image, in two workers of torch's DataLoader. A case of N images in t ms serves 1000 N / t images a second.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import shutil
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from benchmarks import where
+from benchmarks.harness import OURS, Case, Work
+from benchmarks.ops.augment import PLANS, WORKERS, torchvision_transform
+from fastssl.data.dali import DaliLoader
+from fastssl.data.decode import on_white, opened
+from fastssl.data.loader import Schedule
+from fastssl.data.plans import ViewPlan
+from fastssl.data.sources import list_images
+from fastssl.data.views import draw
+from fastssl.ops import PackedImages, augment
+
+HEIGHT, WIDTH, BATCH = 375, 500, 32
+
+
+@functools.cache
+def folder(n: int) -> Path:
+    """A folder of ``n`` JPEG files as large as photographs of that size are: smooth, with some noise. Kept till the end."""
+    made = Path(tempfile.mkdtemp(prefix="fastssl-jpeg-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        coarse = Image.fromarray(rng.integers(0, 256, (HEIGHT // 25, WIDTH // 25, 3), dtype=np.uint8))
+        smooth = np.asarray(coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)).astype(int)
+        noisy = (smooth + rng.integers(-12, 13, smooth.shape)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(made / f"{i:05}.jpg", quality=90)
+    return made
+
+
+class Epochs:
+    """One epoch a call, each another."""
+
+    def __init__(self, epoch: Callable[[int], Any]) -> None:
+        self._epoch, self._next = epoch, 0
+
+    def __call__(self) -> int:
+        """Views that were made; none is kept."""
+        self._next += 1
+        return sum(len(views) for views in self._epoch(self._next))
+
+
+def by_dali(plan: ViewPlan, n: int) -> Work:
+    device: Literal["cpu", "mixed"] = "mixed" if where.on_gpu() else "cpu"
+    return Epochs(DaliLoader(list_images(folder(n)), plan, BATCH, 0, device=device).epoch)
+
+
+def by_pillow(plan: ViewPlan, n: int) -> Work:
+    entries, schedule = list_images(folder(n)).entries, Schedule(n, BATCH, 0)
+    sizes = [part.size for part in plan.parts for _ in range(part.views)]
+    threads = ThreadPoolExecutor(torch.get_num_threads())
+
+    def pixels(data: bytes) -> Tensor:
+        with opened(data) as image:
+            return torch.tensor(np.asarray(on_white(image)))
+
+    def epoch(number: int) -> Any:
+        for step, chosen in schedule.chosen(number):
+            images = list(threads.map(pixels, [entries[i].read() for i in chosen.tolist()]))
+            shapes = torch.tensor([image.shape[:2] for image in images])
+            ends = (3 * shapes.prod(1)).cumsum(0)
+            starts = torch.cat([torch.zeros(1, dtype=torch.int64), ends[:-1]])
+            packed = PackedImages(torch.cat([image.flatten() for image in images]), starts, *shapes.unbind(1))
+            params = draw(plan, shapes, schedule.generator(number, step))
+            yield augment(packed, params, sizes, mean=plan.mean, std=plan.std, interpolation=plan.interpolation)
+
+    return Epochs(epoch)
+
+
+class Files(torch.utils.data.Dataset[list[Tensor]]):
+    """All views of each file, one image at a time."""
+
+    def __init__(self, plan: ViewPlan, paths: list[Path]) -> None:
+        self.transforms = [torchvision_transform(part) for part in plan.parts for _ in range(part.views)]
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> list[Tensor]:
+        with Image.open(self.paths[i]) as image:
+            upright = image.convert("RGB")
+        return [transform(upright) for transform in self.transforms]
+
+
+def by_torchvision(plan: ViewPlan, n: int) -> Work:
+    loader = torch.utils.data.DataLoader(
+        Files(plan, sorted(folder(n).iterdir())),
+        BATCH,
+        shuffle=True,
+        generator=torch.Generator(device="cpu").manual_seed(0),
+        num_workers=WORKERS,
+        persistent_workers=True,
+    )
+    return Epochs(lambda epoch: loader)
+
+
+def cases() -> list[Case]:
+    makers: dict[str, Callable[..., Work]] = {
+        OURS: by_dali,
+        **where.only_on_cpu(
+            {"fastssl, Pillow on threads": by_pillow, f"torchvision on Pillow, {WORKERS} workers": by_torchvision}
+        ),
+    }
+    return [
+        Case(
+            op="from_files",
+            shape=f"{plan} {size}, {n} JPEG files of {HEIGHT} x {WIDTH}",
+            dtype="float32",
+            providers={name: functools.partial(make, PLANS[plan](size), n) for name, make in makers.items()},
+        )
+        for plan, size, n in where.sizes(
+            cpu=(("SimCLR", 224, 256), ("DINO 2 + 8", 224, 128)), gpu=(("SimCLR", 224, 2048), ("DINO 2 + 8", 224, 2048))
+        )
+    ]

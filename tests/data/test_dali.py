@@ -1,0 +1,423 @@
+"""DALI's engine beside the native one, on files that are bytes in memory."""
+
+from __future__ import annotations
+
+import io
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from image_files import encode, noise, plain
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from fastssl.data import dali, plans
+from fastssl.data.dali import DaliLoader
+from fastssl.data.decode import on_white
+from fastssl.data.encoded import Encoded
+from fastssl.data.images import ImageSet
+from fastssl.data.loader import Loader, Schedule
+from fastssl.data.plans import ViewPlan
+from fastssl.data.sources import Entry, Listing
+from fastssl.data.views import make_views
+from fastssl.errors import UserError
+
+try:
+    dali.require()
+    MISSING = ""
+except UserError as error:
+    MISSING = str(error)
+needs_dali = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+
+RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+GEOMETRY = dict(jitter=0.0, grayscale=0.0, blur=0.0, solarize=0.0)
+MANY = 600
+
+
+def files(contents: Sequence[bytes]) -> Listing:
+    return Listing([Entry(f"{i}.jpg", lambda data=data: data) for i, data in enumerate(contents)])
+
+
+def photo(seed: int, height: int = 60, width: int = 80) -> Image.Image:
+    """Smooth, with some noise, as photographs are."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (height // 12, width // 12, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
+    return Image.fromarray((smooth + rng.integers(-8, 9, smooth.shape)).clip(0, 255).astype(np.uint8))
+
+
+def photos(count: int, form: str = "PNG", **shape: int) -> list[Image.Image]:
+    return [photo(i, **shape) for i in range(count)]
+
+
+def pixels(images: Sequence[Image.Image]) -> Tensor:
+    return torch.stack([torch.tensor(np.asarray(image)) for image in images]).permute(0, 3, 1, 2).contiguous()
+
+
+def native(images: Sequence[Image.Image], plan: ViewPlan, batch: int, epoch: int = 0) -> list[list[Tensor]]:
+    """What the native loader gives; images need not be square."""
+    data = ImageSet(pixels(images), None, (), tuple(map(str, range(len(images)))), "test")
+    return list(Loader(data, plan, batch, seed=0).epoch(epoch))
+
+
+def served(images: Sequence[Image.Image], plan: ViewPlan, batch: int, epoch: int = 0) -> list[list[Tensor]]:
+    with DaliLoader(files([encode(image) for image in images]), plan, batch, 0) as loader:
+        return list(loader.epoch(epoch))
+
+
+def levels(a: Tensor, b: Tensor, plan: ViewPlan) -> Tensor:
+    """How far two views are apart, in 1 / 255 of a channel's range."""
+    return (a - b).abs() * torch.tensor(plan.std)[:, None, None] * 255
+
+
+def bare(plan: ViewPlan) -> ViewPlan:
+    """Crops, flips and turns alone."""
+    return replace(plan, **GEOMETRY, others=tuple(bare(other) for other in plan.others))
+
+
+def still(plan: ViewPlan) -> ViewPlan:
+    """Everything but crops: whole images at their own size."""
+    alike = dict(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), size=48)
+    return replace(plan, **alike, others=tuple(still(other) for other in plan.others))
+
+
+@needs_dali
+@pytest.mark.parametrize("name", plans.names())
+def test_every_plan_has_the_native_engines_views(name: str) -> None:
+    images, plan = photos(6), plans.get(name)(48)
+    for mine, theirs in zip(served(images, bare(plan), 3), native(images, bare(plan), 3), strict=True):
+        assert [view.shape for view in mine] == [view.shape for view in theirs]
+        for a, b in zip(mine, theirs, strict=True):
+            apart = levels(a, b, plan)
+            # DALI repeats the pixels at the edges of a crop where torchvision leaves them out
+            assert apart.max() <= 5
+            assert apart.mean() < 0.6
+
+
+@needs_dali
+@pytest.mark.parametrize("name", plans.names())
+def test_colours_and_blur_are_the_native_engines_own(name: str) -> None:
+    images, plan = photos(6, height=48, width=48), still(plans.get(name)(48))
+    for mine, theirs in zip(served(images, plan, 3), native(images, plan, 3), strict=True):
+        for a, b in zip(mine, theirs, strict=True):
+            assert levels(a, b, plan).max() < 1e-2
+
+
+@needs_dali
+def test_whole_plans_stay_near_the_native_engines_views() -> None:
+    images, plan = photos(8, height=150, width=200), plans.simclr(96)
+    for mine, theirs in zip(served(images, plan, 4), native(images, plan, 4), strict=True):
+        for a, b in zip(mine, theirs, strict=True):
+            assert levels(a, b, plan).mean() < 1
+
+
+def ramp(side: int = 256) -> Image.Image:
+    """Red tells the column and green the row of a pixel."""
+    line = np.arange(side, dtype=np.uint8)
+    return Image.fromarray(np.stack([*np.meshgrid(line, line), np.zeros((side, side), np.uint8)], 2).astype(np.uint8))
+
+
+def where(view: Tensor) -> dict[str, Tensor]:
+    """What a view of `ramp` shows: area, aspect and centre of its crop, and whether it is flipped."""
+    size = view.shape[2]
+    inner = slice(size // 4, 3 * size // 4)  # away from the edges, where filters differ
+
+    def extent(line: Tensor) -> Tensor:
+        steps = line[:, inner].diff(dim=1).mean(1) * 255
+        return steps * size
+
+    across, down = extent(view[:, 0].mean(1)), extent(view[:, 1].mean(2))
+    middle = (255 * view[:, :2]).mean((2, 3))
+    return {
+        "area": across.abs() * down,
+        "aspect": across.abs() / down,
+        "column": middle[:, 0],
+        "row": middle[:, 1],
+        "flipped": (across < 0).double(),
+    }
+
+
+def coloured(image: Image.Image, setting: str, strength: float, seed: int, engine: str) -> Tensor:
+    """(MANY, 3) the mean colour of the left half of views that one step of jitter changed."""
+    plan = ViewPlan(size=8, jitter=0.8, **RAW, **{setting: strength})
+    images = pixels([image]).expand(MANY, -1, -1, -1)
+    if engine == "native":
+        (view,) = make_views(images, plan, torch.Generator().manual_seed(seed))
+    else:
+        with DaliLoader(files([encode(image)] * MANY), plan, MANY, seed) as loader:
+            ((view,),) = loader.epoch(0)
+    return view[..., :4].mean((2, 3)).double()
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    """Kolmogorov and Smirnov's: the largest between two samples' distribution functions."""
+    at = torch.cat([a, b]).unique()
+    shares = [torch.searchsorted(x.double().sort().values, at.double(), right=True) / len(x) for x in (a, b)]
+    return float((shares[0] - shares[1]).abs().max())
+
+
+LIMIT = 1.95 * math.sqrt(2 / MANY)  # one in a thousand pairs of samples is farther apart, if both are drawn alike
+
+
+@needs_dali
+def test_both_engines_draw_the_same_crops() -> None:
+    plan = replace(bare(plans.simclr(32)), views=1, **RAW)
+    with DaliLoader(files([encode(ramp())] * MANY), plan, MANY, seed=1) as loader:
+        ((mine,),) = loader.epoch(0)
+    (theirs,) = make_views(pixels([ramp()]).expand(MANY, -1, -1, -1), plan, torch.Generator().manual_seed(2))
+    found, expected = where(mine), where(theirs)
+    far = {name: distance(found[name], expected[name]) for name in found}
+    assert not {name: far[name] for name in far if far[name] > LIMIT}
+    assert found["area"].min() >= 0.07 * 256**2
+    assert found["area"].max() <= 1.03 * 256**2
+    assert found["flipped"].mean() == pytest.approx(0.5, abs=0.1)
+
+
+@needs_dali
+@pytest.mark.parametrize(
+    ("setting", "strength"), [("brightness", 0.8), ("contrast", 0.8), ("saturation", 0.8), ("hue", 0.2)]
+)
+def test_both_engines_draw_the_same_jitter(setting: str, strength: float) -> None:
+    image = Image.new("RGB", (8, 8), (120, 60, 30))
+    image.paste((40, 90, 100), (4, 0, 8, 8))
+    mine, theirs = (coloured(image, setting, strength, seed, engine) for seed, engine in ((1, "dali"), (2, "native")))
+    for channel in range(3):
+        assert distance(mine[:, channel], theirs[:, channel]) <= LIMIT
+    assert mine.std(0).max() > 0.02
+
+
+@needs_dali
+@pytest.mark.parametrize("plan", [plans.simclr(32), plans.dino(32, local_views=2)], ids=["simclr", "dino"])
+def test_a_run_resumed_in_mid_epoch_sees_what_an_uninterrupted_one_sees(plan: ViewPlan) -> None:
+    contents = [encode(image, "JPEG") for image in photos(14)]
+    with DaliLoader(files(contents), plan, 3, seed=7, threads=2) as loader:
+        first = next(loader.epoch(2))  # left in the middle
+        whole = list(loader.epoch(2))
+    with DaliLoader(files(contents), plan, 3, seed=7, threads=1) as loader:
+        resumed = list(loader.epoch(2, start_step=2))
+    assert (len(whole), len(resumed)) == (4, 2)
+    for before, after in zip([first, *whole[2:]], [whole[0], *resumed], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@needs_dali
+def test_two_epochs_at_a_time_do_not_disturb_each_other() -> None:
+    with DaliLoader(files([encode(image) for image in photos(6)]), plans.simclr(16), 2, seed=0) as loader:
+        alone = [list(loader.epoch(epoch)) for epoch in (0, 1)]
+        together = list(zip(loader.epoch(0), loader.epoch(1), strict=True))
+    for step, pair in enumerate(together):
+        for epoch, views in enumerate(pair):
+            assert all(torch.equal(a, b) for a, b in zip(views, alone[epoch][step], strict=True))
+
+
+@needs_dali
+def test_ranks_see_files_of_their_own_and_draw_on_their_own() -> None:
+    grey = [plain((10 * i, 10 * i, 10 * i)) for i in range(11)]
+    seen = []
+    for rank in (0, 1):
+        with DaliLoader(files(grey), replace(plans.evaluation(4), **RAW), 2, 0, rank=rank, world=2) as loader:
+            assert loader.steps_per_epoch == 2
+            seen.append({round(float(x) * 25.5) for (view,) in loader.epoch(0) for x in view[:, 0, 0, 0]})
+    assert [len(part) for part in seen] == [4, 4]
+    assert not seen[0] & seen[1]
+    same = [encode(photo(0))] * 4
+    one, other = (next(DaliLoader(files(same), plans.simclr(16), 2, 0, rank=r, world=2).epoch(0)) for r in (0, 1))
+    assert not torch.equal(one[0], other[0])
+
+
+@needs_dali
+def test_corrupt_files_are_named_and_replaced_and_nothing_else_changes() -> None:
+    good = [encode(image, "JPEG") for image in photos(12)]
+    bad = list(good)
+    bad[3] = b"no image"
+    bad[8] = good[8][: len(good[8]) // 2]  # its header is whole: only decoding finds out
+    plan, batch = plans.simclr(24), 4
+    with DaliLoader(files(good), plan, batch, 0) as loader:
+        clean = list(loader.epoch(0))
+    share = 2 / len(bad)
+    with (
+        pytest.warns(UserWarning, match="cannot be read"),
+        DaliLoader(files(bad), plan, batch, 0, max_skipped=share) as loader,
+    ):
+        found = list(loader.epoch(0))
+        again = list(loader.epoch(0))
+        resumed = list(DaliLoader(files(bad), plan, batch, 0, max_skipped=share).epoch(0, 1))
+    assert {item.name for item in loader.skipped} == {"3.jpg", "8.jpg"}
+    assert all(item.reason for item in loader.skipped)
+    order = dict(Schedule(12, batch, 0).chosen(0))
+    for step, views in enumerate(found):
+        for i, position in enumerate(order[step].tolist()):
+            if position not in (3, 8):
+                assert all(torch.equal(a[i], b[i]) for a, b in zip(views, clean[step], strict=True))
+            assert all(bool(view[i].isfinite().all()) for view in views)
+    for a, b in ((found, again), (found[1:], resumed)):
+        assert all(torch.equal(x, y) for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True))
+
+
+@needs_dali
+@pytest.mark.filterwarnings("ignore:.*cannot be read")
+def test_too_many_corrupt_files_end_the_epoch() -> None:
+    contents = [b"no image"] * 3 + [plain()] * 5
+    with (
+        DaliLoader(files(contents), plans.evaluation(4), 8, 0) as loader,
+        pytest.raises(UserError, match="too many unreadable files: 2 so far, 1 of 8 allowed") as caught,
+    ):
+        list(loader.epoch(0))
+    assert "\n" not in str(caught.value)
+    with (
+        DaliLoader(files([b"no image"] * 2), plans.evaluation(4), 2, 0, max_skipped=1.0) as loader,
+        pytest.raises(UserError, match="none of the 2 files of a batch can be read"),
+    ):
+        list(loader.epoch(0))
+
+
+@needs_dali
+@pytest.mark.filterwarnings("ignore:.*cannot be read")
+def test_mutated_files_are_served_or_named() -> None:
+    rng = np.random.default_rng(0)
+    contents = []
+    for i in range(48):
+        data = bytearray(encode(photo(i), ("JPEG", "PNG", "WEBP", "GIF")[i % 4]))
+        for place in rng.integers(0, len(data), 1 + i % 5):
+            data[place] = rng.integers(256)
+        contents.append(bytes(data[: rng.integers(1, len(data))] if i % 3 == 0 else data))
+    plan = plans.evaluation(8)
+    with DaliLoader(files(contents), plan, 12, 0, max_skipped=1.0) as loader:
+        for epoch in (0, 1):
+            assert all(bool(view.isfinite().all()) for (view,) in loader.epoch(epoch))
+        named = {item.name for item in loader.skipped}
+    unreadable = set()
+    for i, data in enumerate(contents):
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                image.load()
+        except Exception:
+            unreadable.add(f"{i}.jpg")
+    assert named <= unreadable  # Pillow finds damage in places that are not decoded, such as check sums
+    assert len(named) >= len(unreadable) - 8
+    assert named
+
+
+@needs_dali
+def test_what_only_pillow_decodes_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = photo(0, height=16, width=16).quantize(16).convert("RGB")
+    monkeypatch.setattr(dali, "read_header", lambda data: Encoded(data, 16, 16))
+    with DaliLoader(files([encode(image, "GIF"), encode(image)]), replace(plans.evaluation(16), **RAW), 2, 0) as loader:
+        ((view,),) = loader.epoch(0)
+    assert loader.skipped == ()
+    torch.testing.assert_close(255 * view, pixels([image, image]).float(), atol=1e-2, rtol=0)
+
+
+def turned(form: str, orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encode(photo(0, 24, 36), form, exif=exif)
+
+
+def transparent(form: str) -> bytes:
+    image = photo(0, 24, 36).convert("RGBA")
+    image.putalpha(image.getchannel(0))
+    return encode(image, form)
+
+
+@needs_dali
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(lambda form=form: encode(photo(0, 24, 36), form) for form in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")),
+        *(lambda k=k: turned("JPEG", k) for k in (3, 6, 9)),
+        lambda: turned("PNG", 6),
+        lambda: turned("WEBP", 8),
+        lambda: transparent("PNG"),
+        lambda: transparent("WEBP"),
+        lambda: encode(photo(0, 24, 36).convert("P"), "GIF"),
+        lambda: encode(photo(0, 24, 36).convert("CMYK"), "JPEG"),
+        lambda: encode(photo(0, 24, 36).convert("L"), "JPEG"),
+        lambda: encode(photo(0, 24, 36).convert("1")),
+        lambda: encode(Image.fromarray(np.arange(24 * 36, dtype=np.uint16).reshape(24, 36) * 70)),
+    ],
+)
+def test_every_format_shows_what_pillow_shows(make: Callable[[], bytes]) -> None:
+    data = make()
+    with Image.open(io.BytesIO(data)) as opened:
+        expected = on_white(ImageOps.exif_transpose(opened))
+    plan = ViewPlan(size=24, crop_scale=(0.2, 0.2), **RAW)
+    with DaliLoader(files([data]), plan, 1, 0) as loader:
+        ((mine,),) = loader.epoch(0)
+    ((theirs,),) = native([expected], plan, 1)
+    assert (255 * (mine - theirs)).abs().max() <= 5
+
+
+def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    with pytest.raises(UserError, match=r"pip install 'fastssl\[dali\]'") as caught:
+        DaliLoader(files([plain()]), plans.evaluation(4), 1, 0)
+    assert "\n" not in str(caught.value)
+
+
+@needs_dali
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_mixed_needs_a_gpu() -> None:
+    with pytest.raises(UserError, match="'mixed' needs an NVIDIA GPU, and torch finds none here"):
+        DaliLoader(files([plain()]), plans.evaluation(4), 1, 0, device="mixed")
+
+
+@needs_dali
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"device": "gpu"}, "'cpu' or 'mixed'; got 'gpu'"),
+        ({"max_skipped": 2.0}, "from 0 to 1; got 2.0"),
+        ({"rank": 2, "world": 2}, r"rank must be in \[0, 2\)"),
+        ({"world": 3}, "a batch of 2 for each of 3 processes is larger than the data set of 5 images"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        DaliLoader(files([plain()] * 5), plans.evaluation(4), 2, 0, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu
+@needs_dali
+def test_a_gpus_views_are_near_the_cpus() -> None:
+    contents = [encode(image, "JPEG", quality=95) for image in photos(8)]
+    for plan in (plans.simclr(32), plans.dino(32)):
+        for bare_plan in (bare(plan), plan):
+            both = [DaliLoader(files(contents), bare_plan, 4, 0, device=device) for device in ("cpu", "mixed")]
+            for mine, theirs in zip(*(loader.epoch(0) for loader in both), strict=True):
+                for a, b in zip(mine, theirs, strict=True):
+                    assert b.is_cuda
+                    assert levels(a, b.cpu(), plan).mean() < 3
+
+
+ABANDONED = """
+import sys, threading
+from pathlib import Path
+from fastssl.data import plans
+from fastssl.data.dali import DaliLoader
+from fastssl.data.sources import list_images
+
+loader = DaliLoader(list_images(Path(sys.argv[1])), plans.simclr(16), 2, 0)
+batches = loader.epoch(0)
+next(batches)
+if sys.argv[2] == "error":
+    raise KeyError("in the middle of an epoch")
+"""
+
+
+@needs_dali
+@pytest.mark.parametrize(("how", "code"), [("end", 0), ("error", 1)])
+def test_a_process_that_leaves_an_epoch_ends(how: str, code: int, tmp_path: Path) -> None:
+    for i in range(12):
+        (tmp_path / f"{i}.png").write_bytes(encode(noise(seed=i)))
+    done = subprocess.run(
+        [sys.executable, "-c", ABANDONED, str(tmp_path), how], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == code, done.stderr
+    assert ("in the middle of an epoch" in done.stderr) == (how == "error")

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from image_files import encode, noise, plain
+from PIL import Image
+
+from fastssl.data.decode import UnreadableError
+from fastssl.data.encoded import decode_whole, read_header
+
+
+def turned(form: str, orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encode(noise(9, 5), form, exif=exif)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_plain_files_stay_as_they_are(form: str) -> None:
+    for image in (noise(9, 5), noise(9, 5).convert("L")):
+        data = encode(image, form)
+        found = read_header(data)
+        assert found.data is data
+        assert (found.height, found.width) == (5, 9)
+
+
+@pytest.mark.parametrize(("orientation", "sides"), [(1, (5, 9)), (3, (5, 9)), (6, (9, 5)), (9, (5, 9))])
+def test_sides_are_those_of_the_upright_image(orientation: int, sides: tuple[int, int]) -> None:
+    for form in ("JPEG", "PNG", "WEBP"):
+        found = read_header(turned(form, orientation))
+        assert (found.height, found.width) == sides
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encode(noise(), "GIF"),
+        encode(noise(), "TIFF"),
+        encode(noise().convert("RGBA")),
+        encode(noise().convert("LA")),
+        encode(noise().convert("P")),
+        encode(noise().convert("CMYK"), "JPEG"),
+        encode(noise().convert("1")),
+        encode(noise(), transparency=(1, 2, 3)),
+        turned("PNG", 6),
+        turned("WEBP", 6),
+    ],
+)
+def test_what_is_not_plain_is_decoded_here(data: bytes) -> None:
+    found = read_header(data)
+    assert found == decode_whole(data)
+    with Image.open(io.BytesIO(found.data)) as image:
+        assert (image.format, image.mode) == ("PPM", "RGB")
+        assert (image.height, image.width) == (found.height, found.width)
+
+
+def test_transparent_pixels_are_white() -> None:
+    with Image.open(io.BytesIO(read_header(plain((9, 9, 9, 0), mode="RGBA")).data)) as image:
+        assert set(image.getdata()) == {(255, 255, 255)}
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", encode(noise(), "GIF")[:40]])
+def test_what_is_no_image_is_refused(data: bytes) -> None:
+    for read in (read_header, decode_whole):
+        with pytest.raises(UnreadableError):
+            read(data)
+
+
+def test_only_decoding_whole_finds_what_is_cut_off() -> None:
+    data = encode(noise(64, 64), "JPEG")
+    cut = data[: len(data) // 2]
+    assert read_header(cut).data is cut
+    with pytest.raises(UnreadableError, match="damaged"):
+        decode_whole(cut)
