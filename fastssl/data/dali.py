@@ -7,6 +7,7 @@ jitter for all samples. So every plan is served, drawn and computed as the nativ
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -114,6 +115,7 @@ class DaliLoader:
         self._threads = torch.get_num_threads() if threads is None else threads
         self._allowed = max(1, int(max_skipped * len(files.entries)))
         self._pipeline: _Pipeline | None = None
+        self._reading = threading.Lock()  # two epochs may be under way
         self._unreadable: dict[int, Skipped] = {}
         self._by_pillow: set[int] = set()  # what DALI cannot decode
 
@@ -211,17 +213,19 @@ class DaliLoader:
     def _read(self, position: int) -> Encoded | None:
         if position in self._unreadable:
             return None
+        name = self.files.entries[position].name
         try:
-            data = self.files.entries[position].read()
+            with self._reading:
+                data = self.files.entries[position].read()
             return decode_whole(data) if position in self._by_pillow else read_header(data)
         except UnreadableError as error:
-            name = self.files.entries[position].name
             self._unreadable[position] = Skipped(name, str(error))
             warnings.warn(f"{name!r} cannot be read ({error}): another image takes its place", stacklevel=2)
-        if len(self._unreadable) > self._allowed:
+        count = len(self._unreadable)
+        if count > self._allowed:
             raise UserError(
-                f"too many unreadable files: {len(self._unreadable)} so far, {self._allowed} of {len(self.files.entries)} "
-                f"allowed ({quote(self.skipped)}): remove or repair them"
+                f"too many unreadable files: {count} so far, {self._allowed} of {len(self.files.entries)} allowed "
+                f"({quote(self.skipped)}): remove or repair them"
             )
         return None
 

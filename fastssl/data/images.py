@@ -115,7 +115,7 @@ def files_of(data: ImageSet) -> Listing:
     """The files that ``data`` was read from, in its order, for an engine that reads them itself; to be closed.
 
     Raises:
-        UserError: if they cannot be read one by one in any order: idx files and compressed tars.
+        UserError: if they cannot be read one by one in any order, as idx files and compressed tars, or some are gone.
     """
     path = _locate(data.source)
     only_native = "the engine 'dali' reads single files in any order: take the engine 'native'"
@@ -126,6 +126,9 @@ def files_of(data: ImageSet) -> Listing:
         listing.close()
         raise UserError(f"{data.source!r} is a compressed tar, and {only_native}, or unpack it")
     by_name = {entry.name: entry for entry in listing.entries}
+    if gone := next((name for name in data.names if name not in by_name), None):
+        listing.close()
+        raise UserError(f"{gone!r} in {data.source!r} was there and is gone: start anew")
     return replace(listing, entries=[by_name[name] for name in data.names], skipped=[])
 
 

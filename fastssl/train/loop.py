@@ -145,8 +145,10 @@ def _loader(config: RunConfig, data: ImageSet, device: torch.device) -> Batches:
         return Loader(data, *rest, device)
     files = files_of(data)
     try:
-        with torch.cuda.device(device if device.type == "cuda" else None):
-            return DaliLoader(files, *rest, device="mixed" if device.type == "cuda" else "cpu")
+        if device.type == "cpu":
+            return DaliLoader(files, *rest)
+        with torch.cuda.device(device):
+            return DaliLoader(files, *rest, device="mixed")
     except UserError:
         files.close()
         raise

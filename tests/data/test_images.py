@@ -201,6 +201,13 @@ def test_the_files_of_a_set_are_those_it_was_read_from(tmp_path: Path, pack) -> 
     listing.close()
 
 
+def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
+    data = load(str(write_tree(tmp_path, pets())), size=4).train
+    (tmp_path / data.names[3]).unlink()
+    with pytest.raises(UserError, match=f"'{data.names[3]}' in .* is gone"):
+        files_of(data)
+
+
 def test_files_that_cannot_be_read_one_by_one_are_refused(tmp_path: Path) -> None:
     packed = load(str(write_tar(tmp_path / "pets.tar.gz", pets(), "gz")), size=4).train
     with pytest.raises(UserError, match="is a compressed tar, and the engine 'dali' reads single files"):
