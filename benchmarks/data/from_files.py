@@ -37,7 +37,7 @@ HEIGHT, WIDTH, BATCH = 375, 500, 32
 
 @functools.cache
 def folder(n: int) -> Path:
-    """A folder of ``n`` JPEG files as large as photographs of that size are: smooth, with some noise. Kept till the end."""
+    """A folder, kept till the end, of ``n`` JPEG files as large as those of photographs: smooth, with some noise."""
     made = Path(tempfile.mkdtemp(prefix="fastssl-jpeg-"))
     atexit.register(shutil.rmtree, made, ignore_errors=True)
     rng = np.random.default_rng(0)

@@ -1,8 +1,8 @@
 """NVIDIA DALI as an engine: views of image files, decoded, cropped and resized ahead of the training step.
 
-DALI decodes each file once and cuts and resizes its crops; ``ops.augment`` takes the other steps, in place of DALI's own
-operators: DALI turns the hue in YIQ where torchvision turns it in HSV, and has one order of the four steps of colour
-jitter for all samples. So every plan is served, drawn and computed as the native engine does, but for rounding.
+DALI decodes each file once and cuts and resizes its crops; ``ops.augment`` takes the other steps, in place of DALI's
+own operators: DALI turns the hue in YIQ where torchvision turns it in HSV, and has one order of the four steps of
+colour jitter for all samples. So every plan is served, drawn and computed as the native engine does, but for rounding.
 """
 
 from __future__ import annotations
@@ -73,8 +73,7 @@ class DaliLoader:
     With ``device="mixed"`` files are decoded on a GPU and the views are made there: not yet run on a GPU.
 
     Args:
-        files: `fastssl.data.sources.list_images` gives those of a folder, zip or tar; closed with the loader. Labels are
-            not used.
+        files: of a folder, zip or tar, as `fastssl.data.sources.list_images` gives them; closed with the loader.
         plan: how views are made of each image.
         batch_size: images a step and process; what is left of an epoch and fills no batch is left out.
         seed: 0 or more.
@@ -201,7 +200,7 @@ class DaliLoader:
                     pipeline.feed(_Batch(0, 0, [0], [0], [image], whole))
                     pipeline.crops()
                     pipeline.release()
-                except RuntimeError:
+                except Exception:
                     found.add(position)
                     pipeline = None
         return found
@@ -254,7 +253,8 @@ class _Batch:
 class _Run:
     """The batches inside a pipeline, and what to do when it fails on one.
 
-    A pipeline in which an operator failed says so when it is next used, whichever batch it was, and is of no more use.
+    A pipeline in which an operator failed says so when it is next used, whichever batch it was, by an exception of any
+    kind, and is of no more use.
     """
 
     def __init__(self, loader: DaliLoader, pipeline: _Pipeline, reader: ThreadPoolExecutor) -> None:
@@ -265,7 +265,7 @@ class _Run:
         self.fed.append(batch)
         try:
             self.pipeline.feed(batch)
-        except RuntimeError as error:
+        except Exception as error:
             self._rescue(error)
 
     def take(self) -> list[Tensor]:
@@ -274,13 +274,13 @@ class _Run:
         while crops is None:
             try:
                 crops = self.pipeline.crops()
-            except RuntimeError as error:
+            except Exception as error:
                 self._rescue(error)
         views = finish(crops, self.fed.popleft().params, self.loader.plan)
         self.pipeline.release()
         return views
 
-    def _rescue(self, error: RuntimeError) -> None:
+    def _rescue(self, error: Exception) -> None:
         """Goes on in a new pipeline, with the files that DALI cannot decode left to Pillow, which says why or can."""
         offenders = self.loader.undecodable(self.fed)
         if not offenders:
@@ -325,14 +325,28 @@ class _Pipeline:
                 views.append(fn.resize(part, size=(size, size), interp_type=how, antialias=True))
             self._pipeline.set_outputs(*views)
         self._pipeline.build()
+        self._fill(plan)
+
+    def _fill(self, plan: ViewPlan) -> None:
+        """The first run of a pipeline asks for as many batches as it holds, which an epoch may not have."""
+        params = draw(plan, (1, 1), torch.Generator(), count=1)
+        for _ in range(_DEPTH):
+            self._give(_Batch(0, 0, [0], [0], [Encoded(b"P6 1 1 255\n\0\0\0", 1, 1)], params))
+        self._pipeline.schedule_run()
+        for _ in range(_DEPTH):
+            self.crops()
+            self.release()
 
     def feed(self, batch: _Batch) -> None:
         """Begins on a batch; returns at once."""
+        self._give(batch)
+        self._pipeline.schedule_run()
+
+    def _give(self, batch: _Batch) -> None:
         self._pipeline.feed_input("data", [np.frombuffer(image.data, np.uint8) for image in batch.images])
         for v, crop in enumerate(batch.params.crop.numpy()):
             self._pipeline.feed_input(f"corner{v}", np.ascontiguousarray(crop[:, :2]))
             self._pipeline.feed_input(f"sides{v}", np.ascontiguousarray(crop[:, 2:]))
-        self._pipeline.schedule_run()
 
     def crops(self) -> list[Tensor]:
         """(N, size, size, 3) uint8 of each view of the batch that was fed first, in DALI's memory until `release`."""
