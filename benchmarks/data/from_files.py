@@ -113,15 +113,14 @@ def by_torchvision(plan: ViewPlan, n: int) -> Work:
         num_workers=WORKERS,
         persistent_workers=True,
     )
-    return Epochs(lambda epoch: loader)
+    return Epochs(lambda epoch: ([view.to(where.device()) for view in views] for views in loader))
 
 
 def cases() -> list[Case]:
     makers: dict[str, Callable[..., Work]] = {
         OURS: by_dali,
-        **where.only_on_cpu(
-            {"fastssl, Pillow on threads": by_pillow, f"torchvision on Pillow, {WORKERS} workers": by_torchvision}
-        ),
+        **where.only_on_cpu({"fastssl, Pillow on threads": by_pillow}),
+        f"torchvision on Pillow, {WORKERS} workers": by_torchvision,
     }
     return [
         Case(

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from fastssl.data.decode import UnreadableError
 from fastssl.data.encoded import Encoded, decode_whole, read_header
@@ -351,7 +352,7 @@ class _Pipeline:
     def crops(self) -> list[Tensor]:
         """(N, size, size, 3) uint8 of each view of the batch that was fed first, in DALI's memory until `release`."""
         stream = None if self._gpu is None else torch.cuda.current_stream(self._gpu)
-        return [torch.from_dlpack(part.as_tensor()) for part in self._pipeline.share_outputs(cuda_stream=stream)]
+        return [from_dlpack(part.as_tensor()) for part in self._pipeline.share_outputs(cuda_stream=stream)]
 
     def release(self) -> None:
         """Gives the memory of the last crops back, once what reads them is done."""
