@@ -282,13 +282,13 @@ def test_too_many_corrupt_files_end_the_epoch() -> None:
 def test_mutated_files_are_served_or_named() -> None:
     rng = np.random.default_rng(0)
     contents = []
-    for i in range(48):
+    for i in range(240):
         data = bytearray(encode(photo(i), ("JPEG", "PNG", "WEBP", "GIF")[i % 4]))
         for place in rng.integers(0, len(data), 1 + i % 5):
             data[place] = rng.integers(256)
         contents.append(bytes(data[: rng.integers(1, len(data))] if i % 3 == 0 else data))
     plan = plans.evaluation(8)
-    with DaliLoader(files(contents), plan, 12, 0, max_skipped=1.0) as loader:
+    with DaliLoader(files(contents), plan, 24, 0, max_skipped=1.0) as loader:
         for epoch in (0, 1):
             assert all(bool(view.isfinite().all()) for (view,) in loader.epoch(epoch))
         named = {item.name for item in loader.skipped}
@@ -300,7 +300,7 @@ def test_mutated_files_are_served_or_named() -> None:
         except Exception:
             unreadable.add(f"{i}.jpg")
     assert named <= unreadable  # Pillow finds damage in places that are not decoded, such as check sums
-    assert len(named) >= len(unreadable) - 8
+    assert len(named) >= 0.8 * len(unreadable)
     assert named
 
 
