@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -69,8 +68,7 @@ class MoCoLoss(nn.Module):
         """The queue; at the first call over a group, that of its first process, for each drew another."""
         processes = _group.resolved("MoCoLoss", self.group)
         if processes is not None and not self._is_shared:
-            for buffer in (self.queue, self.cursor):
-                dist.broadcast(buffer, dist.get_global_rank(processes, 0), processes)
+            _group.copy_from_first((self.queue, self.cursor), processes)
             self._is_shared = True
         return self.queue
 
