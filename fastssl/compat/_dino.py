@@ -56,7 +56,7 @@ class DINOOfCrops(nn.Module):
         teacher = _by_crop("teacher_output", teacher_output, LARGE_CROPS)
         processes = _group.resolved(OWNER, everyone())
         if processes is not None:
-            _group.same_count(OWNER, student_output, processes)
+            _group.same_count(OWNER, student[0], processes)
         loss = ops.distillation_loss(
             student,
             teacher,

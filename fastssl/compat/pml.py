@@ -142,12 +142,12 @@ def _counted(indices: Sequence[Tensor], n: int, m: int, rows: Tensor) -> tuple[T
 
 def _count(name: str, anchors: Tensor, others: Tensor, n: int, m: int, rows: Tensor) -> Tensor:
     for what, index, count in ((f"anchors of {name}", anchors, n), (name, others, m)):
-        if _check.tensor(OWNER, what, index).dtype != torch.int64 or index.shape != (len(anchors),):
+        if _check.tensor(OWNER, what, index).dtype != torch.int64 or index.shape != (anchors.numel(),):
             raise ValueError(
-                f"{OWNER}: {what} must be int64, as many as anchors ({len(anchors)}); "
+                f"{OWNER}: {what} must be int64, as many as anchors ({anchors.numel()}); "
                 f"got {index.dtype} {_check.shape(index)}"
             )
-        if len(index):
+        if index.numel():
             _check.in_range(OWNER, what, index, count)
     where = (anchors.to(rows.device), others.to(rows.device))
     return rows.new_zeros(n, m).index_put_(where, rows.new_ones(()), accumulate=True)

@@ -175,9 +175,15 @@ def assert_queues_are_alike(rank: int, world: int) -> None:
 
 def assert_uneven_batches_are_refused(rank: int, world: int) -> None:
     rows = torch.randn(3 if rank == 0 else 2, D)
-    told = f"NTXent: every process must have as many samples; got {', '.join(['3', *['2'] * (world - 1)])} in the order"
-    with pytest.raises(ValueError, match=re.escape(told)):
-        losses.NTXent(0.2, group="world")(rows, rows)
+    two, told = torch.cat([rows, rows]), f"got {', '.join(['3', *['2'] * (world - 1)])} in the order"
+    for owner, call in (
+        ("NTXent", lambda: losses.NTXent(0.2, group="world")(rows, rows)),
+        ("MoCo", lambda: moco.MoCo(lambda num_classes: torch.nn.Identity(), D, K)(rows, rows)),
+        ("DINOLoss", lambda: dino.DINOLoss(D, 2, 0.04, 0.07, 2, 4)(two, two, 0)),
+        ("simclr_loss_func", lambda: solo.simclr_loss_func(rows, torch.arange(len(rows)))),
+    ):
+        with pytest.raises(ValueError, match=re.escape(f"{owner}: every process must have as many samples; {told}")):
+            call()
 
 
 def process(rank: int, world: int, folder: str) -> None:
