@@ -23,10 +23,7 @@ from fastssl.ops import _crossover
 
 def point(make: Callable[..., harness.Work], sizes: dict[str, int]) -> dict[str, Any]:
     """Milliseconds of the kernel and of the reference at one size, in turns."""
-    works = {name: make(name, **sizes) for name in ("cpu", "reference")}
-    for work in works.values():
-        for _ in range(harness.WARM_UP):
-            work()
+    works = {name: harness.warm(functools.partial(make, name, **sizes)) for name in ("cpu", "reference")}
     medians = {name: 1e3 * statistics.median(taken) for name, taken in harness.interleaved(works).items()}
     return {"sizes": sizes, "kernel": round(medians["cpu"], 4), "reference": round(medians["reference"], 4)}
 

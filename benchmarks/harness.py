@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import where
+from benchmarks import allocator, where
 from benchmarks.floors import Floors
 from benchmarks.rivals import versions
 from fastssl.ops import explain
@@ -88,7 +88,8 @@ def made(case: Case, only: Iterable[str] | None = None) -> tuple[dict[str, Work]
 
 
 def warm(make: Callable[[], Work]) -> Work:
-    """A provider's work, called a few times."""
+    """A provider's work, called a few times, in a process that keeps the memory it had."""
+    allocator.keep_freed_memory()
     with where.made_there():
         work = make()
     for _ in range(WARM_UP):
@@ -193,6 +194,7 @@ def measure(
     times = interleaved(works)
     progress("float64")
     deviations = errors(case, works)
+    allocator.return_freed_memory()
     rows = {name: row(case, name, work, times[name], floors) for name, work in works.items()}
     for name, found in rows.items():
         found["error_against_float64"] = deviations[name]
@@ -226,6 +228,7 @@ def circumstances() -> dict[str, Any]:
         "processor": processor(),
         "threads": torch.get_num_threads(),
         "samples": f"{SAMPLES}, fewer of works over {1e3 * BUDGET / SAMPLES:.0f} ms, at least {FEWEST}",
+        "freed memory": "kept by the process" if allocator.keep_freed_memory() else "left to the C library",
         "rivals": versions(),
         "commit": commit(),
         "date": datetime.date.today().isoformat(),

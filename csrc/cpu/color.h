@@ -8,11 +8,14 @@
 
 namespace fastssl::FASTSSL_ISA {
 
-// What ../shared/color.h needs of vectors of pixels.
+// What ../shared/color.h needs of vectors of pixels. The cube root there takes the last step itself.
 template <class T>
 struct Roots {
     template <int N>
-    static Vec<T> inverse(Vec<T> x) { return inverse_root<N, T>(x); }
+    static Vec<T> inverse(Vec<T> x) {
+        constexpr int steps = (sizeof(T) == 4 ? 2 : 3) - (N == 3);
+        return inverse_root<N, T, steps>(x);
+    }
     static Vec<T> exponential(Vec<T> x) { return exp<T>(x); }
 };
 

@@ -5,28 +5,30 @@
 //   out_bk = E_bk u_b v_k
 //
 // The first v absorbs any factor of a column, so each column's own maximum is subtracted before its exponentials: the
-// result is that of one maximum for all, without a sweep to find it, and no column can vanish. Should a row lie so far
-// under all of these maxima that its exponentials nearly vanish, the first sweep is made again with each row's own
-// maximum subtracted, and with a u that restores it (`row_shifts`).
+// result is that of one maximum for all, and no column can vanish. Should a row lie so far under all of these maxima
+// that its exponentials nearly vanish, all is done again with each row's own maximum subtracted, and with a u that
+// restores it (`row_shifts`).
 //
-// One sweep an iteration: a block of columns, with all its rows, stays in the cache for both normalisations; the sums
-// of rows are kept by block and added in order, in double. The exponentials are taken once, in the first sweep, and
-// stored in `out`, which a last sweep multiplies by u and v. Bytes moved: scores read once, out written twice and read
-// once an iteration. Extra memory: a block a thread, u, v, and a number for each row and block. The same bits for any
-// number of threads. Reference and tests: fastssl/ops/sinkhorn_knopp.py, tests/ops/test_sinkhorn_knopp.py.
+// Memory is always read along its rows. A row stays in the cache for both normalisations: its sum of E v gives its u,
+// and with that it is added to the columns' sums of the next iteration, or written as the result in the last. The
+// exponentials are taken once and kept in `out`. The columns' sums are kept by group of rows and added in order, in
+// double. Bytes moved: scores read twice, out read once and written once in the first and the last sweep, read once an
+// iteration else. Extra memory: u, v, the maxima, and an eighth of the result at most for the groups. The same bits for
+// any number of threads. Reference and tests: fastssl/ops/sinkhorn_knopp.py, tests/ops/test_sinkhorn_knopp.py.
 #include "sinkhorn_knopp.h"
 
 #include "buffer.h"
 #include "pages.h"
 #include "simd.h"
+#include "stream.h"
 #include "threads.h"
 
 namespace fastssl::FASTSSL_ISA {
 namespace {
 
-constexpr std::int64_t kBlockElements = 65536;  // of a block of columns: a quarter of a megabyte of floats
-constexpr std::int64_t kNarrowest = 64, kWidest = 512;  // columns; narrower ones would fetch a page for little
-constexpr std::int64_t kGroup = 64;  // rows summed in one go: the error grows with kGroup + rows / kGroup
+constexpr std::int64_t kChunk = 512;    // columns that are looked at together: a few kilobytes
+constexpr std::int64_t kFewestRows = 8;  // of a group; what one keeps is as long as a row
+constexpr std::int64_t kMostGroups = 64;
 
 // A row's sum of E v, which is 1 on average, under which its exponentials lose digits.
 constexpr double kVanishing = 1e-12;
@@ -43,204 +45,211 @@ struct Problem {
     T* out;
     int threads;
 
-    // Columns of a block: whole vectors of every instruction set, as many as fit.
-    std::int64_t width() const {
-        const std::int64_t fitting = kBlockElements / rows / 16 * 16;
-        return fitting < kNarrowest ? kNarrowest : fitting > kWidest ? kWidest : fitting;
+    std::int64_t group() const {
+        const std::int64_t rows_each = (rows + kMostGroups - 1) / kMostGroups;
+        return rows_each < kFewestRows ? kFewestRows : rows_each;
     }
-    T mean() const { return static_cast<T>(static_cast<double>(rows) / static_cast<double>(columns)); }
-    std::int64_t blocks() const { return (columns + width() - 1) / width(); }
-};
-
-// A block of columns in working memory: row b at data + b * stride, zeros from `count` to `stride`.
-template <class T>
-struct Block {
-    T* data;
-    std::int64_t rows, begin, count, stride;
+    std::int64_t groups() const { return (rows + group() - 1) / group(); }
+    std::int64_t padded() const { return (columns + kWidth<T> - 1) / kWidth<T> * kWidth<T>; }
+    // What u and v make of an exponential shall be a normal number: with others processors take a hundred cycles.
+    T least() const { return static_cast<T>(4 * kSmallestNormal<T> * static_cast<double>(rows * columns)); }
 };
 
 // The scaling vectors, and what they are made of.
 template <class T>
 struct Scaling {
     explicit Scaling(const Problem<T>& p)
-        : u(p.rows), v(p.blocks() * p.width()), shifts(p.rows), parts(p.blocks() * p.rows) {
+        : u(p.rows), v(p.padded()), shifts(p.rows), maxima(p.padded()), parts(p.groups() * p.padded()) {
         for (std::int64_t b = 0; b < p.rows; ++b) u.get()[b] = T(1), shifts.get()[b] = T(0);
     }
     Buffer<T> u, v;
-    Buffer<T> shifts;  // subtracted from the logits of each row
-    Buffer<T> parts;   // [block][row]
+    Buffer<T> shifts, maxima;  // subtracted from the logits of each row, and of each column
+    Buffer<T> parts;           // [group][column]
 };
 
-// Calls visit(block index, block) for every block of columns; the contents are undefined.
+// Calls visit(row, what its group keeps, whether it is the first of the group) for every row, in order in each group.
 template <class T, class Visit>
-void for_each_block(const Problem<T>& p, T* work, Visit visit) {
-    const std::int64_t blocks = p.blocks(), width = p.width();
+void for_each_row(const Problem<T>& p, Scaling<T>& scaling, Visit visit) {
+    const std::int64_t groups = p.groups();
 #pragma omp parallel for num_threads(p.threads) schedule(static, 1)
     for (int share = 0; share < p.threads; ++share)
-        for (std::int64_t j = blocks * share / p.threads; j < blocks * (share + 1) / p.threads; ++j) {
-            const std::int64_t left = p.columns - j * width, count = left < width ? left : width;
-            visit(j, Block<T>{work + share * p.rows * width, p.rows, j * width, count, (count + 15) / 16 * 16});
-        }
+        for (std::int64_t g = groups * share / p.threads; g < groups * (share + 1) / p.threads; ++g)
+            for (std::int64_t b = g * p.group(); b < (g + 1) * p.group() && b < p.rows; ++b)
+                visit(b, scaling.parts.get() + g * p.padded(), b == g * p.group());
 }
 
-// Fills the block with the logits less their column's maximum.
+// Calls visit(first column, count) for the chunks of a row.
+template <class T, class Visit>
+void for_each_chunk(const Problem<T>& p, Visit visit) {
+    for (std::int64_t begin = 0; begin < p.columns; begin += kChunk)
+        visit(begin, p.columns - begin < kChunk ? p.columns - begin : kChunk);
+}
+
+// Fills whole vectors with a chunk's logits and, after its end, zeros.
 template <class T>
-void read_logits(const Problem<T>& p, const Block<T>& block) {
-    T maxima[kWidest];
-    with_type(p.dtype, [&](auto type) {
-        const auto* in = static_cast<const decltype(type)*>(p.scores) + block.begin;
-        for (std::int64_t b = 0; b < block.rows; ++b) {
-            T* row = block.data + b * block.stride;
+void read_logits(const Problem<T>& p, std::int64_t b, std::int64_t begin, std::int64_t count, T* logits) {
+    const T scale = p.scale;
+    with_type(p.dtype, [=](auto type) {
+        const auto* in = static_cast<const decltype(type)*>(p.scores) + b * p.columns + begin;
 #pragma GCC ivdep
-            for (std::int64_t k = 0; k < block.count; ++k)
-                row[k] = static_cast<T>(widen(in[b * p.columns + k])) * p.scale;
-            for (std::int64_t k = block.count; k < block.stride; ++k) row[k] = T(0);
-            for (std::int64_t k = 0; k < block.stride; k += kWidth<T>)
-                store<T>(maxima + k, b == 0 ? load<T>(row + k) : vmax(load<T>(maxima + k), load<T>(row + k)));
-        }
+        for (std::int64_t k = 0; k < count; ++k) logits[k] = static_cast<T>(widen(in[k])) * scale;
     });
-    for (std::int64_t b = 0; b < block.rows; ++b)
-        for (std::int64_t k = 0; k < block.stride; k += kWidth<T>) {
-            T* x = block.data + b * block.stride + k;
-            store<T>(x, load<T>(x) - load<T>(maxima + k));
-        }
+    for (std::int64_t k = count; k % kWidth<T> != 0; ++k) logits[k] = T(0);
 }
 
-// exp(row - shift) in place, as 0 under `least`.
 template <class T>
-void exponentials(T* row, T shift, T least, const Block<T>& block) {
-    for (std::int64_t k = 0; k < block.stride; k += kWidth<T>) {
-        const Vec<T> e = exp<T>(load<T>(row + k) - shift);
-        store<T>(row + k, e < least ? Vec<T>{} : e);
-    }
-    for (std::int64_t k = block.count; k < block.stride; ++k) row[k] = T(0);
-}
-
-// v = mean / the columns' sums of E u, where mean is what the columns of the result add up to; 0 for the columns that
-// fill the last vector.
-template <class T>
-void normalise_columns(const Block<T>& block, T mean, const T* u, T* v) {
-    T sums[kWidest] = {}, group[kWidest];
-    for (std::int64_t first = 0; first < block.rows; first += kGroup) {
-        const std::int64_t last = first + kGroup < block.rows ? first + kGroup : block.rows;
-        for (std::int64_t b = first; b < last; ++b)
-            for (std::int64_t k = 0; k < block.stride; k += kWidth<T>) {
-                const Vec<T> weighted = load<T>(block.data + b * block.stride + k) * u[b];
-                store<T>(group + k, b == first ? weighted : load<T>(group + k) + weighted);
+void column_maxima(const Problem<T>& p, Scaling<T>& scaling) {
+    for_each_row(p, scaling, [&](std::int64_t b, T* most, bool is_first) {
+        for_each_chunk(p, [&](std::int64_t begin, std::int64_t count) {
+            alignas(64) T logits[kChunk];
+            read_logits(p, b, begin, count, logits);
+            for (std::int64_t k = 0; k < count; k += kWidth<T>) {
+                const Vec<T> x = load<T>(logits + k);
+                store<T>(most + begin + k, is_first ? x : vmax(load<T>(most + begin + k), x));
             }
-        for (std::int64_t k = 0; k < block.stride; k += kWidth<T>)
-            store<T>(sums + k, load<T>(sums + k) + load<T>(group + k));
-    }
-    for (std::int64_t k = 0; k < block.stride; ++k) v[k] = k < block.count ? mean / sums[k] : T(0);
-}
-
-template <class T>
-void sum_rows(const Block<T>& block, const T* v, T* sums) {
-    for (std::int64_t b = 0; b < block.rows; ++b) {
-        Vec<T> total = {};
-        for (std::int64_t k = 0; k < block.stride; k += kWidth<T>)
-            total += load<T>(block.data + b * block.stride + k) * load<T>(v + k);
-        sums[b] = sum<T>(total);
-    }
-}
-
-// u = 1 / the rows' sums of E v; returns the smallest of these sums.
-template <class T>
-double normalise_rows(const Problem<T>& p, Scaling<T>& scaling) {
-    double smallest = __builtin_inf();
-    for (std::int64_t b = 0; b < p.rows; ++b) {
-        double total = 0;
-        for (std::int64_t j = 0; j < p.blocks(); ++j) total += static_cast<double>(scaling.parts.get()[j * p.rows + b]);
-        scaling.u.get()[b] = static_cast<T>(1.0 / total);
-        if (total < smallest) smallest = total;
-    }
-    return smallest;
-}
-
-// The first iteration, which takes the exponentials.
-template <class T>
-double first_sweep(const Problem<T>& p, Scaling<T>& scaling, T* work) {
-    // what u and v make of it later is then a normal number: with others processors take a hundred cycles
-    const T least = static_cast<T>(4 * kSmallestNormal<T> * static_cast<double>(p.rows * p.columns));
-    for_each_block(p, work, [&](std::int64_t j, const Block<T>& block) {
-        read_logits(p, block);
-        for (std::int64_t b = 0; b < p.rows; ++b) {
-            T* row = block.data + b * block.stride;
-            exponentials(row, scaling.shifts.get()[b], least, block);
-            std::memcpy(p.out + b * p.columns + block.begin, row, static_cast<std::size_t>(block.count) * sizeof(T));
-        }
-        normalise_columns(block, p.mean(), scaling.u.get(), scaling.v.get() + block.begin);
-        sum_rows(block, scaling.v.get() + block.begin, scaling.parts.get() + j * p.rows);
+        });
     });
-    return normalise_rows(p, scaling);
+    T* maxima = scaling.maxima.get();
+    std::memcpy(maxima, scaling.parts.get(), static_cast<std::size_t>(p.padded()) * sizeof(T));
+    for (std::int64_t g = 1; g < p.groups(); ++g)
+        for (std::int64_t k = 0; k < p.padded(); k += kWidth<T>)
+            store<T>(maxima + k, vmax(load<T>(maxima + k), load<T>(scaling.parts.get() + g * p.padded() + k)));
+}
+
+// sums = weight * row, or is added to it; whole vectors.
+template <class T>
+void add_row(T* sums, const T* row, T weight, bool is_first, std::int64_t count) {
+    for (std::int64_t k = 0; k < count; k += kWidth<T>) {
+        const Vec<T> weighted = load<T>(row + k) * weight;
+        store<T>(sums + k, is_first ? weighted : load<T>(sums + k) + weighted);
+    }
+}
+
+// The exponentials, into `out`, and the columns' sums of E u.
+template <class T>
+void take_exponentials(const Problem<T>& p, Scaling<T>& scaling, bool past_caches) {
+    const T least = p.least();
+    for_each_row(p, scaling, [&](std::int64_t b, T* sums, bool is_first) {
+        const T shift = scaling.shifts.get()[b], u = scaling.u.get()[b];
+        for_each_chunk(p, [&](std::int64_t begin, std::int64_t count) {
+            alignas(64) T row[kChunk];
+            read_logits(p, b, begin, count, row);
+            for (std::int64_t k = 0; k < count; k += kWidth<T>) {
+                const Vec<T> e = exp<T>(load<T>(row + k) - load<T>(scaling.maxima.get() + begin + k) - shift);
+                store<T>(row + k, e < least ? Vec<T>{} : e);
+            }
+            add_row(sums + begin, row, u, is_first, count);
+            write_row(p.out + b * p.columns + begin, row, count, past_caches);
+        });
+        stream_fence();
+    });
+}
+
+// v = mean / the columns' sums, where mean is what the columns of the result add up to.
+template <class T>
+void normalise_columns(const Problem<T>& p, Scaling<T>& scaling) {
+    const double mean = static_cast<double>(p.rows) / static_cast<double>(p.columns);
+    const std::int64_t chunks = (p.columns + kChunk - 1) / kChunk;
+#pragma omp parallel for num_threads(p.threads) schedule(static)
+    for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+        const std::int64_t begin = chunk * kChunk, left = p.columns - begin, count = left < kChunk ? left : kChunk;
+        double totals[kChunk] = {};
+        for (std::int64_t g = 0; g < p.groups(); ++g) {
+            const T* sums = scaling.parts.get() + g * p.padded() + begin;
+#pragma GCC ivdep
+            for (std::int64_t k = 0; k < count; ++k) totals[k] += static_cast<double>(sums[k]);
+        }
+        T* v = scaling.v.get() + begin;
+#pragma GCC ivdep
+        for (std::int64_t k = 0; k < count; ++k) v[k] = static_cast<T>(mean / totals[k]);
+        for (std::int64_t k = count; k % kWidth<T> != 0; ++k) v[k] = T(0);
+    }
+}
+
+// A chunk of E with zeros up to a whole vector: where it lies, or a copy in `work`.
+template <class T>
+const T* chunk_of(const Problem<T>& p, std::int64_t b, std::int64_t begin, std::int64_t count, T* work) {
+    const T* row = p.out + b * p.columns + begin;
+    if (count % kWidth<T> == 0) return row;
+    std::memcpy(work, row, static_cast<std::size_t>(count) * sizeof(T));
+    for (std::int64_t k = count; k % kWidth<T> != 0; ++k) work[k] = T(0);
+    return work;
+}
+
+template <class T>
+T dot(const T* row, const T* v, std::int64_t count) {
+    constexpr std::int64_t kSums = 4;  // side by side: one alone would wait for each addition
+    Vec<T> sums[kSums] = {};
+    std::int64_t k = 0;
+    for (; k + kSums * kWidth<T> <= count; k += kSums * kWidth<T>)
+        for (std::int64_t i = 0; i < kSums; ++i) sums[i] += load<T>(row + k + i * kWidth<T>) * load<T>(v + k + i * kWidth<T>);
+    for (; k < count; k += kWidth<T>) sums[0] += load<T>(row + k) * load<T>(v + k);
+    return sum<T>((sums[0] + sums[1]) + (sums[2] + sums[3]));
+}
+
+// u = 1 / the rows' sums of E v, and then, for each row, the columns' sums of E u for the next iteration or, in the last,
+// the result.
+template <class T>
+void normalise_rows(const Problem<T>& p, Scaling<T>& scaling, bool is_last) {
+    const T* v = scaling.v.get();
+    for_each_row(p, scaling, [&](std::int64_t b, T* sums, bool is_first) {
+        alignas(64) T work[kChunk];
+        double total = 0;
+        for_each_chunk(p, [&](std::int64_t begin, std::int64_t count) {
+            total += static_cast<double>(dot(chunk_of(p, b, begin, count, work), v + begin, count));
+        });
+        const T u = scaling.u.get()[b] = static_cast<T>(1.0 / total);
+        for_each_chunk(p, [&](std::int64_t begin, std::int64_t count) {
+            if (!is_last) return add_row(sums + begin, chunk_of(p, b, begin, count, work), u, is_first, count);
+            T* out = p.out + b * p.columns + begin;
+#pragma GCC ivdep
+            for (std::int64_t k = 0; k < count; ++k) out[k] = out[k] * v[begin + k] * u;
+        });
+    });
+}
+
+template <class T>
+bool has_vanishing_row(const Problem<T>& p, const Scaling<T>& scaling) {
+    for (std::int64_t b = 0; b < p.rows; ++b)
+        if (static_cast<double>(scaling.u.get()[b]) * kVanishing > 1) return true;
+    return false;
 }
 
 // Subtracts from each row what keeps its largest exponential at 1, and starts u with what undoes it.
 template <class T>
-void row_shifts(const Problem<T>& p, Scaling<T>& scaling, T* work) {
-    for_each_block(p, work, [&](std::int64_t j, const Block<T>& block) {
-        read_logits(p, block);
-        for (std::int64_t b = 0; b < p.rows; ++b) {
-            T most = block.data[b * block.stride];
-            for (std::int64_t k = 1; k < block.count; ++k)
-                if (block.data[b * block.stride + k] > most) most = block.data[b * block.stride + k];
-            scaling.parts.get()[j * p.rows + b] = most;
-        }
-    });
-    for (std::int64_t b = 0; b < p.rows; ++b) {
-        T most = scaling.parts.get()[b];
-        for (std::int64_t j = 1; j < p.blocks(); ++j)
-            if (scaling.parts.get()[j * p.rows + b] > most) most = scaling.parts.get()[j * p.rows + b];
+void row_shifts(const Problem<T>& p, Scaling<T>& scaling) {
+    for_each_row(p, scaling, [&](std::int64_t b, T*, bool) {
+        T most = -kInfinity<T>;
+        for_each_chunk(p, [&](std::int64_t begin, std::int64_t count) {
+            alignas(64) T logits[kChunk];
+            read_logits(p, b, begin, count, logits);
+            for (std::int64_t k = 0; k < count; ++k) {
+                const T under = logits[k] - scaling.maxima.get()[begin + k];
+                if (under > most) most = under;
+            }
+        });
         scaling.shifts.get()[b] = most;
         scaling.u.get()[b] = exp<T>(broadcast<T>(most))[0];
-    }
-}
-
-template <class T>
-void sweep(const Problem<T>& p, Scaling<T>& scaling, T* work) {
-    for_each_block(p, work, [&](std::int64_t j, const Block<T>& block) {
-        for (std::int64_t b = 0; b < p.rows; ++b) {
-            T* row = block.data + b * block.stride;
-            std::memcpy(row, p.out + b * p.columns + block.begin, static_cast<std::size_t>(block.count) * sizeof(T));
-            for (std::int64_t k = block.count; k < block.stride; ++k) row[k] = T(0);
-        }
-        normalise_columns(block, p.mean(), scaling.u.get(), scaling.v.get() + block.begin);
-        sum_rows(block, scaling.v.get() + block.begin, scaling.parts.get() + j * p.rows);
     });
-    normalise_rows(p, scaling);
-}
-
-template <class T>
-void multiply(const Problem<T>& p, const Scaling<T>& scaling) {
-    const std::int64_t total = p.rows * p.columns;
-    const T* v = scaling.v.get();
-#pragma omp parallel for num_threads(p.threads) schedule(static, 1)
-    for (int share = 0; share < p.threads; ++share) {
-        std::int64_t i = total / p.threads * share;
-        const std::int64_t end = share + 1 == p.threads ? total : total / p.threads * (share + 1);
-        while (i < end) {  // what of one row is this thread's
-            const std::int64_t b = i / p.columns, k = i % p.columns;
-            const std::int64_t count = end - i < p.columns - k ? end - i : p.columns - k;
-            const T u = scaling.u.get()[b];
-            T* row = p.out + i;
-#pragma GCC ivdep
-            for (std::int64_t n = 0; n < count; ++n) row[n] = row[n] * v[k + n] * u;
-            i += count;
-        }
-    }
 }
 
 template <class T>
 void assign(const Problem<T>& p, std::int64_t iterations) {
-    prefer_huge_pages(p.out, p.rows * p.columns * static_cast<std::int64_t>(sizeof(T)));
+    const std::int64_t bytes = p.rows * p.columns * static_cast<std::int64_t>(sizeof(T));
+    const bool past_caches = back_for_streaming(p.out, bytes, p.threads);
     Scaling<T> scaling(p);
-    Buffer<T> work(p.threads * p.rows * p.width());
-    if (first_sweep(p, scaling, work.get()) < kVanishing) {
-        row_shifts(p, scaling, work.get());
-        first_sweep(p, scaling, work.get());
+    column_maxima(p, scaling);
+    for (bool again = false;; again = true) {
+        take_exponentials(p, scaling, past_caches);
+        normalise_columns(p, scaling);
+        normalise_rows(p, scaling, iterations == 1);
+        if (again || !has_vanishing_row(p, scaling)) break;
+        row_shifts(p, scaling);
     }
-    for (std::int64_t i = 1; i < iterations; ++i) sweep(p, scaling, work.get());
-    multiply(p, scaling);
+    for (std::int64_t i = 1; i < iterations; ++i) {
+        normalise_columns(p, scaling);
+        normalise_rows(p, scaling, i + 1 == iterations);
+    }
 }
 
 }  // namespace

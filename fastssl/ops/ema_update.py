@@ -90,8 +90,11 @@ def _plainly_alike(targets: list[Tensor], sources: list[Tensor]) -> bool:
         all(issubclass(kind, Tensor) for kind in {type(x) for x in both})
         and {x.layout for x in both} == {torch.strided}
         and len({(x.is_cpu, x.get_device()) for x in both}) == 1
-        and [x.dtype for x in targets] == [x.dtype for x in sources]
         and [x.shape for x in targets] == [x.shape for x in sources]
+        and (
+            all(dtype.is_floating_point for dtype in {x.dtype for x in both})
+            or [x.dtype for x in targets] == [x.dtype for x in sources]
+        )
         and not any(dtype.is_complex for dtype in {x.dtype for x in targets})
         and all(map(Tensor.is_contiguous, targets))
     )
