@@ -82,4 +82,4 @@ def _by_crop(name: str, logits: Tensor, crops: int) -> Tensor:
         raise ValueError(
             f"{OWNER}: {name} must be {crops} crops of as many samples, one after another; got {_check.shape(logits)}"
         )
-    return logits.unflatten(0, (crops, -1))
+    return logits.reshape(crops, len(logits) // crops, logits.shape[1])

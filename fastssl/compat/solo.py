@@ -166,4 +166,5 @@ def mae_loss_func(imgs: Tensor, pred: Tensor, mask: Tensor, patch_size: int, nor
     Raises:
         TypeError, ValueError: for other shapes, dtypes or sizes.
     """
-    return losses.MAELoss(patch_size, normalize_pixels=norm_pix_loss)(imgs, pred, mask)
+    loss: Tensor = losses.MAELoss(patch_size, normalize_pixels=norm_pix_loss)(imgs, pred, mask)
+    return loss

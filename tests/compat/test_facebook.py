@@ -166,7 +166,7 @@ def test_mocos_checkpoints_load_and_survive_to_the_bit() -> None:
 
 def test_moco_refuses_what_it_cannot_use() -> None:
     x = rows(0, 4, 6, dtype=torch.float32)
-    with pytest.raises(ValueError, match="MoCo: the queue has 3 keys, and the batch .of all processes. 4"):
+    with pytest.raises(ValueError, match=r"MoCo: the queue has 3 keys, and the batch \(of all processes\) 4"):
         moco.MoCo(Encoder, 5, 3)(x, x)
     with pytest.raises(ValueError, match=r"query and key must have the same shape \(N, D\); got \(4, 5\) and \(3, 5\)"):
         moco.MoCo(Encoder, 5, 8)(x, x[:3])
@@ -389,7 +389,11 @@ def test_nothing_moves_under_eval() -> None:
     x = rows(0, 8, 6, dtype=torch.float32)
     model, third = moco.MoCo(Encoder, 5, 16).eval(), moco_v3.MoCo(Encoder, 5, 7).eval()
     loss = dino.DINOLoss(6, 2, 0.04, 0.07, 3, 6).eval()
-    for module, call in ((model, lambda: model(x, x)), (third, lambda: third(x, x, 0.5)), (loss, lambda: loss(x, x, 0))):
+    for module, call in (
+        (model, lambda: model(x, x)),
+        (third, lambda: third(x, x, 0.5)),
+        (loss, lambda: loss(x, x, 0)),
+    ):
         for parameter in module.parameters():
             parameter.data.add_(rows(1, *parameter.shape, dtype=torch.float32))
         before = saved(module)

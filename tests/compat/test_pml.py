@@ -163,9 +163,7 @@ def test_info_nce(n: int, m: int, d: int, temperature: float, reduction: str, dt
 @pytest.mark.parametrize("seed", range(6))
 def test_info_nce_of_random_sizes(seed: int) -> None:
     n, m, d = (int(x) for x in torch.randint(1, 50, (3,), generator=torch.Generator().manual_seed(seed)))
-    assert_alike(
-        our_info_nce.info_nce, info_nce.info_nce, rows(seed, n, d), rows(seed + 1, n, d), rows(seed + 2, m, d)
-    )
+    assert_alike(our_info_nce.info_nce, info_nce.info_nce, rows(seed, n, d), rows(seed + 1, n, d), rows(seed + 2, m, d))
 
 
 def test_a_temperature_that_is_learnt() -> None:
@@ -187,7 +185,10 @@ def test_info_nce_refuses_what_it_cannot_use() -> None:
     loss, z = our_info_nce.InfoNCE(), rows(0, 6, 5)
     paired = our_info_nce.InfoNCE(negative_mode="paired")
     for call, told in (
-        (lambda: loss(z, z[:5]), r"query and positive_key must have the same shape \(N, D\); got \(6, 5\) and \(5, 5\)"),
+        (
+            lambda: loss(z, z[:5]),
+            r"query and positive_key must have the same shape \(N, D\); got \(6, 5\) and \(5, 5\)",
+        ),
         (lambda: loss(z, z, z[:, :3]), r"unpaired negative_keys \(M, D\) must go with .*; got \(6, 3\) and \(6, 5\)"),
         (lambda: loss(z, z, z[None]), r"unpaired negative_keys must have shape \(M, D\); got \(1, 6, 5\)"),
         (lambda: paired(z, z, z), r"paired negative_keys must have shape \(N, M, D\); got \(6, 5\)"),

@@ -178,7 +178,9 @@ def test_mae(n: int, side: int, p: int, normed: bool, dtype: torch.dtype) -> Non
         return ((pred - target).square().mean(-1) * mask).sum() / mask.sum()
 
     assert_alike(
-        lambda pred: solo.mae_loss_func(imgs, pred, mask, p, normed), formula, rows(1, n, count**2, p * p * 3, dtype=dtype)
+        lambda pred: solo.mae_loss_func(imgs, pred, mask, p, normed),
+        formula,
+        rows(1, n, count**2, p * p * 3, dtype=dtype),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +87,7 @@ class MoCo(nn.Module):
         """Linear layers without bias, each followed by a batch norm (the last by one without weights) and a ReLU."""
         widths = [input_dim, *[mlp_dim] * (num_layers - 1), output_dim]
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(widths[:-2], widths[1:-1], strict=True):
+        for inputs, outputs in pairwise(widths[:-1]):
             layers += [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True)]
         layers.append(nn.Linear(widths[-2], output_dim, bias=False))
         if last_bn:
