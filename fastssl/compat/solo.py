@@ -57,7 +57,7 @@ def simclr_loss_func(z: Tensor, indexes: Tensor, temperature: float = 0.1) -> Te
     first, second = pairs
     if processes is None:
         return ops.nt_xent(rows[first], rows[second], temperature=temperature)
-    other = torch.empty_like(first).scatter(0, first, second).scatter(0, second, first)
+    other = torch.empty_like(classes, dtype=torch.int64).scatter(0, first, second).scatter(0, second, first)
     return ops.info_nce(rows, candidates, other[own], temperature=temperature, exclude=own)
 
 
