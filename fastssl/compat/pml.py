@@ -63,12 +63,13 @@ class NTXentLoss(nn.Module):
             indices_tuple: anchors, positives and negatives (triplets), or anchors, positives, anchors and negatives,
                 each of them indices into the rows: these pairs alone count, each as often as it is given.
             ref_emb: (M, D), rows to compare with in place of the embeddings themselves. Row i of both is then a pair
-                as any other, and none is left out.
+                as any other, and none is left out (but where embeddings and labels are given once more).
             ref_labels: (M) integers, of ``ref_emb``.
         Raises:
             TypeError, ValueError: for other shapes or dtypes, or labels that are needed and not given.
         """
-        rows, others, itself = _unit_rows(embeddings, ref_emb)
+        itself = ref_emb is None or (ref_emb is embeddings and ref_labels is labels)
+        rows, others = _unit_rows(embeddings, None if itself else ref_emb)
         if indices_tuple is not None:
             positives, negatives = _counted(indices_tuple, len(rows), len(others), rows)
         else:
@@ -96,14 +97,14 @@ def _loss(rows: Tensor, others: Tensor, positives: Tensor, negatives: Tensor, te
     return (losses * positives).sum() / positives.sum().clamp_min(1)
 
 
-def _unit_rows(embeddings: Tensor, ref_emb: Tensor | None) -> tuple[Tensor, Tensor, bool]:
-    """(N, D) and (M, D) unit rows, in float32 at least; and whether these are the same rows."""
+def _unit_rows(embeddings: Tensor, ref_emb: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(N, D) and (M, D) unit rows, in float32 at least."""
     _check.float_tensor(OWNER, "embeddings", embeddings, "ND")
     if embeddings.numel() == 0:
         raise ValueError(f"{OWNER}: needs at least one row and one feature; got {_check.shape(embeddings)}")
     rows = _rows.unit(_rows.widened(embeddings), False)
-    if ref_emb is None or ref_emb is embeddings:
-        return rows, rows, True
+    if ref_emb is None:
+        return rows, rows
     _check.float_tensor(OWNER, "ref_emb", ref_emb, "MD")
     _check.alike(OWNER, ("embeddings", embeddings), ("ref_emb", ref_emb))
     if ref_emb.shape[1] != embeddings.shape[1]:
@@ -111,7 +112,7 @@ def _unit_rows(embeddings: Tensor, ref_emb: Tensor | None) -> tuple[Tensor, Tens
             f"{OWNER}: embeddings (N, D) and ref_emb (M, D) must agree on D; "
             f"got {_check.shape(embeddings)} and {_check.shape(ref_emb)}"
         )
-    return rows, _rows.unit(_rows.widened(ref_emb), False), False
+    return rows, _rows.unit(_rows.widened(ref_emb), False)
 
 
 def _both_labels(

@@ -394,8 +394,8 @@ def test_nothing_moves_under_eval() -> None:
         (third, lambda: third(x, x, 0.5)),
         (loss, lambda: loss(x, x, 0)),
     ):
-        for parameter in module.parameters():
-            parameter.data.add_(rows(1, *parameter.shape, dtype=torch.float32))
+        for i, parameter in enumerate(module.parameters()):  # so that the encoders differ
+            parameter.data.add_(rows(i, *parameter.shape, dtype=torch.float32))
         before = saved(module)
         call()
         for name, value in module.state_dict().items():

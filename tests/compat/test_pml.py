@@ -97,6 +97,15 @@ def test_nt_xent_of_random_sizes(seed: int) -> None:
     )
 
 
+@pytest.mark.parametrize("labels", [LABELS["two views"], LABELS["classes"]], ids=["two views", "classes"])
+def test_nt_xent_of_rows_against_themselves(labels: Tensor) -> None:
+    ours, theirs = pml.NTXentLoss(0.3), losses.NTXentLoss(0.3)
+    z = rows(0, len(labels), 5)
+    assert_alike(lambda z: ours(z, labels, None, z, labels), lambda z: theirs(z, labels, None, z, labels), z)
+    other = labels.flip(0)
+    assert_alike(lambda z: ours(z, labels, None, z, other), lambda z: theirs(z, labels, None, z, other), z)
+
+
 @pytest.mark.parametrize("count", [3, 4])
 @pytest.mark.parametrize("with_labels", [True, False])
 def test_nt_xent_of_the_pairs_that_are_given(count: int, with_labels: bool) -> None:
