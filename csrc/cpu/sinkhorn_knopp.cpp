@@ -4,17 +4,17 @@
 //   each iteration: v_k = rows / (columns sum_b E_bk u_b), u_b = 1 / sum_k E_bk v_k
 //   out_bk = E_bk u_b v_k
 //
-// The first v absorbs any factor of a column, so each column's own maximum is subtracted before its exponentials: the
-// result is that of one maximum for all, and no column can vanish. Should a row lie so far under all of these maxima
-// that its exponentials nearly vanish, all is done again with each row's own maximum subtracted, and with a u that
-// restores it (`row_shifts`).
+// The first v absorbs any factor of a column, so logits of each column's own size are subtracted before its
+// exponentials: those of row 0, which spares a sweep to find the maxima. Should a column lie so far above them that its
+// exponentials nearly overflow, all is done again with its maximum (`column_maxima`). Should a row lie so far under them
+// that its exponentials nearly vanish, all is done again with each row's own maximum subtracted too, and with a u that
+// restores it (`shift_rows`).
 //
 // Memory is always read along its rows. A row stays in the cache for both normalisations: its sum of E v gives its u,
 // and with that it is added to the columns' sums of the next iteration, or written as the result in the last. The
 // exponentials are taken once and kept in `out`. The columns' sums are kept by group of rows and added in order, in
-// double. Bytes moved: scores read twice, out read once and written once in the first and the last sweep, read once an
-// iteration else. Extra memory: u, v, the maxima, and an eighth of the result at most for the groups. The same bits for
-// any number of threads. Reference and tests: fastssl/ops/sinkhorn_knopp.py, tests/ops/test_sinkhorn_knopp.py.
+// double. Bytes moved: scores read once, out written twice and read once an iteration. Extra memory: u, v, what is
+// subtracted, and an eighth of the result at most for the groups. The same bits for any number of threads. Reference and tests: fastssl/ops/sinkhorn_knopp.py, tests/ops/test_sinkhorn_knopp.py.
 #include "sinkhorn_knopp.h"
 
 #include "buffer.h"
@@ -30,8 +30,9 @@ constexpr std::int64_t kChunk = 512;    // columns that are looked at together: 
 constexpr std::int64_t kFewestRows = 8;  // of a group; what one keeps is as long as a row
 constexpr std::int64_t kMostGroups = 64;
 
-// A row's sum of E v, which is 1 on average, under which its exponentials lose digits.
-constexpr double kVanishing = 1e-12;
+// A row's sum of E v, which is 1 on average, under which its exponentials lose digits; and a column's sum of E u above
+// which what u makes of it later might overflow.
+constexpr double kVanishing = 1e-12, kHeavy = 1e18;
 
 template <class T>
 constexpr double kSmallestNormal = sizeof(T) == 4 ? 1.1754943508222875e-38 : 2.2250738585072014e-308;
@@ -50,6 +51,8 @@ struct Problem {
         return rows_each < kFewestRows ? kFewestRows : rows_each;
     }
     std::int64_t groups() const { return (rows + group() - 1) / group(); }
+    // What the columns of the result add up to.
+    double mean() const { return static_cast<double>(rows) / static_cast<double>(columns); }
     std::int64_t padded() const { return (columns + kWidth<T> - 1) / kWidth<T> * kWidth<T>; }
     // What u and v make of an exponential shall be a normal number: with others processors take a hundred cycles.
     T least() const { return static_cast<T>(4 * kSmallestNormal<T> * static_cast<double>(rows * columns)); }
@@ -59,12 +62,12 @@ struct Problem {
 template <class T>
 struct Scaling {
     explicit Scaling(const Problem<T>& p)
-        : u(p.rows), v(p.padded()), shifts(p.rows), maxima(p.padded()), parts(p.groups() * p.padded()) {
-        for (std::int64_t b = 0; b < p.rows; ++b) u.get()[b] = T(1), shifts.get()[b] = T(0);
+        : u(p.rows), v(p.padded()), row_shifts(p.rows), column_shifts(p.padded()), parts(p.groups() * p.padded()) {
+        for (std::int64_t b = 0; b < p.rows; ++b) u.get()[b] = T(1), row_shifts.get()[b] = T(0);
     }
     Buffer<T> u, v;
-    Buffer<T> shifts, maxima;  // subtracted from the logits of each row, and of each column
-    Buffer<T> parts;           // [group][column]
+    Buffer<T> row_shifts, column_shifts;  // subtracted from the logits
+    Buffer<T> parts;                      // [group][column]
 };
 
 // Calls visit(row, what its group keeps, whether it is the first of the group) for every row, in order in each group.
@@ -97,6 +100,7 @@ void read_logits(const Problem<T>& p, std::int64_t b, std::int64_t begin, std::i
     for (std::int64_t k = count; k % kWidth<T> != 0; ++k) logits[k] = T(0);
 }
 
+// The largest logit of each column, to be subtracted.
 template <class T>
 void column_maxima(const Problem<T>& p, Scaling<T>& scaling) {
     for_each_row(p, scaling, [&](std::int64_t b, T* most, bool is_first) {
@@ -109,7 +113,7 @@ void column_maxima(const Problem<T>& p, Scaling<T>& scaling) {
             }
         });
     });
-    T* maxima = scaling.maxima.get();
+    T* maxima = scaling.column_shifts.get();
     std::memcpy(maxima, scaling.parts.get(), static_cast<std::size_t>(p.padded()) * sizeof(T));
     for (std::int64_t g = 1; g < p.groups(); ++g)
         for (std::int64_t k = 0; k < p.padded(); k += kWidth<T>)
@@ -130,12 +134,12 @@ template <class T>
 void take_exponentials(const Problem<T>& p, Scaling<T>& scaling, bool past_caches) {
     const T least = p.least();
     for_each_row(p, scaling, [&](std::int64_t b, T* sums, bool is_first) {
-        const T shift = scaling.shifts.get()[b], u = scaling.u.get()[b];
+        const T shift = scaling.row_shifts.get()[b], u = scaling.u.get()[b];
         for_each_chunk(p, [&](std::int64_t begin, std::int64_t count) {
             alignas(64) T row[kChunk];
             read_logits(p, b, begin, count, row);
             for (std::int64_t k = 0; k < count; k += kWidth<T>) {
-                const Vec<T> e = exp<T>(load<T>(row + k) - load<T>(scaling.maxima.get() + begin + k) - shift);
+                const Vec<T> e = exp<T>(load<T>(row + k) - load<T>(scaling.column_shifts.get() + begin + k) - shift);
                 store<T>(row + k, e < least ? Vec<T>{} : e);
             }
             add_row(sums + begin, row, u, is_first, count);
@@ -145,10 +149,9 @@ void take_exponentials(const Problem<T>& p, Scaling<T>& scaling, bool past_cache
     });
 }
 
-// v = mean / the columns' sums, where mean is what the columns of the result add up to.
+// v = mean / the columns' sums.
 template <class T>
 void normalise_columns(const Problem<T>& p, Scaling<T>& scaling) {
-    const double mean = static_cast<double>(p.rows) / static_cast<double>(p.columns);
     const std::int64_t chunks = (p.columns + kChunk - 1) / kChunk;
 #pragma omp parallel for num_threads(p.threads) schedule(static)
     for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
@@ -161,7 +164,7 @@ void normalise_columns(const Problem<T>& p, Scaling<T>& scaling) {
         }
         T* v = scaling.v.get() + begin;
 #pragma GCC ivdep
-        for (std::int64_t k = 0; k < count; ++k) v[k] = static_cast<T>(mean / totals[k]);
+        for (std::int64_t k = 0; k < count; ++k) v[k] = static_cast<T>(p.mean() / totals[k]);
         for (std::int64_t k = count; k % kWidth<T> != 0; ++k) v[k] = T(0);
     }
 }
@@ -208,6 +211,15 @@ void normalise_rows(const Problem<T>& p, Scaling<T>& scaling, bool is_last) {
     });
 }
 
+// After normalise_columns: v is small where a column's sum is large, and NaN where that is.
+template <class T>
+bool has_heavy_column(const Problem<T>& p, const Scaling<T>& scaling) {
+    const T least = static_cast<T>(p.mean() / kHeavy);
+    for (std::int64_t k = 0; k < p.columns; ++k)
+        if (!(scaling.v.get()[k] >= least)) return true;
+    return false;
+}
+
 template <class T>
 bool has_vanishing_row(const Problem<T>& p, const Scaling<T>& scaling) {
     for (std::int64_t b = 0; b < p.rows; ++b)
@@ -217,18 +229,18 @@ bool has_vanishing_row(const Problem<T>& p, const Scaling<T>& scaling) {
 
 // Subtracts from each row what keeps its largest exponential at 1, and starts u with what undoes it.
 template <class T>
-void row_shifts(const Problem<T>& p, Scaling<T>& scaling) {
+void shift_rows(const Problem<T>& p, Scaling<T>& scaling) {
     for_each_row(p, scaling, [&](std::int64_t b, T*, bool) {
         T most = -kInfinity<T>;
         for_each_chunk(p, [&](std::int64_t begin, std::int64_t count) {
             alignas(64) T logits[kChunk];
             read_logits(p, b, begin, count, logits);
             for (std::int64_t k = 0; k < count; ++k) {
-                const T under = logits[k] - scaling.maxima.get()[begin + k];
+                const T under = logits[k] - scaling.column_shifts.get()[begin + k];
                 if (under > most) most = under;
             }
         });
-        scaling.shifts.get()[b] = most;
+        scaling.row_shifts.get()[b] = most;
         scaling.u.get()[b] = exp<T>(broadcast<T>(most))[0];
     });
 }
@@ -238,13 +250,23 @@ void assign(const Problem<T>& p, std::int64_t iterations) {
     const std::int64_t bytes = p.rows * p.columns * static_cast<std::int64_t>(sizeof(T));
     const bool past_caches = back_for_streaming(p.out, bytes, p.threads);
     Scaling<T> scaling(p);
-    column_maxima(p, scaling);
-    for (bool again = false;; again = true) {
+    for_each_chunk(p, [&](std::int64_t begin, std::int64_t count) {
+        read_logits(p, 0, begin, count, scaling.column_shifts.get() + begin);
+    });
+    const auto start = [&] {
         take_exponentials(p, scaling, past_caches);
         normalise_columns(p, scaling);
+    };
+    start();
+    if (has_heavy_column(p, scaling)) {
+        column_maxima(p, scaling);
+        start();
+    }
+    normalise_rows(p, scaling, iterations == 1);
+    if (has_vanishing_row(p, scaling)) {
+        shift_rows(p, scaling);
+        start();
         normalise_rows(p, scaling, iterations == 1);
-        if (again || !has_vanishing_row(p, scaling)) break;
-        row_shifts(p, scaling);
     }
     for (std::int64_t i = 1; i < iterations; ++i) {
         normalise_columns(p, scaling);

@@ -95,6 +95,7 @@ def test_temperatures_at_which_the_formula_underflows(engine, temp: float) -> No
 
 
 CASES = ["wide", "low prototype", "low sample", "low block", "high sample", "duplicates", "all equal"]
+CASES += ["lower first sample", "lowest first sample", "uneven first sample"]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -111,6 +112,13 @@ def test_no_sum_vanishes(engine, case: str) -> None:
         scores[:20, :512] -= 15
     elif case == "high sample":
         scores[7] += 1000
+    elif case == "lower first sample":
+        scores[0] -= 2.5
+    elif case == "lowest first sample":
+        scores[0] -= 30
+    elif case == "uneven first sample":
+        scores[0, ::3] -= 1.5
+        scores[0, 1::3] += 3
     elif case == "duplicates":
         scores[1::2], scores[:, 1::2] = scores[::2], scores[:, ::2]
     else:
