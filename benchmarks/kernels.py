@@ -11,6 +11,7 @@ import argparse
 import importlib.util
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import triton
 
 from benchmarks import launches, publish
 from fastssl.files import atomic_write
@@ -109,11 +111,10 @@ def triton_kernels() -> Iterator[Kernel]:
         for dtype in (torch.bfloat16, torch.float32):
             for launch in launches.launches(op, dtype, FEATURES):
                 for architecture in launches.ARCHITECTURES:
-                    yield triton_kernel(launch, dtype, architecture)
+                    yield triton_kernel(launch, dtype, architecture, launch.compile(architecture))
 
 
-def triton_kernel(launch: launches.Launch, dtype: torch.dtype, architecture: int) -> Kernel:
-    compiled = launch.compile(architecture)
+def triton_kernel(launch: launches.Launch, dtype: torch.dtype, architecture: int, compiled: Any) -> Kernel:
     used = launches.resources(compiled)
     loads, stores = wide(launches.dumped("sass", compiled))
     return Kernel(
@@ -153,16 +154,25 @@ def rows(kernels: list[Kernel]) -> list[dict[str, Any]]:
     return found
 
 
+def nvcc_version() -> str:
+    if shutil.which("nvcc") is None:
+        return "unknown"
+    told = subprocess.check_output(["nvcc", "--version"], text=True)
+    return str((re.findall(r"release [\d.]+, V([\d.]+)", told) or ["unknown"])[0])
+
+
+def outdated(found: list[dict[str, Any]], compiler: str, version: str) -> list[str]:
+    """Which of these rows the committed table tells otherwise, if it was made with the same version of the compiler."""
+    committed = json.loads(publish.KERNELS.read_text())
+    if committed["compilers"][compiler] != version:
+        return []
+    return [f"{row['source']} {row['kernel']} {row['architecture']}" for row in found if row not in committed["rows"]]
+
+
 def main() -> None:
     argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__).parse_args()
-    import triton
-
     compiled = [*cuda_kernels(module()), *triton_kernels()]
-    nvcc = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=False).stdout
-    compilers = {
-        "triton": triton.__version__,
-        "nvcc": (re.findall(r"release [\d.]+, V([\d.]+)", nvcc) or ["unknown"])[0],
-    }
+    compilers = {"triton": triton.__version__, "nvcc": nvcc_version()}
     with atomic_write(publish.KERNELS) as path:
         path.write_text(json.dumps({"compilers": compilers, "rows": rows(compiled)}, indent=1) + "\n")
     print(publish.KERNELS)

@@ -9,9 +9,11 @@ from contextlib import suppress
 import pytest
 import torch
 
-# compiled graphs of an earlier version of an op must not be found
-_compiled = tempfile.TemporaryDirectory(prefix="fastssl-inductor-")
-os.environ["TORCHINDUCTOR_CACHE_DIR"] = _compiled.name
+# Compiled graphs of an earlier version of an op must not be found; those of this run serve all of pytest-xdist's
+# workers, which inherit the folder.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory(prefix="fastssl-inductor-")
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = _compiled.name
 
 with suppress(ModuleNotFoundError):  # only the fuzz needs it
     from hypothesis import HealthCheck, settings
@@ -24,6 +26,11 @@ with suppress(ModuleNotFoundError):  # only the fuzz needs it
     settings.register_profile("few", max_examples=8, derandomize=True, database=None, **_any_speed)
     settings.register_profile("thorough", max_examples=1000, print_blob=True, **_any_speed)
     settings.load_profile("brief")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    told = "instruction sets of the C++ kernels: all, or the ends, the plainest and this processor's best"
+    parser.addoption("--isas", choices=("all", "ends"), default="all", help=told)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

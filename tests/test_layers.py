@@ -85,6 +85,16 @@ def test_an_op_has_all_its_files(op: str) -> None:
     assert has_kernel != (op in WITHOUT_GPU_KERNEL), f"{op}: {' or '.join(gpu)} and WITHOUT_GPU_KERNEL disagree"
 
 
+GPU_KERNELS = sorted([*ROOT.glob("csrc/cuda/*.cu"), *ROOT.glob("fastssl/ops/triton/[a-z]*.py")])
+
+
+@pytest.mark.parametrize("path", GPU_KERNELS, ids=lambda path: path.name)
+def test_a_gpu_kernel_says_why_it_is_in_its_language(path: Path) -> None:
+    why = "CUDA and not Triton: " if path.suffix == ".cu" else "Triton and not CUDA: |why they are in Triton: "
+    assert re.search(why, path.read_text())
+    assert f"tests/ops/test_{path.stem}.py" in path.read_text()
+
+
 def test_no_native_source_is_forgotten() -> None:
     listed = set(re.findall(r"csrc/\S+\.(?:cpp|cu)", (ROOT / "CMakeLists.txt").read_text()))
     present = {str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*") if p.suffix in {".cpp", ".cu"}}

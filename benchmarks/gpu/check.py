@@ -31,25 +31,26 @@ class Record:
     """A stage's file in the folder of results: the circumstances, and the parts that are done."""
 
     path: Path
-    of: dict[str, Any]  # what the results are of: sources and environment
+    subject: dict[str, Any]  # what the results are of: sources and environment
     parts: dict[str, Result] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
-    def opened(path: Path, of: dict[str, Any]) -> Record:
+    def opened(path: Path, subject: dict[str, Any]) -> Record:
         """With the parts of an earlier run, if it was of the same sources in the same environment."""
         found = json.loads(path.read_text()) if path.exists() else {}
-        if found.get("of") != of:
-            return Record(path, of)
-        return Record(path, of, found["parts"], found.get("run", {}))
+        if found.get("subject") != subject:
+            return Record(path, subject)
+        return Record(path, subject, found["parts"], found.get("run", {}))
 
     def keep(self, part: str, result: Result) -> None:
         self.run = result.pop("run", self.run)
         self.parts[part] = result
-        write(self.path, {"of": self.of, "run": self.run, "parts": self.parts})
+        write(self.path, {"subject": self.subject, "run": self.run, "parts": self.parts})
 
 
-def of(stage: Stage, dry: bool) -> dict[str, Any]:
+def subject(stage: Stage, dry: bool) -> dict[str, Any]:
+    """What a stage's results are of: a run that finds another one here does its parts anew."""
     digest = hashlib.sha256()
     for path in files_of(stage.sources):
         digest.update(f"{path} {ledger.sha256(path)}\n".encode())
@@ -72,7 +73,7 @@ def told(part: str, result: Result) -> str:
 
 def perform(stage: Stage, out: Path, seconds: float, dry: bool, say: Say) -> bool:
     """Does what is left of a stage; whether all its parts are done and none failed."""
-    record = Record.opened(out / f"{stage.name}.json", of(stage, dry))
+    record = Record.opened(out / f"{stage.name}.json", subject(stage, dry))
     if not dry and stage.undone():
         record.parts.clear()
     wanted = stage.parts(dry)
@@ -108,15 +109,15 @@ def run(out: Path, minutes: float, only: str | None, dry: bool, say: Say) -> boo
 def kept(out: Path, stage: str) -> dict[str, Any]:
     """What an earlier run or this one left of a stage, if its sources are still the same."""
     (found,) = (each for each in STAGES if each.name == stage)
-    record = Record.opened(out / f"{stage}.json", of(found, dry=False))
-    return {"parts": record.parts, "of": record.of}
+    record = Record.opened(out / f"{stage}.json", subject(found, dry=False))
+    return {"parts": record.parts, "subject": record.subject}
 
 
 def write_ledger(out: Path, dry: bool, say: Say) -> None:
     """The repository's ledger with what this check found."""
     before = ledger.read(ledger.LEDGER)
     tests, memcheck = kept(out, "tests"), kept(out, "memcheck")
-    device = tests["of"]["device"]
+    device = tests["subject"]["device"]
     if dry or device == "none":
         say("ledger: nothing is written of a run without a GPU")
         return
@@ -139,8 +140,8 @@ def adopt(out: Path, into: Path = ledger.ROOT) -> list[Path]:
     records = {path.stem: json.loads(path.read_text()) for path in sorted(out.glob("*.json")) if path.name != LEDGER}
     if not records:
         raise UserError(f"no results of a check in {out}: give the folder that --out had")
-    devices = {record["of"]["device"] for record in records.values()}
-    if any(record["of"]["dry_run"] for record in records.values()) or devices == {"none"}:
+    devices = {record["subject"]["device"] for record in records.values()}
+    if any(record["subject"]["dry_run"] for record in records.values()) or devices == {"none"}:
         raise UserError(f"the results in {out} are of a dry run: only those of a GPU are kept")
     if len(devices) > 1:
         raise UserError(f"the results in {out} are of several devices: {', '.join(sorted(devices))}")
@@ -149,7 +150,7 @@ def adopt(out: Path, into: Path = ledger.ROOT) -> list[Path]:
         folder / "check" / f"{stage}.json": record for stage, record in records.items() if stage != "benchmarks"
     }
     if measured := records.get("benchmarks"):
-        same = measured["of"]["sources"] == of(STAGES[-1], dry=False)["sources"]
+        same = measured["subject"]["sources"] == subject(STAGES[-1], dry=False)["sources"]
         measured["run"]["commit"] = measured["run"].get("commit") or (harness.commit() if same else "")
         contents |= {folder / f"{op}.json": report for op, report in reports(measured)}
     if (out / LEDGER).exists():

@@ -149,8 +149,8 @@ cudaError_t block_masking(const float* noise, const std::int64_t* counts, const 
                   static_cast<int>(attempts)};
     for (std::int64_t i = 0; i < ratios; ++i) shapes.aspect[i] = aspect[i];
     const bool many = grid.patches() > 1024;
-    return launch(many ? block_masking_kernel<128> : block_masking_kernel<32>, static_cast<unsigned>(batch),
-                  many ? 128 : 32, static_cast<std::size_t>(bytes), stream, noise, counts, shapes, grid, mask);
+    return launch(many ? block_masking_kernel<128> : block_masking_kernel<32>, batch, many ? 128 : 32,
+                  static_cast<std::size_t>(bytes), stream, noise, counts, shapes, grid, mask);
 }
 
 }  // namespace fastssl::cuda

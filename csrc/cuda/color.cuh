@@ -76,9 +76,7 @@ cudaError_t launch_for(DType dtype, F launch_one) {
 
 constexpr int kPixelThreads = 256;
 
-inline unsigned blocks_for(std::int64_t threads) {
-    return static_cast<unsigned>((threads + kPixelThreads - 1) / kPixelThreads);
-}
+inline std::int64_t blocks_for(std::int64_t threads) { return (threads + kPixelThreads - 1) / kPixelThreads; }
 
 // One thread a run of kCount pixels: Convert::apply(T (&)[3]) on the three channels of each.
 template <class Convert, class S, int kCount>

@@ -51,12 +51,20 @@ __device__ inline T* dynamic_shared() {
     return reinterpret_cast<T*>(memory);
 }
 
+// How many blocks a launch has, in 64 bits: more than CUDA takes must be refused, and not cut off to what 32 bits hold.
+struct Blocks {
+    std::int64_t x, y;
+    Blocks(std::int64_t x, std::int64_t y = 1) : x(x), y(y) {}
+    bool fit() const { return x <= 0x7fffffff && y <= 65535; }
+};
+
 // Launches a kernel and returns what CUDA says of the launch; what goes wrong later shows at the next synchronisation.
 template <class... Parameters, class... Arguments>
-inline cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes,
+inline cudaError_t launch(void (*kernel)(Parameters...), Blocks blocks, dim3 block, std::size_t shared_bytes,
                           cudaStream_t stream, Arguments... arguments) {
+    if (!blocks.fit()) return cudaErrorInvalidConfiguration;
     cudaLaunchConfig_t config = {};
-    config.gridDim = grid;
+    config.gridDim = {static_cast<unsigned>(blocks.x), static_cast<unsigned>(blocks.y), 1};
     config.blockDim = block;
     config.dynamicSmemBytes = shared_bytes;
     config.stream = stream;

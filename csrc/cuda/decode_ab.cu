@@ -109,7 +109,7 @@ cudaError_t decode_ab(const void* logits, const void* bins, std::int64_t images,
         const bool runs = in_runs<S>(plane, {logits});
         const std::int64_t pixels = 32 * (runs ? kRun<S> : 1);
         return launch(runs ? decode_ab_kernel<S, kRun<S>> : decode_ab_kernel<S, 1>,
-                      static_cast<unsigned>((images * plane + pixels - 1) / pixels), kPixelThreads, 0, stream,
+                      (images * plane + pixels - 1) / pixels, kPixelThreads, 0, stream,
                       static_cast<const S*>(logits), static_cast<const T*>(bins), images, plane, count,
                       static_cast<T>(kUnit<T> / temperature), static_cast<T*>(ab));
     });

@@ -303,10 +303,9 @@ cudaError_t forward(const Problem<T>& p, T* loss, T* stats, void* scratch, cudaS
     const Parts<T> parts{reinterpret_cast<T*>(losses + p.batch), p.tiles(), p.rows(), p.batch};
     const auto kernel = packable(p.prototypes, {p.student, p.teacher, p.center}) ? tile_kernel<T, true>
                                                                                  : tile_kernel<T, false>;
-    const auto blocks = static_cast<unsigned>((p.batch * p.tiles() + kTileWarps - 1) / kTileWarps);
-    cudaError_t error = launch(kernel, blocks, kTileThreads, 0, stream, p, parts);
+    cudaError_t error = launch(kernel, fastssl::cuda::parts(p.batch * p.tiles(), kTileWarps), kTileThreads, 0, stream, p, parts);
     if (error == cudaSuccess)
-        error = launch(sample_kernel<T>, static_cast<unsigned>(p.batch), kThreads, 0, stream, p, parts, stats, losses);
+        error = launch(sample_kernel<T>, p.batch, kThreads, 0, stream, p, parts, stats, losses);
     if (error == cudaSuccess) error = launch(mean_kernel<T>, 1, kThreads, 0, stream, losses, p.batch, p.pairs(), loss);
     return error;
 }
@@ -318,8 +317,7 @@ cudaError_t backward(const Problem<T>& p, const T* grad, const T* stats, double 
     const double factor = 1.0 / (student_temp * p.pairs() * static_cast<double>(p.batch));
     const auto kernel = packable(p.prototypes, {p.student, p.teacher, p.center, out}) ? gradient_kernel<T, true>
                                                                                       : gradient_kernel<T, false>;
-    const auto blocks = static_cast<unsigned>(p.batch * parts(p.prototypes, kWidth));
-    return launch(kernel, blocks, kThreads, 0, stream, p, grad, stats, factor, out);
+    return launch(kernel, p.batch * parts(p.prototypes, kWidth), kThreads, 0, stream, p, grad, stats, factor, out);
 }
 
 template <class T>

@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(kThreads) ema_update_kernel(const EmaChunk* ch
 
 cudaError_t ema_update(const EmaChunk* chunks, std::int64_t count, double momentum, cudaStream_t stream) {
     if (count == 0) return cudaSuccess;
-    return launch(ema_update_kernel, static_cast<unsigned>(count), kThreads, 0, stream, chunks, momentum);
+    return launch(ema_update_kernel, count, kThreads, 0, stream, chunks, momentum);
 }
 
 }  // namespace fastssl::cuda

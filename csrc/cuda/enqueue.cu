@@ -90,7 +90,7 @@ cudaError_t enqueue(void* queue, std::int64_t length, std::int64_t stride, DType
     const std::int64_t skipped = count > length ? count - length : 0;
     const bool packed = columns % kPack == 0 && rows_on_16_bytes(queue, stride, bytes_of(queue_dtype)) && on_16_bytes(keys);
     const int lanes = lanes_of(columns, packed ? kPack : 1);
-    const auto blocks = static_cast<unsigned>(parts(count - skipped, kThreads / lanes));
+    const std::int64_t blocks = parts(count - skipped, kThreads / lanes);
     cudaError_t error = cudaSuccess;
     if (blocks > 0)
         error = launch(packed ? enqueue_kernel<kPack> : enqueue_kernel<1>, blocks, kThreads, 0, stream, queue, queue_dtype,

@@ -43,7 +43,7 @@ __global__ void sum_rows_kernel(const A* partial, std::int64_t rows, std::int64_
 template <class A, class O>
 inline cudaError_t sum_rows(const A* partial, std::int64_t rows, std::int64_t columns, O* out, cudaStream_t stream) {
     const dim3 block = rows < 32 ? dim3(256, 1) : dim3(32, 8);
-    const auto blocks = static_cast<unsigned>((columns + block.x - 1) / block.x);
+    const std::int64_t blocks = (columns + block.x - 1) / block.x;
     return launch(sum_rows_kernel<A, O>, blocks, block, 256 * sizeof(A), stream, partial, rows, columns, out);
 }
 

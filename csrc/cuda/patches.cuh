@@ -59,7 +59,7 @@ struct PatchGrid {
         samples = parts(batch, wanted < most ? wanted : most > 0 ? most : 1);
         groups = batch == 0 ? 0 : parts(batch, samples);
     }
-    dim3 launched() const { return {static_cast<unsigned>(blocks * pieces), static_cast<unsigned>(groups)}; }
+    Blocks launched() const { return {blocks * pieces, groups}; }
 };
 
 // The thread's row, the first of its elements in there, and its samples.
@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(kPatchThreads, 1)
 // ids (batch, rows) -> named (batch, targets), one block a sample; batch > 0.
 inline cudaError_t invert(const std::int64_t* ids, std::int64_t batch, std::int64_t rows, std::int64_t targets,
                           Named* named, cudaStream_t stream) {
-    return launch(invert_kernel, static_cast<unsigned>(batch), kPatchThreads, 0, stream, ids, rows, targets, named);
+    return launch(invert_kernel, batch, kPatchThreads, 0, stream, ids, rows, targets, named);
 }
 
 // Adds to `sum` the elements of the rows after `named.first` that have the index `target`, in their order. An index is

@@ -110,12 +110,12 @@ cudaError_t random_masking(const float* noise, std::int64_t batch, std::int64_t 
     const int threads = size / 2 < 32 ? 32 : size / 2 > 1024 ? 1024 : size / 2;
     const std::size_t bytes = size * sizeof(std::uint64_t);
     if (length <= kRun)
-        return launch(random_masking_kernel, static_cast<unsigned>(batch), threads, bytes, stream, noise, size, out);
+        return launch(random_masking_kernel, batch, threads, bytes, stream, noise, size, out);
     const std::int64_t runs = (length + kRun - 1) / kRun, patches = batch * length;
-    const cudaError_t error = launch(sort_runs_kernel, static_cast<unsigned>(batch * runs), threads, bytes, stream, noise,
-                                     length, runs, sorted);
+    const cudaError_t error =
+        launch(sort_runs_kernel, batch * runs, threads, bytes, stream, noise, length, runs, sorted);
     if (error != cudaSuccess) return error;
-    return launch(rank_kernel, static_cast<unsigned>((patches + 255) / 256), 256, 0, stream, sorted, patches, out);
+    return launch(rank_kernel, (patches + 255) / 256, 256, 0, stream, sorted, patches, out);
 }
 
 }  // namespace fastssl::cuda

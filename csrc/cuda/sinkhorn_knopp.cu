@@ -248,8 +248,8 @@ __global__ void __launch_bounds__(kThreads) assign_kernel(Problem<T> p, T* out) 
 
 template <class T, bool kPacked>
 cudaError_t assign(const Problem<T>& p, std::int64_t iterations, T* out, cudaStream_t stream) {
-    const auto rows = static_cast<unsigned>(p.scores.rows), strips = static_cast<unsigned>(p.strips());
-    const bool few = p.strips() < 8 * kWarp;
+    const std::int64_t rows = p.scores.rows, strips = p.strips();
+    const bool few = strips < 8 * kWarp;
     const auto row = few ? row_kernel<T, kWarp> : row_kernel<T, kThreads>;
     const int threads = few ? kWarp : kThreads;
     for (std::int64_t i = 0; i < iterations; ++i) {
@@ -258,7 +258,7 @@ cudaError_t assign(const Problem<T>& p, std::int64_t iterations, T* out, cudaStr
         if (error != cudaSuccess) return error;
     }
     const std::int64_t blocks = parts(p.scores.rows, kBlockRows) * parts(p.scores.columns, kBlockColumns);
-    return launch(assign_kernel<T, kPacked>, static_cast<unsigned>(blocks), kThreads, 0, stream, p, out);
+    return launch(assign_kernel<T, kPacked>, blocks, kThreads, 0, stream, p, out);
 }
 
 int lanes_of(std::int64_t columns) { return columns < kStrips * kWidest ? kFewestLanes : kMostLanes; }

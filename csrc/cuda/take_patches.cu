@@ -67,7 +67,7 @@ template <int N, class X, class O>
 cudaError_t take(const PatchRows<X>& x, const std::int64_t* ids, const O* pos, const Sizes& s, O* out,
                  cudaStream_t stream) {
     const int lanes = lanes_of(s.width, N);
-    const auto blocks = static_cast<unsigned>(parts(s.batch * s.kept, kPatchThreads / lanes));
+    const std::int64_t blocks = parts(s.batch * s.kept, kPatchThreads / lanes);
     return launch(take_kernel<N, X, O>, blocks, kPatchThreads, 0, stream, x, ids, pos, s, lanes, out);
 }
 

@@ -131,7 +131,7 @@ cudaError_t launch_tiles(const void* images, const std::int64_t* order, const st
     const bool keep = normalize && bytes <= kShared;
     const bool packed =
         s.width % kPack == 0 && s.image_width % kPack == 0 && on_16_bytes(images) && on_16_bytes(out);
-    return launch(tiles_kernel<S>, static_cast<unsigned>(s.n * s.count * s.channels), kThreads, keep ? bytes : 0,
+    return launch(tiles_kernel<S>, s.n * s.count * s.channels, kThreads, keep ? bytes : 0,
                   stream, static_cast<const S*>(images), order, offsets, s, normalize, packed, keep, static_cast<S*>(out));
 }
 

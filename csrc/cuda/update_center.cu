@@ -83,7 +83,7 @@ template <class T>
 cudaError_t sum_columns(const Matrix& rows, std::int64_t stretch, const Result<T>& result, cudaStream_t stream) {
     const bool packed = packable(rows.columns, {rows.data});
     const auto kernel = packed ? sum_columns_kernel<T, true> : sum_columns_kernel<T, false>;
-    const auto blocks = static_cast<unsigned>(parts(rows.rows, stretch) * parts(rows.columns, kWidth));
+    const std::int64_t blocks = parts(rows.rows, stretch) * parts(rows.columns, kWidth);
     return launch(kernel, blocks, kThreads, 0, stream, rows, stretch, result);
 }
 

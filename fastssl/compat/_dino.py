@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastssl import ops
 from fastssl.compat._processes import everyone
 from fastssl.losses import _group
-from fastssl.losses.dino import move_center
+from fastssl.losses.dino import Centered, move_center
 from fastssl.ops import _check
 
 OWNER = "DINOLoss"
 LARGE_CROPS = 2  # those that the teacher sees
 
 
-class DINOOfCrops(nn.Module):
+class DINOOfCrops(Centered):
     """DINO's loss (arXiv:2104.14294, algorithm 1) of crops in one tensor, with the teacher's temperature by epoch.
 
     The center follows the mean of the teacher's logits, of all processes, in training only; it is a buffer.
@@ -49,14 +49,17 @@ class DINOOfCrops(nn.Module):
 
     def of_epoch(self, student_output: Tensor, teacher_output: Tensor, epoch: int) -> Tensor:
         """student_output: (crops N, K) logits; teacher_output: (2 N, K), of the first two crops. Returns the loss."""
-        epochs = len(self.teacher_temp_schedule)
-        if not 0 <= _check.whole(OWNER, "epoch", epoch) < epochs:
-            raise ValueError(f"{OWNER}: epoch must be in [0, {epochs}); got {epoch}")
-        student = _by_crop("student_output", student_output, self._crops)
-        teacher = _by_crop("teacher_output", teacher_output, LARGE_CROPS)
         processes = _group.resolved(OWNER, everyone())
-        if processes is not None:
-            _group.same_count(OWNER, student[0], processes)
+
+        def check() -> tuple[Tensor, Tensor]:
+            epochs = len(self.teacher_temp_schedule)
+            if not 0 <= _check.whole(OWNER, "epoch", epoch) < epochs:
+                raise ValueError(f"{OWNER}: epoch must be in [0, {epochs}); got {epoch}")
+            student = _by_crop("student_output", student_output, self._crops)
+            self._check_prototypes("student_output", student_output)
+            return _check.crops(OWNER, student, _by_crop("teacher_output", teacher_output, LARGE_CROPS).detach())
+
+        student, teacher = _group.agreed(OWNER, processes, check, training=self.training, epoch=int(epoch))
         loss = ops.distillation_loss(
             student,
             teacher,
@@ -65,14 +68,24 @@ class DINOOfCrops(nn.Module):
             center=self.center.flatten(),
         )
         if self.training:
-            self.update_center(teacher_output)
+            move_center(self.center.view(-1), teacher, self.center_momentum, processes)
         return loss
+
+    def _check_prototypes(self, name: str, logits: Tensor) -> None:
+        if logits.shape[1] != self.center.shape[1]:
+            raise ValueError(f"{OWNER}: {name} must have {self.center.shape[1]} prototypes; got {_check.shape(logits)}")
+        _check.one_device(OWNER, (name, logits), ("the center", self.center))
 
     @torch.no_grad()
     def update_center(self, teacher_output: Tensor) -> None:
         """Moves the center towards the mean of (2 N, K) logits, and of those of the other processes."""
         processes = _group.resolved(OWNER, everyone())
-        move_center(self.center.view(-1), teacher_output, self.center_momentum, processes)
+
+        def check() -> tuple[Tensor]:
+            self._check_prototypes("teacher_output", _check.float_tensor(OWNER, "teacher_output", teacher_output, "NK"))
+            return (teacher_output,)
+
+        move_center(self.center.view(-1), *_group.agreed(OWNER, processes, check), self.center_momentum, processes)
 
 
 def _by_crop(name: str, logits: Tensor, crops: int) -> Tensor:

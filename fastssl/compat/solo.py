@@ -38,19 +38,22 @@ def simclr_loss_func(z: Tensor, indexes: Tensor, temperature: float = 0.1) -> Te
             numbers of rows differ.
     """
     owner = "simclr_loss_func"
-    _check.float_tensor(owner, "z", z, "ND")
-    classes = _labels.checked(owner, "indexes", indexes, z)
-    temperature = _check.positive(owner, "temperature", temperature)
     processes = _group.resolved(owner, everyone())
+
+    def check() -> tuple[Tensor, Tensor]:
+        _check.positive(owner, "temperature", temperature)
+        _rows.not_empty(owner, _check.float_tensor(owner, "z", z, "ND"))
+        return z, _labels.checked(owner, "indexes", indexes, z)
+
+    z, classes = _group.agreed(owner, processes, check)
     rows = _rows.unit(z, False)
     if processes is None:
         candidates, own = rows, torch.arange(len(rows), device=rows.device)
     else:
-        _group.same_count(owner, rows, processes)
         candidates, own = _group.gathered(rows, processes), _group.place(rows, processes)
         classes = _group.gathered(classes, processes)
-    if len(candidates) < 2 or z.shape[1] == 0:
-        raise ValueError(f"{owner}: needs at least two rows and one feature; got {_check.shape(z)}")
+    if len(candidates) < 2:
+        raise ValueError(f"{owner}: needs at least two rows; got {_check.shape(z)}")
     pairs = _labels.pairs(classes)
     if pairs is None:
         return _of_any_views(rows, candidates, classes, own, temperature, processes)
@@ -78,8 +81,7 @@ def _of_any_views(
     counted = positive.any(1)
     lost = torch.where(counted, _rows.log_sum_exp(scaled, candidates, own) - of_positives, 0.0)
     total = _group.summed(counted.sum().to(lost.dtype), processes)
-    world = 1 if processes is None else dist.get_world_size(processes)
-    return world * lost.sum() / total.clamp_min(1)
+    return _group.size(processes) * lost.sum() / total.clamp_min(1)
 
 
 def mocov2plus_loss_func(query: Tensor, key: Tensor, queue: Tensor, temperature: float = 0.1) -> Tensor:

@@ -76,15 +76,23 @@ class _Ring(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         queries, keys, found = ctx.saved_tensors
-        for_queries = torch.zeros_like(queries)
-        block, for_block = keys.contiguous(), torch.zeros_like(keys, memory_format=torch.contiguous_format)
-        for step in range(dist.get_world_size(ctx.group)):
-            q, k = queries.detach().requires_grad_(), block.detach().requires_grad_()
+        for_queries, for_keys = ctx.needs_input_grad[:2]
+        queries_grad = torch.zeros_like(queries) if for_queries else None
+        # the block and its gradient, where one is wanted: both travel, and only the gradient comes home
+        block = keys.contiguous()
+        block_grad = torch.zeros_like(block) if for_keys else None
+        world = dist.get_world_size(ctx.group)
+        for step in range(world):
+            q, k = queries.detach().requires_grad_(for_queries), block.detach().requires_grad_(for_keys)
             with torch.enable_grad():
                 part = ctx.term(q, k, step == 0)
             share = 1 if found is None else (part.detach() - found).exp()
-            more_queries, more_block = torch.autograd.grad(part, (q, k), grad * share)
-            for_queries += more_queries
-            for_block += more_block
-            block, for_block = _passed_on([block, for_block], ctx.group)  # after the last step they are home
-        return for_queries, for_block, None, None, None
+            grads = iter(torch.autograd.grad(part, [x for x in (q, k) if x.requires_grad], grad * share))
+            if queries_grad is not None:
+                queries_grad += next(grads)
+            if block_grad is not None:
+                block_grad += next(grads)
+                (block_grad,) = _passed_on([block_grad], ctx.group)
+            if step + 1 < world:
+                (block,) = _passed_on([block], ctx.group)
+        return queries_grad, block_grad, None, None, None

@@ -180,10 +180,16 @@ def native_cpu(*tensors: Tensor) -> str | None:
     return _placed("cpu", *tensors)
 
 
-def native_cuda(*tensors: Tensor) -> str | None:
-    """Why the CUDA kernels cannot take these tensors."""
+MOST_BLOCKS = 2**31 - 1  # of a launch
+
+
+def native_cuda(*tensors: Tensor, blocks: int = 0) -> str | None:
+    """Why the CUDA kernels cannot take these tensors; ``blocks``: those of their largest launch, if a GPU's memory
+    holds the tensors of more than a launch may have."""
     if _native.cuda is None:
         return _native.CUDA_MISSING
+    if blocks > MOST_BLOCKS:
+        return f"it launches at most 2^31 - 1 blocks at once, and this call needs {blocks}"
     return _placed("cuda", *tensors)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastssl.ops import _check
+from fastssl.ops._backend import native_cuda
 
 
 def indices(op: str, name: str, ids: object, x: Tensor) -> Tensor:
@@ -53,6 +54,16 @@ def in_rows(x: Tensor) -> Tensor:
     """``x`` (B, L, D), copied only if the elements of a row are not next to each other: the kernels take any strides
     of samples and rows, so a slice that leaves a class token out is not copied."""
     return x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()
+
+
+_CUDA_ROWS = 2**31 - 1  # of a sample, which the inverse of its indices counts in 32 bits
+
+
+def cuda_unsupported(x: Tensor, ids: Tensor, *others: Tensor) -> str | None:
+    """Why the CUDA kernels cannot take these rows and indices."""
+    if ids.shape[1] > _CUDA_ROWS:
+        return f"it takes at most 2^31 - 1 indices a sample, got {ids.shape[1]}"
+    return native_cuda(x, ids, *others, blocks=len(ids))
 
 
 def refuse_outside(op: str, name: str, ids: Tensor, limit: int, position: int) -> None:

@@ -212,7 +212,7 @@ def _cuda_unsupported(noise: Tensor, counts: Tensor, height: int, width: int, *s
         return f"it holds at most {_CUDA_MAX_BYTES * 8} patches in rows of 64, got a grid of {height} x {width}"
     if len(settings[-1]) > _RATIOS:
         return f"it takes at most {_RATIOS} aspect ratios, got {len(settings[-1])}"
-    return native_cuda(noise, counts)
+    return native_cuda(noise, counts, blocks=len(noise))
 
 
 _block_masking = Op(

@@ -12,6 +12,7 @@ from fastssl.ops._backend import Implementation, Op, anything, native_cpu, nativ
 
 _OP = "random_masking"
 _CUDA_RUN = 4096  # patches that are sorted in the shared memory of one block
+_CUDA_MOST = 2**30  # patches a sample, which its kernels count in 32 bits
 
 
 def kept_patches(length: int, ratio: float) -> int:
@@ -104,10 +105,17 @@ def _cuda(noise: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
     return out
 
 
+def _cuda_unsupported(noise: Tensor, keep: int) -> str | None:
+    batch, length = noise.shape
+    if length > _CUDA_MOST:
+        return f"it sorts at most 2^30 patches a sample, got {length}"
+    return native_cuda(noise, blocks=batch * -(-length // _CUDA_RUN))
+
+
 _random_masking = Op(
     "random_masking(Tensor noise, int keep, str? backend) -> (Tensor, Tensor, Tensor)",
     {
-        "cuda": Implementation(_cuda, lambda noise, keep: native_cuda(noise)),
+        "cuda": Implementation(_cuda, _cuda_unsupported),
         "cpu": Implementation(_cpu, lambda noise, keep: native_cpu(noise)),
         "reference": Implementation(reference, anything),
     },

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastssl.ops import _check, _native, _patches
-from fastssl.ops._backend import Implementation, Op, anything, native_cpu, native_cuda
+from fastssl.ops._backend import Implementation, Op, anything, native_cpu
 
 _OP = "restore_patches"
 
@@ -211,7 +211,7 @@ def _example_ids(device: torch.device) -> Tensor:
 _forward = Op(
     "restore_patches(Tensor x, Tensor ids_restore, Tensor mask_token, Tensor? pos_embed, str? backend) -> Tensor",
     {
-        "cuda": Implementation(_cuda_forward, lambda x, ids, token, pos: native_cuda(x, ids, token)),
+        "cuda": Implementation(_cuda_forward, lambda x, ids, token, pos: _patches.cuda_unsupported(x, ids, token)),
         "cpu": Implementation(_cpu_forward, lambda x, ids, token, pos: native_cpu(x, ids, token)),
         "reference": Implementation(_reference_forward, anything),
     },
@@ -227,7 +227,7 @@ _backward = Op(
     "restore_patches_backward(Tensor grad, Tensor ids_restore, SymInt kept, ScalarType dtype, bool need_x, "
     "bool need_token, bool need_pos, str? backend) -> (Tensor, Tensor, Tensor)",
     {
-        "cuda": Implementation(_cuda_backward, lambda grad, ids, *_: native_cuda(grad, ids)),
+        "cuda": Implementation(_cuda_backward, lambda grad, ids, *_: _patches.cuda_unsupported(grad, ids)),
         "cpu": Implementation(_cpu_backward, lambda grad, ids, *_: native_cpu(grad, ids)),
         "reference": Implementation(_reference_backward, anything),
     },

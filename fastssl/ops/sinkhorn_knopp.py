@@ -86,7 +86,7 @@ def _cuda(scores: Tensor, temp: float, iterations: int) -> Tensor:
 _sinkhorn_knopp = Op(
     f"{_OP}(Tensor scores, float temp, int iterations, str? backend) -> Tensor",
     {
-        "cuda": Implementation(_cuda, lambda scores, *_: native_cuda(scores)),
+        "cuda": Implementation(_cuda, lambda scores, *_: native_cuda(scores, blocks=len(scores))),
         "cpu": Implementation(_cpu, lambda scores, *_: native_cpu(scores)),
         "reference": Implementation(reference, anything),
     },

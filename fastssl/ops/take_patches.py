@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastssl.ops import _check, _native, _patches
-from fastssl.ops._backend import Implementation, Op, anything, native_cpu, native_cuda
+from fastssl.ops._backend import Implementation, Op, anything, native_cpu
 
 _OP = "take_patches"
 
@@ -174,7 +174,7 @@ def _example_ids(device: torch.device) -> Tensor:
 _forward = Op(
     "take_patches(Tensor x, Tensor ids, Tensor? pos_embed, str? backend) -> Tensor",
     {
-        "cuda": Implementation(_cuda_forward, lambda x, ids, pos: native_cuda(x, ids)),
+        "cuda": Implementation(_cuda_forward, lambda x, ids, pos: _patches.cuda_unsupported(x, ids)),
         "cpu": Implementation(_cpu_forward, lambda x, ids, pos: native_cpu(x, ids)),
         "reference": Implementation(_reference_forward, anything),
     },
@@ -185,7 +185,7 @@ _backward = Op(
     "take_patches_backward(Tensor grad, Tensor ids, SymInt length, ScalarType dtype, bool need_x, bool need_pos, "
     "str? backend) -> (Tensor, Tensor)",
     {
-        "cuda": Implementation(_cuda_backward, lambda grad, ids, *_: native_cuda(grad, ids)),
+        "cuda": Implementation(_cuda_backward, lambda grad, ids, *_: _patches.cuda_unsupported(grad, ids)),
         "cpu": Implementation(_cpu_backward, lambda grad, ids, *_: native_cpu(grad, ids)),
         "reference": Implementation(_reference_backward, anything),
     },

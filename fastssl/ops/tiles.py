@@ -223,11 +223,15 @@ def _cuda(images: Tensor, order: Tensor, offsets: Tensor | None, *settings: Any)
         return _run(_native.cuda.tiles, _native.stream(images), images, order, offsets, *settings)
 
 
+def _cuda_unsupported(images: Tensor, order: Tensor, *_: Any) -> str | None:
+    return native_cuda(images, order, blocks=order.numel() * images.shape[1])
+
+
 _tiles = Op(
     "tiles(Tensor images, Tensor order, Tensor? offsets, int rows, int columns, int height, int width, "
     "bool normalize, str? backend) -> Tensor",
     {
-        "cuda": Implementation(_cuda, lambda images, order, *_: native_cuda(images, order)),
+        "cuda": Implementation(_cuda, _cuda_unsupported),
         "cpu": Implementation(_cpu, lambda images, order, *_: native_cpu(images, order)),
         "reference": Implementation(reference, anything),
     },

@@ -301,7 +301,7 @@ def test_readme_and_info_tell_what_the_ledger_says() -> None:
 
 
 def test_a_checks_results_are_adopted(repository: Path, tmp_path: Path) -> None:
-    of = {"device": H100, "dry_run": False, "sources": "others"}
+    subject = {"device": H100, "dry_run": False, "sources": "others"}
     row = {
         "op": "nt_xent",
         "shape": "n=1",
@@ -313,8 +313,8 @@ def test_a_checks_results_are_adopted(repository: Path, tmp_path: Path) -> None:
     run = {"machine": H100, "processor": "A CPU", "date": "2026-01-01"}
     parts = {"nt_xent n=1 float32": {"op": "nt_xent", "rows": [row]}, "ema": {"failed": "out of memory"}}
     out = tmp_path / "out"
-    check.write(out / "benchmarks.json", {"of": of, "run": run, "parts": parts})
-    check.write(out / "tests.json", {"of": of, "run": {}, "parts": PASSED})
+    check.write(out / "benchmarks.json", {"subject": subject, "run": run, "parts": parts})
+    check.write(out / "tests.json", {"subject": subject, "run": {}, "parts": PASSED})
     check.write(out / check.LEDGER, ledger.updated({}, PASSED, {}, H100, "r"))
     written = {str(path.relative_to(repository)) for path in check.adopt(out, repository)}
     folder = "benchmarks/results/nvidia-h100-80gb-hbm3"

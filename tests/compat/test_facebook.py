@@ -168,7 +168,9 @@ def test_moco_refuses_what_it_cannot_use() -> None:
     x = rows(0, 4, 6, dtype=torch.float32)
     with pytest.raises(ValueError, match=r"MoCo: the queue has 3 keys, and the batch \(of all processes\) 4"):
         moco.MoCo(Encoder, 5, 3)(x, x)
-    with pytest.raises(ValueError, match=r"query and key must have the same shape \(N, D\); got \(4, 5\) and \(3, 5\)"):
+    with pytest.raises(
+        ValueError, match=r"MoCo: im_q and im_k must be views of the same images; got \(4, 6\) and \(3, 6\)"
+    ):
         moco.MoCo(Encoder, 5, 8)(x, x[:3])
     with pytest.raises(ValueError, match=r"MoCo: the encoder must give features \(N, 5\); got \(4, 6\)"):
         moco.MoCo(lambda num_classes: nn.Identity(), 5, 8)(x, x)
@@ -301,7 +303,7 @@ def test_dino_refuses_what_it_cannot_use() -> None:
         (x[:6], x, 0, r"student_output must be 4 crops of as many samples, one after another; got \(6, 7\)"),
         (x, x[:3], 0, r"teacher_output must be 2 crops of as many samples, one after another; got \(3, 7\)"),
         (x, x, 0, r"must agree on B and K; got \(4, 2, 7\) and \(2, 4, 7\)"),
-        (x[:, :5], x[:4, :5], 0, "center must have the 5 prototypes of the teacher; got 7"),
+        (x[:, :5], x[:4, :5], 0, r"student_output must have 7 prototypes; got \(8, 5\)"),
         (x, x[:4], 6, r"epoch must be in \[0, 6\); got 6"),
         (x, x[:4], -1, r"epoch must be in \[0, 6\); got -1"),
     ):

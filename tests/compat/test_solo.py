@@ -189,7 +189,7 @@ def test_what_cannot_be_used_is_refused() -> None:
     for call, told in (
         (lambda: solo.simclr_loss_func(z, indexes[:5]), r"indexes must be \(6\), one for each row; got \(5\)"),
         (lambda: solo.simclr_loss_func(z[0], indexes), r"simclr_loss_func: z must have shape \(N, D\); got \(5\)"),
-        (lambda: solo.simclr_loss_func(z[:1], indexes[:1]), r"at least two rows and one feature; got \(1, 5\)"),
+        (lambda: solo.simclr_loss_func(z[:1], indexes[:1]), r"at least two rows; got \(1, 5\)"),
         (lambda: solo.simclr_loss_func(z, indexes, 0.0), r"temperature must be finite and above 0; got 0\.0"),
         (lambda: solo.mocov2plus_loss_func(z, z[:5], z.T), r"same shape \(N, D\); got \(6, 5\) and \(5, 5\)"),
         (lambda: solo.mocov2plus_loss_func(z, z, z), r"agree on D; got \(6, 5\) and \(5, 6\)"),

@@ -216,6 +216,7 @@ const char* cudaGetErrorString(cudaError_t error) {
         case cudaSuccess: return "no error";
         case cudaErrorInvalidValue: return "invalid argument";
         case cudaErrorInvalidConfiguration: return "invalid configuration argument";
+        case cudaErrorInvalidResourceHandle: return "invalid resource handle";
         case cudaErrorLaunchFailure: return "unspecified launch failure";
     }
     return "unknown error";

@@ -47,17 +47,21 @@ __global__ void sum(int* out) {
 
 cudaError_t run(const std::string& name, int* out) {
     const std::size_t shared = kThreads * sizeof(int);
-    if (name == "rotate") return launch(rotate, 1, kThreads, shared, nullptr, out, true);
-    if (name == "no_barrier") return launch(rotate, 1, kThreads, shared, nullptr, out, false);
-    if (name == "half_a_barrier") return launch(half_a_barrier, 1, kThreads, 0, nullptr, out);
-    if (name == "gone_lane") return launch(gone_lane, 1, kThreads, 0, nullptr, out);
-    if (name == "beyond_shared") return launch(beyond_shared, 1, kThreads, shared, nullptr, out);
-    if (name == "misaligned") return launch(misaligned, 1, 1, 0, nullptr, out);
-    if (name == "unwritten_shared") return launch(unwritten_shared, 1, kThreads, shared, nullptr, out);
-    if (name == "sum") return launch(sum, 1, kThreads, 0, nullptr, out);
-    if (name == "too_many_threads") return launch(sum, 1, 1025, 0, nullptr, out);
-    if (name == "too_much_shared") return launch(sum, 1, kThreads, 49 * 1024, nullptr, out);
-    return launch(sum, 0, kThreads, 0, nullptr, out);  // no_blocks
+    auto* const stream = reinterpret_cast<cudaStream_t>(emulator::kStream);
+    if (name == "rotate") return launch(rotate, 1, kThreads, shared, stream, out, true);
+    if (name == "no_barrier") return launch(rotate, 1, kThreads, shared, stream, out, false);
+    if (name == "half_a_barrier") return launch(half_a_barrier, 1, kThreads, 0, stream, out);
+    if (name == "gone_lane") return launch(gone_lane, 1, kThreads, 0, stream, out);
+    if (name == "beyond_shared") return launch(beyond_shared, 1, kThreads, shared, stream, out);
+    if (name == "misaligned") return launch(misaligned, 1, 1, 0, stream, out);
+    if (name == "unwritten_shared") return launch(unwritten_shared, 1, kThreads, shared, stream, out);
+    if (name == "sum") return launch(sum, 1, kThreads, 0, stream, out);
+    if (name == "too_many_threads") return launch(sum, 1, 1025, 0, stream, out);
+    if (name == "too_many_blocks") return launch(sum, std::int64_t{1} << 32 | 1, kThreads, 0, stream, out);
+    if (name == "too_many_down") return launch(sum, Blocks(1, 65536), kThreads, 0, stream, out);
+    if (name == "too_much_shared") return launch(sum, 1, kThreads, 49 * 1024, stream, out);
+    if (name == "another_stream") return launch(sum, 1, kThreads, 0, nullptr, out);
+    return launch(sum, 0, kThreads, 0, stream, out);  // no_blocks
 }
 
 }  // namespace

@@ -32,10 +32,10 @@ class Engine:
         return self.backend
 
 
-def _engines() -> list[object]:
+def _engines(isas: tuple[str, ...]) -> list[object]:
     if INTERPRETING:
         return [pytest.param(("triton", INTERPRETED), id="triton-interpreted")]
-    cpu = [pytest.param(("cpu", isa), id=f"cpu-{isa}") for isa in ISAS]
+    cpu = [pytest.param(("cpu", isa), id=f"cpu-{isa}") for isa in isas]
     gpu = [pytest.param((name, ""), id=name, marks=pytest.mark.gpu) for name in ("triton", "cuda")]
     return [
         pytest.param(("reference", ""), id="reference"),
@@ -48,15 +48,24 @@ def _engines() -> list[object]:
 ON_CPU = {EMULATED: cuda_on_cpu, INTERPRETED: triton_on_cpu}
 
 
-@pytest.fixture(params=_engines())
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "engine" in metafunc.fixturenames:
+        isas: tuple[str, ...] = ISAS
+        if _native.cpu is not None:
+            best = _native.cpu.supported_isa()
+            if metafunc.definition.get_closest_marker("one_isa"):
+                isas = (best,)
+            elif metafunc.config.getoption("isas") == "ends":
+                isas = tuple(dict.fromkeys((ISAS[0], best)))
+        metafunc.parametrize("engine", _engines(isas), indirect=True)
+
+
+@pytest.fixture
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     backend, how = request.param
     needed = getattr(request.module, "BACKENDS", None)
     if needed is not None and backend not in needed:
         pytest.skip(f"the op has no {backend} backend")
-    chosen = getattr(request.module, "INTERPRETED_TESTS", None)
-    if how == INTERPRETED and chosen is not None and not request.function.__name__.startswith(chosen):
-        pytest.skip("the interpreter takes minutes")
     if backend == "cpu":
         assert _native.cpu is not None, _native.CPU_MISSING
         if ISAS.index(how) > ISAS.index(_native.cpu.supported_isa()):

@@ -27,6 +27,7 @@ EMULATED, INTERPRETED = "emulated", "interpreted"
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 ROOT = Path(__file__).parent.parent.parent
 BUILD = ROOT / "build" / "emulated"
+STREAM = 0x57  # the one that the emulator has: tests/emulated_cuda/include/emulator.h
 
 
 @functools.cache
@@ -80,7 +81,7 @@ def cuda_on_cpu() -> Iterator[None]:
     """Inside, the backend ``cuda`` takes CPU tensors and the emulator runs its kernels."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_native, "cuda", module())
-        patch.setattr(_native, "stream", lambda tensor: 0)
+        patch.setattr(_native, "stream", lambda tensor: STREAM)
         patch.setattr(_backend, "_placed", _placed_on_cpu)
         patch.setattr(torch.cuda, "device", lambda _: nullcontext())
         patch.setattr(torch.cuda, "current_stream", lambda _=None: None)
@@ -97,4 +98,6 @@ def triton_on_cpu() -> Iterator[None]:
         patch.setattr(_backend, "_placed", _interpretable)
         # as of a small GPU: the interpreter takes one program after the other, and what many do one can
         patch.setattr(importlib.import_module("fastssl.ops.triton._launch"), "PROCESSORS", 3)
+        # and it takes as long for a small piece of a tile as for a large one
+        patch.setattr(importlib.import_module("fastssl.ops.triton._neighbours"), "PIECE", 64)
         yield

@@ -151,6 +151,7 @@ def test_the_generator_decides(engine) -> None:
     assert draw(1).device.type == engine.device.type
 
 
+@pytest.mark.one_isa
 def test_under_compile(engine) -> None:
     def masked(x: Tensor, noise: Tensor) -> Tensor:
         return x * block_masking(2, (4, 5), 9, min_block=2, noise=noise)

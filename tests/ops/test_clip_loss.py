@@ -139,6 +139,7 @@ def test_gradcheck(engine) -> None:
     assert torch.autograd.gradcheck(lambda a, b, s: clip_loss(a, b, logit_scale=s), inputs)
 
 
+@pytest.mark.one_isa
 def test_under_compile_and_autocast(engine) -> None:
     a, b = pairs(20, 8, torch.bfloat16)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from emulated import cuda_on_cpu
 from torch import Tensor
 
 from fastssl import ops
@@ -15,6 +16,7 @@ from fastssl.ops._backend import ops as registered
 OPS = registered()
 
 
+@pytest.mark.one_isa
 @pytest.mark.parametrize("name", OPS)
 def test_passes_opcheck(name: str, engine) -> None:
     op = OPS[name]
@@ -92,6 +94,36 @@ def test_a_backward_that_saved_what_is_written_refuses(name: str, compiler: str 
     compiled = step if compiler is None else torch.compile(step, fullgraph=True, backend=compiler)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         compiled(torch.ones((), requires_grad=True), *op.example(torch.device("cpu"))).backward()
+
+
+def _large(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.zeros(1, dtype=dtype).expand(shape)
+
+
+IDS = _large(2**31, 2, dtype=torch.int64)
+CALLS_TOO_LARGE: dict[str, tuple[tuple[Any, ...], str]] = {
+    "random_masking": ((_large(2**31, 1), 1), "2^31 - 1 blocks at once, and this call needs 2147483648"),
+    "random_masking's patches": ((_large(1, 2**30 + 1), 1), "sorts at most 2^30 patches a sample, got 1073741825"),
+    "block_masking": ((_large(2**31, 132), _large(2**31), 2, 2, 1, 1, [1.0]), "2^31 - 1 blocks"),
+    "tiles": (
+        (_large(2**28, 8, 2, 2), _large(2**28, 1, dtype=torch.int64), None, 1, 1, 2, 2, False),
+        "2^31 - 1 blocks",
+    ),
+    "sinkhorn_knopp": ((_large(2**31, 2), 0.1, 3), "2^31 - 1 blocks"),
+    "distillation_loss": ((_large(2, 2**31, 2), _large(2, 2**31, 2), None, 0.1, 0.1), "2^31 - 1 blocks"),
+    "take_patches": ((_large(2**31, 4, 2), IDS, None), "2^31 - 1 blocks"),
+    "take_patches' indices": ((_large(1, 4, 2), IDS.T[:1], None), "2^31 - 1 indices a sample, got 2147483648"),
+    "restore_patches": ((_large(2**31, 1, 2), IDS, _large(2), None), "2^31 - 1 blocks"),
+}
+
+
+@pytest.mark.parametrize("name", CALLS_TOO_LARGE)
+def test_more_than_a_launch_holds_is_refused_in_words(name: str) -> None:
+    call, words = CALLS_TOO_LARGE[name]
+    with cuda_on_cpu():
+        told = OPS[name.partition("'")[0]].implementations["cuda"].unsupported(*call)
+    assert told is not None
+    assert words in told
 
 
 def test_an_unknown_backend_is_refused() -> None:

@@ -56,6 +56,11 @@ def test_memory_is_moved_16_bytes_at_a_time(compiled: list[Kernel]) -> None:
     assert not [row for row in rows if not row["wide_stores"] and row["kernel"] not in {*NARROW, *REDUCING}]
 
 
+def test_the_published_table_is_of_these_kernels(compiled: list[Kernel]) -> None:
+    changed = kernels.outdated(kernels.rows(compiled), "nvcc", kernels.nvcc_version())
+    assert not changed, "run python -m benchmarks.kernels, then python -m benchmarks.publish"
+
+
 def test_a_kernel_has_its_name_in_the_source() -> None:
     assert kernels.plain("_ZN7fastssl4cuda50_GLOBAL__N__7f23_cu_44530d8711rank_kernelEPKm") == "rank_kernel"
     assert kernels.plain("_ZN7fastssl4cuda15sum_rows_kernelIffEEvPKT_") == "sum_rows_kernel"

@@ -120,6 +120,7 @@ def test_gradients_are_refused(engine) -> None:
         decode_ab(logits.requires_grad_(), bins).sum().backward()
 
 
+@pytest.mark.one_isa
 def test_under_compile(engine) -> None:
     def step(logits: Tensor, bins: Tensor) -> Tensor:
         return decode_ab(logits * 2, bins) + 1

@@ -262,6 +262,7 @@ def test_gradcheck(engine, teacher_temp: float | None) -> None:
     assert torch.autograd.gradcheck(loss, (student,))
 
 
+@pytest.mark.one_isa
 @pytest.mark.parametrize("teacher_temp", [0.05, None])
 def test_under_compile(engine, teacher_temp: float | None) -> None:
     student, teacher, center = crops(4, 2, 3, 50)
@@ -276,6 +277,7 @@ def test_under_compile(engine, teacher_temp: float | None) -> None:
         torch.testing.assert_close(got, want)
 
 
+@pytest.mark.one_isa
 @pytest.mark.parametrize("compiler", [None, "aot_eager", "inductor"])
 def test_the_center_may_move_before_the_backward(engine, compiler: str | None) -> None:
     """As DINO's own loss moves it."""

@@ -177,6 +177,7 @@ def test_empty_lists_and_inference_mode(engine) -> None:
         assert target.eq(0.5).all()
 
 
+@pytest.mark.one_isa
 def test_under_compile(engine) -> None:
     def step(target: Tensor, source: Tensor) -> Tensor:
         ema_update_([target], [source * 2], 0.5)

@@ -75,6 +75,9 @@ def test_a_misaligned_access_ends_the_process_with_its_line(program: Path) -> No
     ("name", "error"),
     [
         ("too_many_threads", "invalid configuration argument"),
+        ("another_stream", "invalid resource handle"),
+        ("too_many_blocks", "invalid configuration argument"),
+        ("too_many_down", "invalid configuration argument"),
         ("no_blocks", "invalid configuration argument"),
         ("too_much_shared", "invalid argument"),
     ],

@@ -152,6 +152,7 @@ def test_no_gradient_flows(engine) -> None:
     assert not encode_ab(ab, gamut_bins(device=engine.device))[1].requires_grad
 
 
+@pytest.mark.one_isa
 def test_under_compile(engine) -> None:
     def step(ab: Tensor, bins: Tensor) -> Tensor:
         ids, weights = encode_ab(ab * 2, bins)

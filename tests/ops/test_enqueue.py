@@ -174,6 +174,7 @@ def test_in_inference_mode(engine) -> None:
         assert queue.sum() == 6
 
 
+@pytest.mark.one_isa
 def test_under_compile(engine) -> None:
     def step(queue: Tensor, cursor: Tensor, keys: Tensor) -> Tensor:
         enqueue_(queue, cursor, keys * 2, normalize=True)

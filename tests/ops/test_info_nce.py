@@ -230,6 +230,7 @@ def test_gradcheck(engine, reduction: str) -> None:
     )
 
 
+@pytest.mark.one_isa
 def test_under_compile_and_autocast(engine) -> None:
     queries, keys = inputs(20, 50, 8, torch.bfloat16)
     targets, exclude = drawn(20, 50)

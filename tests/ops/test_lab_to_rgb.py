@@ -111,6 +111,7 @@ def test_bad_values_stay_in_their_pixel(engine, value: float, dtype: torch.dtype
             assert got[1, :, 4, 5].isnan().any()
 
 
+@pytest.mark.one_isa
 def test_under_compile(engine) -> None:
     def convert(x: Tensor) -> Tensor:
         return lab_to_rgb(x * 0.5) + 1

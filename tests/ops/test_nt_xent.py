@@ -206,6 +206,7 @@ def test_gradcheck(engine) -> None:
     assert torch.autograd.gradcheck(lambda a, b: nt_xent(a, b, temperature=0.3), (z0, z1))
 
 
+@pytest.mark.one_isa
 def test_under_compile(engine) -> None:
     def step(a: Tensor, b: Tensor, temperature: float) -> Tensor:
         return nt_xent(normalize(a, dim=1), normalize(b, dim=1), temperature=temperature)
@@ -233,6 +234,7 @@ def test_autocast_leaves_float64_and_so_refuses_a_mixture(engine) -> None:
             assert nt_xent(z0.double(), z1.double(), temperature=0.5).dtype == torch.float64
 
 
+@pytest.mark.one_isa
 def test_under_compile_and_autocast(engine) -> None:
     z0, z1 = views(20, 8, dtype=torch.bfloat16, device=engine.device)
 

@@ -181,6 +181,7 @@ def test_gradcheck(engine) -> None:
     assert torch.autograd.gradcheck(lambda q, k: queue_info_nce(q, k, queue, temperature=0.3), (query, key))
 
 
+@pytest.mark.one_isa
 def test_under_compile_and_autocast(engine) -> None:
     query, key, queue = inputs(20, 50, 8, torch.bfloat16)
 

@@ -97,6 +97,7 @@ def test_every_patch_is_kept_equally_often(engine) -> None:
     assert (share - 0.25).abs().max() < 6 * (0.25 * 0.75 / 4000) ** 0.5
 
 
+@pytest.mark.one_isa
 def test_under_compile(engine) -> None:
     def masked(x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         _, _, mask = random_masking(4, 12, 0.5, noise=noise)

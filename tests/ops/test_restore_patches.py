@@ -195,6 +195,7 @@ def test_gradcheck(engine) -> None:
     assert torch.autograd.gradcheck(ours(ids), tensors)
 
 
+@pytest.mark.one_isa
 def test_under_compile(engine) -> None:
     ids, tensors, grad = permutations(4, 9), inputs(4, 9, 3, 8), normal(4, 9, 8, seed=2)
 

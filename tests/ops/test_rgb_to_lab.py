@@ -108,6 +108,7 @@ def test_bad_values_stay_in_their_pixel(engine, value: float, dtype: torch.dtype
         assert not got[1, :, 4, 5].isfinite().all()
 
 
+@pytest.mark.one_isa
 def test_under_compile(engine) -> None:
     def convert(x: Tensor) -> Tensor:
         return rgb_to_lab(x * 0.5) + 1

@@ -151,6 +151,7 @@ def test_gradcheck(engine) -> None:
     assert torch.autograd.gradcheck(lambda a, b, s, c: siglip_loss(a, b, logit_scale=s, logit_bias=c), inputs)
 
 
+@pytest.mark.one_isa
 def test_under_compile_and_autocast(engine) -> None:
     a, b = pairs(20, 8, torch.bfloat16)
 

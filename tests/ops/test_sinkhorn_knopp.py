@@ -171,6 +171,7 @@ def test_no_gradient(engine) -> None:
     assert not sinkhorn_knopp(scores, temp=0.05, iterations=3).requires_grad
 
 
+@pytest.mark.one_isa
 def test_under_compile(engine) -> None:
     def step(scores: Tensor) -> Tensor:
         return 2 * sinkhorn_knopp(scores + 1, temp=0.1, iterations=2)

@@ -200,6 +200,7 @@ def test_non_contiguous_inputs(engine) -> None:
     assert torch.equal(got, want)
 
 
+@pytest.mark.one_isa
 def test_under_compile(engine) -> None:
     def step(images: Tensor, order: Tensor) -> Tensor:
         return tiles(images * 2, 2, order, size=4, normalize=True) + 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +18,9 @@ from fastssl.ops._backend import ops as registered
 
 triton = pytest.importorskip("triton")
 
-from benchmarks.launches import ARCHITECTURES, STEPS, launches, resources  # noqa: E402
+from benchmarks import kernels  # noqa: E402
+from benchmarks.launches import ARCHITECTURES, STEPS, Resources, launches, resources  # noqa: E402
+from fastssl.ops.triton import _launch  # noqa: E402
 
 OPS = [name for name, op in registered().items() if "triton" in op.implementations]
 SHARED = {80: 166_912, 90: 232_448, 100: 232_448}  # bytes that a block may have
@@ -30,50 +34,77 @@ def guarded(shape: Any, dtype: torch.dtype, around: float) -> tuple[Tensor, Tens
     return memory, inside.fill_(math.nan if dtype.is_floating_point else 0)
 
 
-def _ragged(name: str, dtype: torch.dtype) -> tuple[Any, ...]:
-    """The op's own example, with rows of 127 features and numbers of them that fill no block."""
+# (queries, others...) of each op's rows, which have 127 features and fill no block; of the banks, one is cut into parts
+RAGGED = {
+    "clip_loss": (123, 123),
+    "info_nce": (123, 70),
+    "knn_classify": (70, 507),
+    "knn_classify in parts": (3, 1091),
+    "nt_xent": (61, 61),
+    "queue_info_nce": (61, 61, 507),
+    "siglip_loss": (123, 123),
+}
+
+
+def _ragged(what: str, dtype: torch.dtype) -> tuple[Any, ...]:
+    """The op's own example, with such rows in place of its own."""
+    name = what.partition(" ")[0]
     call = list(registered()[name].example(torch.device("cpu")))
     torch.manual_seed(0)
     rows = lambda n: torch.nn.functional.normalize(torch.randn(n, 127), dim=1).to(dtype)  # noqa: E731
-    inputs = {
-        "clip_loss": (123, 123),
-        "info_nce": (123, 70),
-        "knn_classify": (123, 507),
-        "nt_xent": (61, 61),
-        "queue_info_nce": (61, 61, 507),
-        "siglip_loss": (123, 123),
-    }[name]
-    for place, n in enumerate(inputs):
+    for place, n in enumerate(RAGGED[what]):
         call[place] = rows(n)
     if name == "info_nce":
         call[2], call[3], call[4] = torch.arange(123) % 70, (torch.arange(123) + 1) % 70, rows(51)
     if name == "knn_classify":
-        call[2] = torch.arange(507) % 3
+        call[2] = torch.arange(len(call[1])) % 3
     return tuple(call)
+
+
+def _ragged_frames(radius: int | None, dtype: torch.dtype) -> tuple[Any, ...]:
+    """Two frames of 9 x 11 pixels with 127 features and 5 classes, of which each pixel takes 11."""
+    torch.manual_seed(0)
+    target, context = (torch.randn(*frames, 127, 9, 11).to(dtype) for frames in ((), (2,)))
+    return target, context, torch.rand(2, 5, 9, 11), radius, 11, 0.1
 
 
 EXAMPLES = {
     **{name: lambda name=name: registered()[name].example(torch.device("cpu")) for name in OPS},
     **{
-        f"{name}-{dtype}": lambda name=name, dtype=dtype: _ragged(name, dtype)
-        for name in ("clip_loss", "info_nce", "knn_classify", "nt_xent", "queue_info_nce", "siglip_loss")
+        f"{what} {dtype}": lambda what=what, dtype=dtype: _ragged(what, dtype)
+        for what in RAGGED
+        for dtype in (torch.float32, torch.float16)
+    },
+    **{
+        f"propagate_labels {radius} {dtype}": lambda radius=radius, dtype=dtype: _ragged_frames(radius, dtype)
+        for radius in (3, None)
         for dtype in (torch.float32, torch.float16)
     },
 }
 
 
+def results(name: str, backend: str, call: tuple[Any, ...]) -> list[Tensor]:
+    """What an op returns, and the gradients to the rows that may ask for one."""
+    leaves = call[:2] if f"{name}_backward" in OPS else ()
+    with torch.enable_grad():
+        got = registered()[name].call(*(x.requires_grad_() for x in leaves), *call[len(leaves) :], backend)
+        found = list(got) if isinstance(got, tuple) else [got]
+        if leaves:
+            found += torch.autograd.grad(found[0].sum(), leaves)
+    return [x.detach() for x in found]
+
+
 @pytest.mark.skipif(not INTERPRETING, reason="runs under TRITON_INTERPRET=1")
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_interpreted_kernels_stay_within_their_buffers(example: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Inputs lie between NaNs, or numbers that count nothing; what the op allocates, between canaries."""
-    op = registered()[example.partition("-")[0]]
-    call = EXAMPLES[example]()
-    want = op.implementations["reference"].run(*call)
+    """Inputs lie between NaNs, or numbers that count nothing; what the op allocates, backward too, between canaries."""
+    name, call = example.partition(" ")[0], EXAMPLES[example]()
+    want = results(name, "reference", call)
 
     def lonely(x: Any) -> Any:
         if not isinstance(x, Tensor):
             return x
-        return guarded(x.shape, x.dtype, math.nan if x.dtype.is_floating_point else -(2**31))[1].copy_(x)
+        return guarded(x.shape, x.dtype, math.nan if x.dtype.is_floating_point else -(2**31))[1].copy_(x.detach())
 
     allocated = []
 
@@ -87,14 +118,14 @@ def test_interpreted_kernels_stay_within_their_buffers(example: str, monkeypatch
     new_empty = lambda x, *shape, dtype=None, **_: empty(*shape, dtype=dtype or x.dtype)  # noqa: E731
     monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
     with triton_on_cpu():
-        got = op.implementations["triton"].run(*map(lonely, call))
+        got = results(name, "triton", tuple(map(lonely, call)))
     monkeypatch.undo()
     assert allocated
     for memory in allocated:
         assert memory[:GUARD].eq(-7).all()
         assert memory[memory.numel() - GUARD :].eq(-7).all()
     half = any(isinstance(x, Tensor) and x.dtype == torch.float16 for x in call)
-    for x, y in zip(*(result if isinstance(result, tuple) else (result,) for result in (got, want)), strict=True):
+    for x, y in zip(got, want, strict=True):
         # a row of float16 is added up from numbers that were each rounded to 2^-11
         bounds = dict(rtol=2e-3, atol=2e-3 * float(y.abs().max())) if half else dict(rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(x, y, **bounds)
@@ -116,7 +147,7 @@ COMPILED = [
 ]
 # Rows that begin anywhere, and rows whose last features are masked, where registers are scarcest: float32 takes most of
 # them on 8.0, and the table of 1000 features is that of all beyond 256.
-RAGGED = [
+MASKED = [
     (torch.float32, 127, 80),
     *((torch.bfloat16, 127, architecture) for architecture in ARCHITECTURES),
     (torch.bfloat16, 192, 80),
@@ -125,18 +156,22 @@ RAGGED = [
 
 
 @pytest.mark.skipif(INTERPRETING, reason="interpreted kernels are not compiled")
-@pytest.mark.parametrize(("dtype", "d", "architecture"), [*COMPILED, *RAGGED], ids=str)
+@pytest.mark.parametrize(("dtype", "d", "architecture"), [*COMPILED, *MASKED], ids=str)
 @pytest.mark.parametrize("op", STEPS)
 def test_compiles_for_tensor_cores_without_spills(op: str, dtype: torch.dtype, d: int, architecture: int) -> None:
     """As the op launches it: constants, options and the types of its arguments are those of a training step."""
-    if (dtype, d, architecture) in RAGGED and op in ("knn_classify", "propagate_labels"):
+    if (dtype, d, architecture) in MASKED and op in ("knn_classify", "propagate_labels"):
         pytest.skip("its blocks depend on little, and 128 features are launched as 127, too")
+    published = []
     for launch in launches(op, dtype, d):
         has_products = "PRECISION" in launch.kernel.arg_names
-        if d != 128 and not has_products:
+        if d != kernels.FEATURES and not has_products:
             continue  # its code is that of 128 features but for a number
         compiled = launch.compile(architecture)
-        used = resources(compiled)
+        used: kernels.Kernel | Resources = resources(compiled)
+        if d == kernels.FEATURES and dtype != torch.float16:
+            used = kernels.triton_kernel(launch, dtype, architecture, compiled)
+            published.append(used)
         assert (used.stack, used.local) == (0, 0), (launch.name, used)
         assert used.shared <= SHARED[architecture], (launch.name, used)
         if has_products:
@@ -144,6 +179,8 @@ def test_compiles_for_tensor_cores_without_spills(op: str, dtype: torch.dtype, d
             if architecture == 90 and dtype != torch.float32:
                 wanted = r"\bwgmma\b"
             assert re.search(wanted, compiled.asm["ptx"]), f"{launch.name}: no tensor-core instruction"
+    changed = kernels.outdated(kernels.rows(published), "triton", triton.__version__)
+    assert not changed, "run python -m benchmarks.kernels, then python -m benchmarks.publish"
 
 
 def test_more_than_a_grid_holds_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,10 +193,23 @@ def test_more_than_a_grid_holds_is_refused_in_words(monkeypatch: pytest.MonkeyPa
     assert "queries, got 2147483648" in str(_top_k.triton_unsupported(2**31, 8, 5))
 
 
+def test_products_name_their_precision_and_kernels_are_chosen_without_a_search() -> None:
+    """And a product is added to sums that are there, in float32: ``dot(a, b, sums)``."""
+    products = 0
+    for path in Path(_launch.__file__).parent.glob("*.py"):
+        source = path.read_text()
+        assert not re.search(r"autotune|\batomic_", source), path
+        for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
+            if isinstance(call.func, ast.Attribute) and call.func.attr == "dot":
+                products += 1
+                assert len(call.args) == 3, f"{path.name}:{call.lineno}"
+                assert "input_precision" in {keyword.arg for keyword in call.keywords}, f"{path.name}:{call.lineno}"
+    assert products >= 3
+
+
 def test_float32_is_multiplied_as_torch_may_multiply_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also once torch's newer setting is used, after which reading the older one raises."""
-    from fastssl.ops.triton._launch import float32_precision
-
+    float32_precision = _launch.float32_precision
     assert float32_precision() == "tf32x3"
     if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):
         monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)

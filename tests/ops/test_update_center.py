@@ -124,6 +124,7 @@ def test_in_inference_mode(engine) -> None:
         assert center.eq(0.25).all()
 
 
+@pytest.mark.one_isa
 def test_under_compile(engine) -> None:
     def step(center: Tensor, teacher: Tensor) -> Tensor:
         update_center_(center, teacher + 1, 0.5)

@@ -84,18 +84,32 @@ class MoCo(nn.Module):
     def _features(self, im_q: Tensor, im_k: Tensor) -> tuple[Tensor, Tensor]:
         """(N, dim) unit queries and keys, in float32 at least; the key encoder has moved before."""
         processes = _group.resolved("MoCo", everyone())
-        if processes is not None:
-            _group.same_count("MoCo", im_k, processes)
-            if not self._is_shared:  # each process drew another queue
-                _group.copy_from_first((self.queue, self.queue_ptr), processes)
-                self._is_shared = True
+        _group.agreed(
+            "MoCo", processes, lambda: self._checked(im_q, im_k, _group.size(processes)), training=self.training
+        )
+        if processes is not None and not self._is_shared:  # each process drew another queue
+            _group.copy_from_first((self.queue, self.queue_ptr), processes)
+            self._is_shared = True
         query = self._unit(self.encoder_q(im_q))
         with torch.no_grad():
             if self.training:
                 self._momentum_update_key_encoder()
             key = self._unit(self._encoded(im_k))
-        _rows.pair("MoCo", ("query", query), ("key", key))
         return query, key
+
+    def _checked(self, im_q: Tensor, im_k: Tensor, world: int) -> tuple[Tensor, Tensor]:
+        """Images that are as many, and no more than the queue holds."""
+        for name, images in (("im_q", im_q), ("im_k", im_k)):
+            if _check.tensor("MoCo", name, images).dim() == 0 or images.numel() == 0:
+                raise ValueError(f"MoCo: {name} needs at least one image; got {_check.shape(images)}")
+        if len(im_q) != len(im_k):
+            raise ValueError(
+                f"MoCo: im_q and im_k must be views of the same images; got {_check.shape(im_q)} and "
+                f"{_check.shape(im_k)}"
+            )
+        if self.training and len(im_k) * world > self.K:
+            raise ValueError(f"MoCo: the queue has {self.K} keys, and the batch (of all processes) {len(im_k) * world}")
+        return im_q, im_k
 
     def _encoded(self, im_k: Tensor) -> Tensor:
         """The keys; in training over several processes, none's batch norm sees the batch that its query encoder saw."""
@@ -126,8 +140,6 @@ class MoCo(nn.Module):
         processes = _group.resolved("MoCo", everyone())
         if processes is not None:
             keys = _group.gathered(keys, processes)
-        if len(keys) > self.K:
-            raise ValueError(f"MoCo: the queue has {self.K} keys, and the batch (of all processes) {len(keys)}")
         ops.enqueue_(self.queue.T, self.queue_ptr, keys)
 
 

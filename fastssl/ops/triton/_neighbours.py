@@ -33,6 +33,7 @@ from fastssl.ops.triton._launch import float32_precision
 _PROGRAMS = 264  # two for each processor of an H100: with fewer blocks of queries, the bank is divided
 _LEAST_BLOCKS = 8  # of the bank a program, which the start of its threshold must pay for
 _WORKSPACE = 128 << 20  # bytes of candidates' buffers, or those of one block of queries
+PIECE = 16  # candidates of a query that are looked at together
 
 
 # What a last batch may have fewer of compiles nothing anew. Multiples of 16 do among what rows are apart, for the sake
@@ -259,7 +260,7 @@ def constants(dtype: torch.dtype, d: int, window: bool) -> dict[str, Any]:
     generations; float32's products take more of them, and so do windows, of which 8 x 8 pixels waste least, and rows
     that begin anywhere (Triton counts on multiples of 16), which no copy brings to shared memory ahead of time.
     """
-    fixed = {"WINDOW": window, "ACROSS": 8, "ROWS": 64, "PIECE": 16, "num_warps": 8}
+    fixed = {"WINDOW": window, "ACROSS": 8, "ROWS": 64, "PIECE": PIECE, "num_warps": 8}
     if dtype != torch.float32:
         chunk, columns, stages = (64, 64 if window else 128, 3) if d % 16 == 0 else (32, 64, 1)
         tile = {"COLUMNS": columns, "CHUNK": chunk, "WHOLE": d % chunk == 0}

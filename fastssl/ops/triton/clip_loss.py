@@ -9,6 +9,7 @@ both in 2 N^2 D, but would keep a row block's part of each column's softmax, whi
 Backward, of each side that asks: blocks of its rows walk the other's, recompute s and sum G times the other's rows:
 4 N^2 D operations a side, parts summed in their order, no atomics. Both directions' weights, and on the diagonal what
 the forward kept of them without cancellation, are added before they are rounded to 16 bits.
+Triton and not CUDA: matrix products with two softmaxes' weights between them.
 Reference and tests: fastssl/ops/clip_loss.py, tests/ops/test_clip_loss.py.
 """
 

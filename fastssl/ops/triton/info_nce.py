@@ -10,6 +10,7 @@ Grid of that: blocks of keys, parts of the queries, blocks of features; 4 N M D 
 order. At its target P - 1 is what the forward kept, 1 - P without cancellation, before it is rounded to 16 bits.
 Targets and excluded columns are not checked on a GPU, which would wait for it: a row whose target is no key, or is
 excluded, has a loss of NaN.
+Triton and not CUDA: matrix products with a softmax's weights between them.
 Reference and tests: fastssl/ops/info_nce.py, tests/ops/test_info_nce.py.
 """
 

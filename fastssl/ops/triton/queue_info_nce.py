@@ -6,6 +6,7 @@
 The queue has no gradient, so one pass over it gives the log-sum-exps and the query's gradient up to a factor (4 N K D
 operations; grid, sums and bytes: _contrast.py), and the backward multiplies. The queue is cut into as many parts as
 fill the GPU where N alone does not.
+Triton and not CUDA: two matrix products with an online softmax between them.
 Reference and tests: fastssl/ops/queue_info_nce.py, tests/ops/test_queue_info_nce.py.
 """
 

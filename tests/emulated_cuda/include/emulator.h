@@ -5,7 +5,8 @@
 // alternate between first-to-last and last-to-first order of blocks and threads, so a result that depends on the order,
 // as it does where a barrier is missing, differs between two runs. Shared memory is 0xff in every byte when a block begins
 // (NaN, or -1) and has a guard behind it. A launch that CUDA would refuse is refused; threads that wait for one
-// another for ever, or a warp's exchange that names lanes which have ended, fail the launch in words.
+// another for ever, or a warp's exchange that names lanes which have ended, fail the launch in words. There is one stream,
+// kStream, and the default one is not it: a launch on another than it was given is refused.
 #pragma once
 
 #include <algorithm>
@@ -51,6 +52,7 @@ void wait_for_warp(unsigned lanes);  // those of a mask, which all must arrive w
 void* slot(unsigned lane);           // 16 bytes of each lane of the calling thread's warp
 unsigned lane();
 cudaError_t run(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& body);
+constexpr std::uintptr_t kStream = 0x57;  // tests/ops/emulated.py
 
 // Every lane of the mask hands `value` over; `combine(values)` then sees those of all lanes, as an array of 32.
 template <class T, class F>
@@ -87,6 +89,7 @@ struct cudaLaunchConfig_t {
 
 template <class... Parameters>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Parameters... arguments) {
+    if (reinterpret_cast<std::uintptr_t>(config->stream) != emulator::kStream) return cudaErrorInvalidResourceHandle;
     return emulator::run(config->gridDim, config->blockDim, config->dynamicSmemBytes, [&] { kernel(arguments...); });
 }
 

@@ -12,7 +12,7 @@ from torch.nn.functional import cosine_similarity, normalize
 from fastssl import losses, ops
 from fastssl.compat._processes import everyone
 from fastssl.losses import _group, _rows
-from fastssl.losses.dino import move_center
+from fastssl.losses.dino import Centered, move_center
 
 
 class MemoryBankModule(nn.Module):
@@ -56,8 +56,8 @@ class MemoryBankModule(nn.Module):
     def write(self, features: Tensor) -> None:
         """Writes (N, D) features, gathered if asked, over the oldest of the bank; wraps round its end."""
         processes = _group.resolved("MemoryBankModule", everyone() if self.gather_distributed else None)
+        (features,) = _group.agreed("MemoryBankModule", processes, lambda: (features,))
         if processes is not None:
-            _group.same_count("MemoryBankModule", features, processes)
             features = _group.gathered(features, processes)
         ops.enqueue_(self.bank, self.bank_ptr, features)
 
@@ -107,7 +107,7 @@ class NTXentLoss(nn.Module):
         return loss
 
 
-class DINOLoss(nn.Module):
+class DINOLoss(Centered):
     """DINO's loss, teacher first, with a center (1, 1, K) that follows the teacher's mean in training.
 
     Args:
