@@ -43,5 +43,10 @@ class DINOLoss(DINOOfCrops):
         """student_output: (ncrops N, K) logits, crop after crop; teacher_output: (2 N, K), without gradient.
 
         Returns the scalar mean loss in nats, in float32 (float64 for float64 students).
+
+        Raises:
+            TypeError, ValueError: for logits that are not so many crops of one batch, of other prototypes or another
+                device than the center's, or an epoch outside the training; over several processes on each, naming the
+                ranks, if one has such input or they differ in shapes or dtypes.
         """
         return self.of_epoch(student_output, teacher_output, epoch)

@@ -67,6 +67,11 @@ class MoCo(nn.Module):
 
         Returns (N, 1 + K) logits, the key's in column 0, in float32 (float64 for float64 features), and (N) zeros, the
         targets of cross-entropy. ``loss`` gives that without storing the logits.
+
+        Raises:
+            TypeError, ValueError: for views that are not as many, none, more than the queue holds (in training), or an
+                encoder that gives no (N, dim); over several processes on each, naming the ranks, if one has such input
+                or they differ in shapes or dtypes.
         """
         query, key = self._features(im_q, im_k)
         with _rows.without_autocast(query):  # of a copy of the queue, which changes before the backward
