@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: measures every op and writes the rows to the machine's folder in benchmarks/results/."""
+"""``python -m benchmarks``: measures ops and whole losses; rows go to the machine's folder in benchmarks/results."""
 
 from __future__ import annotations
 
@@ -81,17 +81,18 @@ def limit_memory() -> None:
 
 
 def main() -> None:
+    measured = (*harness.OPS, *harness.WHOLE)
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", choices=harness.OPS, help="one op")
+    parser.add_argument("--only", choices=measured, help="one op, or one library's losses")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads (default: torch's own)")
-    parser.add_argument("--out", type=Path, help="folder of the JSON files, one an op (default: this machine's)")
+    parser.add_argument("--out", type=Path, help="folder of the JSON files, one for each (default: this machine's)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     out = options.out or summary.RESULTS / summary.folder_of(harness.processor())
     limit_memory()
     console = Console(width=160)
     found, told = measured_floors(options.threads, console)
-    for op in harness.OPS if options.only is None else [options.only]:
+    for op in measured if options.only is None else [options.only]:
         rows = rows_of(op, found, console)
         console.print(table(rows))
         report = {"run": {**harness.circumstances(), "floors": told}, "rows": rows}

@@ -28,7 +28,14 @@ AGAIN = " again"  # ends the name of a provider that is timed twice, to show the
 SAMPLES, WARM_UP = 20, 3
 # A slow work leaves the turns when it has used BUDGET seconds and has FEWEST samples; one warm-up must do for it.
 BUDGET, FEWEST = 8.0, 5
-OPS = tuple(sorted(path.stem for path in (Path(__file__).parent / "ops").glob("[a-z]*.py")))
+
+
+def _files(folder: str) -> tuple[str, ...]:
+    return tuple(sorted(path.stem for path in (Path(__file__).parent / folder).glob("[a-z]*.py")))
+
+
+OPS = _files("ops")
+WHOLE = _files("whole")  # libraries whose users' losses are measured as they call them
 Work = Callable[[], Any]
 
 
@@ -59,8 +66,9 @@ class Case:
 
 
 def cases(only: str | None = None) -> list[Case]:
-    """Every case of every op, or of one, with the sizes for the device in use."""
-    found = [case for op in OPS if only in (None, op) for case in import_module(f"benchmarks.ops.{op}").cases()]
+    """Every case of every op and library, or of one of them, with the sizes for the device in use."""
+    modules = {op: f"benchmarks.ops.{op}" for op in OPS} | {name: f"benchmarks.whole.{name}" for name in WHOLE}
+    found = [case for name in modules if only in (None, name) for case in import_module(modules[name]).cases()]
     return [replace(case, providers=where.with_autotuned(case.providers)) for case in found]
 
 

@@ -1,15 +1,16 @@
-"""The forms in which plain torch computes a loss: what every contrastive loss of ours is measured against."""
+"""What losses are measured against: the forms in which plain torch computes one, and other libraries' whole losses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks import rivals, where
-from benchmarks.harness import OURS
+from benchmarks.harness import AGAIN, OURS, Work
 
 Loss = Callable[..., Tensor]
 
@@ -77,3 +78,34 @@ def forms(ours: Loss, reference: Loss, chunked: Loss, dtype: torch.dtype) -> dic
             "torch.compile, chunked, in float32": lambda: where.compiled(in_float32(chunked)),
         }
     return made
+
+
+def forward_backward(loss: Loss, *inputs: Tensor) -> Work:
+    """The work of ``loss`` of the inputs and of the gradients of those that require one: it returns all of these."""
+    leaves = [x for x in inputs if x.requires_grad]
+
+    def work() -> tuple[Tensor, ...]:
+        for x in leaves:
+            x.grad = None
+        found = loss(*inputs)
+        found.backward()
+        return found.detach(), *(x.grad for x in leaves)
+
+    return work
+
+
+def whole(
+    name: str, ours: Callable[[], Loss], theirs: Callable[[], Loss], inputs: Callable[[], Sequence[Tensor]]
+) -> dict[str, Callable[[], Work]]:
+    """The providers of a loss that users of another library call: ours in its place, theirs, theirs compiled."""
+    once = functools.lru_cache(1)(theirs)  # what is compiled must be the same for all the buffers that take turns
+    criteria = {
+        OURS: ours,
+        name: theirs,
+        name + AGAIN: theirs,  # the same thing twice: the spread of this run
+        f"torch.compile, {name}": lambda: where.compiled(once()),
+    }
+    return {
+        provider: functools.partial(lambda make: forward_backward(make(), *inputs()), make)
+        for provider, make in criteria.items()
+    }

@@ -1,6 +1,7 @@
 """``python -m benchmarks.publish``: docs/performance.md, a page a machine, results.md and gpu-kernels.md.
 
-Likewise, from the ledger of the GPU kernels, the sentence in README.md and what ``fastssl info`` tells.
+Likewise, from the ledger of the GPU kernels, the sentence in README.md and what ``fastssl info`` tells; and in
+migrating.md what other libraries' losses took before and after.
 """
 
 from __future__ import annotations
@@ -33,6 +34,15 @@ Each op was measured with its rivals in a run of its own, of the commit and date
 every provider's times, rates and errors; an op may have changed since.
 [benchmarking.md](benchmarking.md) tells how, and what a GPU's times would be.
 """
+READ_WHOLE = """\
+What users of another library call, in a step of their own loop: the library's own arguments, features as a network
+gives them, forward and backward, with all else that a call does, such as writing the bank. *Theirs* is the library's
+class (of `facebook`, whose repository is no package, the formula arranged as there), and *compiled* the same under
+`torch.compile`, all in turns with ours in one process. Each *times faster* is their median over ours: bold where we are
+**slower**, and *alike* where each lies in the spread of the other. Memory is what one call adds to the process's
+high-water mark.
+"""
+NOT_MEASURED = "Not yet measured."
 READ_DETAILS = """\
 *fastssl against it*: how many times faster fastssl is than that provider. Rates count what the algorithm itself must
 do (*with recompute*: also what ours computes twice to store less). The error is the largest relative error against
@@ -65,7 +75,8 @@ difference of two points between single runs is noise.
 DOCS = Path(__file__).parent.parent / "docs"
 KERNELS = summary.RESULTS / "gpu_kernels.json"
 README = DOCS.parent / "README.md"
-GPU_MARKS = ("<!-- made by `python -m benchmarks.publish` from benchmarks/gpu_ledger.json -->", "<!-- until here -->")
+MIGRATING = DOCS / "migrating.md"
+GPU_LEDGER = "benchmarks/gpu_ledger.json"
 MADE = "<!-- made by `python -m benchmarks.publish` from benchmarks/results; do not edit -->\n"
 
 
@@ -99,17 +110,21 @@ def megabytes(row: Row | None) -> str:
     return "-" if peak is None else f"{peak:,.0f}" if peak >= 10 else f"{peak:.1f}"
 
 
+def times_faster(case: Measured, rival: Row | None) -> str:
+    number, verdict = case.against(rival)
+    ratio = f"{number:.2f}"
+    return {"faster": ratio, "slower": f"**{ratio}**", "alike": f"{ratio} (alike)", "alone": "-"}[verdict]
+
+
 def summary_cells(case: Measured) -> list[str]:
     ours, best = case.ours, case.best
-    ratio = f"{case.ratio:.2f}"
-    shown = {"faster": ratio, "slower": f"**{ratio}**", "alike": f"{ratio} (alike)", "alone": "-"}[case.verdict]
     memory = f"{megabytes(ours)} / {megabytes(case.eager)}" if "peak_extra_megabytes" in ours else ""
     floor = f"{ours['percent_of_floor']:.0f} %" if "percent_of_floor" in ours else ""
     rival = ["-", "-"] if best is None else [best["provider"], milliseconds(best["median"])]
-    where = f"`{ours['op']}`, {ours['shape']}, {ours['dtype']}"
+    where = loss_of(case)
     if ours.get("backend", "cpu") != "cpu":
         where += f" ({ours['backend']})"
-    return [where, rival[0], milliseconds(ours["median"]), rival[1], shown, floor, memory]
+    return [where, rival[0], milliseconds(ours["median"]), rival[1], times_faster(case, best), floor, memory]
 
 
 def lost(cases: Sequence[Measured]) -> str:
@@ -132,6 +147,50 @@ def first_table(reports: Sequence[Report]) -> str:
         "MB ours / torch",
     ]
     return table_of(head, 2, [summary_cells(case) for report in reports for case in report.cases])
+
+
+def loss_of(case: Measured) -> str:
+    return f"`{case.ours['op']}`, {case.ours['shape']}, {case.ours['dtype']}"
+
+
+def whole_table(cases: Sequence[Measured]) -> str:
+    """The losses of other libraries, each beside ours in its place."""
+    head = ["library and loss", "ours, ms", "theirs, ms", "times faster", "compiled, ms", "times faster", "MB ours"]
+    return table_of([*head, "MB theirs"], 1, [whole_cells(case) for case in cases])
+
+
+def whole_cells(case: Measured) -> list[str]:
+    ours, theirs, compiled = case.ours, case.eager, case.compiled
+    cells = [loss_of(case), milliseconds(ours["median"])]
+    for rival in (theirs, compiled):
+        cells += ["-" if rival is None else milliseconds(rival["median"]), times_faster(case, rival)]
+    return [*cells, megabytes(ours), megabytes(theirs)]
+
+
+def whole_cases(machine: Machine) -> list[Measured]:
+    return [case for report in machine.reports if report.is_whole for case in report.cases]
+
+
+def whole_losses(machines: Sequence[Machine]) -> str:
+    """The section of other libraries' losses: a table for each machine that has measured some."""
+    parts = ["## Whole losses, as their users call them\n", READ_WHOLE]
+    for machine in machines:
+        if cases := whole_cases(machine):
+            parts += [f"### [{machine.name}](performance/{machine.folder}.md)\n", whole_table(cases), "", lost(cases)]
+    return "\n".join(parts if len(parts) > 2 else [*parts, NOT_MEASURED + "\n"])
+
+
+def gains(machines: Sequence[Machine]) -> str:
+    """What other libraries' losses take before and after the migration, on each machine that has measured some."""
+    head = ["forward and backward", "measured on", "ms before", "ms after", "times faster", "MB before", "MB after"]
+    rows = []
+    for machine in machines:
+        for case in whole_cases(machine):
+            ours, theirs = case.ours, case.eager
+            before = "-" if theirs is None else milliseconds(theirs["median"])
+            times = [before, milliseconds(ours["median"]), times_faster(case, theirs)]
+            rows.append([loss_of(case), machine.name, *times, megabytes(theirs), megabytes(ours)])
+    return table_of(head, 2, rows) if rows else NOT_MEASURED
 
 
 def details(report: Report) -> str:
@@ -210,10 +269,10 @@ def performance(machines: Sequence[Machine]) -> str:
     """The text of performance.md."""
     parts = [MADE, "# Performance\n", READ_SUMMARY, gpu_sentence(), ""]
     for machine in machines:
-        cases = [case for report in machine.reports for case in report.cases]
-        parts += [f"## [{machine.name}](performance/{machine.folder}.md)\n", first_table(machine.reports), ""]
-        parts.append(lost(cases))
-    return "\n".join([*parts, choices(_crossover.table())])
+        of_ops = [report for report in machine.reports if not report.is_whole]
+        parts += [f"## [{machine.name}](performance/{machine.folder}.md)\n", first_table(of_ops), ""]
+        parts.append(lost([case for report in of_ops for case in report.cases]))
+    return "\n".join([*parts, whole_losses(machines), choices(_crossover.table())])
 
 
 def gpu_sentence() -> str:
@@ -222,11 +281,22 @@ def gpu_sentence() -> str:
     return f"The CUDA and Triton kernels: {info.gpu_sentence(proven, strong='**', code='`')}."
 
 
+def filled(page: str, source: str, said: str) -> str:
+    """The page with ``said`` between the marks of what is made from ``source``."""
+    first, last = f"<!-- made by `python -m benchmarks.publish` from {source} -->", "<!-- until here -->"
+    between = re.compile(rf"(?<={re.escape(first)}\n).*?(?=\n{re.escape(last)})", re.DOTALL)
+    assert between.search(page), f"the page lacks the lines {first} and {last}"
+    return between.sub(lambda _: said, page)
+
+
 def with_gpu_sentence(readme: str) -> str:
-    """README.md with the sentence between its marks."""
-    between = re.compile(rf"(?<={re.escape(GPU_MARKS[0])}\n).*?(?=\n{re.escape(GPU_MARKS[1])})", re.DOTALL)
-    assert between.search(readme), f"README.md lacks the lines {' and '.join(GPU_MARKS)}"
-    return between.sub(lambda _: gpu_sentence(), readme)
+    """README.md with the sentence of the GPU kernels."""
+    return filled(readme, GPU_LEDGER, gpu_sentence())
+
+
+def with_gains(migrating: str, machines: Sequence[Machine]) -> str:
+    """migrating.md with what other libraries' losses took before and after."""
+    return filled(migrating, "benchmarks/results", gains(machines))
 
 
 def results() -> str:
@@ -274,6 +344,7 @@ def main() -> None:
     pages = {DOCS / "performance.md": performance(machines), DOCS / "results.md": results()}
     pages[DOCS / "gpu-kernels.md"] = gpu_kernels(json.loads(KERNELS.read_text()))
     pages[README] = with_gpu_sentence(README.read_text())
+    pages[MIGRATING] = with_gains(MIGRATING.read_text(), machines)
     pages[info.PROVEN] = json.dumps(ledger.proven(ledger.read()), indent=1) + "\n"
     for machine in machines:
         pages[DOCS / "performance" / f"{machine.folder}.md"] = machine_page(machine, DOCS / "performance")

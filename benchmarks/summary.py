@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import OURS
+from benchmarks.harness import OURS, WHOLE
 
 RESULTS = Path(__file__).parent / "results"
 Row = dict[str, Any]
@@ -27,9 +27,15 @@ class Measured:
 
     @property
     def eager(self) -> Row | None:
-        """Plain torch, which stands next to ours in every case."""
+        """Plain torch, or the library whose loss it is, which stands next to ours in every case."""
         others = [row for row in self.rows if row["provider"] != OURS and "failed" not in row]
         return others[0] if others else None
+
+    @property
+    def compiled(self) -> Row | None:
+        """The fastest of those that torch.compile made."""
+        found = [row for row in self.rows if row["provider"].startswith("torch.compile") and "failed" not in row]
+        return min(found, key=lambda row: float(row["median"]), default=None)
 
     @property
     def best(self) -> Row | None:
@@ -37,19 +43,22 @@ class Measured:
         return next((row for row in self.rows if row["provider"] == name), None)
 
     @property
-    def ratio(self) -> float:
-        """How many times faster than the best rival; below 1 slower."""
-        return float(self.best["median"] / self.ours["median"]) if self.best else float("nan")
-
-    @property
     def verdict(self) -> str:
-        """Against the best rival: ``alike`` where either median lies in the other's spread; ``alone`` without one."""
-        if self.best is None:
-            return "alone"
-        spreads = (self.ours, self.best), (self.best, self.ours)
+        """Against the best rival."""
+        return self.against(self.best)[1]
+
+    def against(self, rival: Row | None) -> tuple[float, str]:
+        """How many times faster than a rival (below 1 slower), and the verdict on it.
+
+        ``alike`` where either median lies in the other's spread, else ``faster`` or ``slower``; ``alone`` without one.
+        """
+        if rival is None:
+            return float("nan"), "alone"
+        ratio = float(rival["median"] / self.ours["median"])
+        spreads = (self.ours, rival), (rival, self.ours)
         if any(a["p20"] <= b["median"] <= a["p80"] for a, b in spreads):
-            return "alike"
-        return "faster" if self.ratio > 1 else "slower"
+            return ratio, "alike"
+        return ratio, "faster" if ratio > 1 else "slower"
 
     @property
     def title(self) -> str:
@@ -58,11 +67,16 @@ class Measured:
 
 @dataclass(frozen=True)
 class Report:
-    """One file of results: an op's cases and the circumstances of the run."""
+    """One file of results: the cases of an op, or of a library's losses, and the circumstances of the run."""
 
     op: str
     run: dict[str, Any]
     cases: list[Measured]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is of a library's losses, and no op's."""
+        return self.op in WHOLE
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,10 @@ def _cosine(start: float, end: float, steps: int, update: int) -> float:
 class EMA(nn.Module):
     """A copy of a network whose weights follow the network's: ``theirs = m theirs + (1 - m) the network's``.
 
-    MoCo (arXiv:1911.05722, eq. 2). All parameters and buffers are updated in one launch. A weight in bfloat16 or
-    float16 never moves at momentum 0.999, so it has a shadow in float32, which is what is averaged and saved, and of
-    which the copy's weight is rounded. Buffers that are no floating-point numbers are copied.
+    MoCo (arXiv:1911.05722, eq. 2). All parameters and buffers are updated in one launch, complex ones as their two
+    parts; integer and bool buffers are copied. A weight in bfloat16 or float16 never moves at momentum 0.999, so it has
+    a shadow in float32, of which the copy's weight is rounded. The shadow is what is averaged, and what the state dict
+    holds under the weight's name: a checkpoint of a copy in any precision loads into one in any other.
 
     Call ``update`` once an optimizer step, after it. The copy takes no gradient, and is called as the network is.
 
@@ -55,17 +56,13 @@ class EMA(nn.Module):
         super().__init__()
         self.momentum = momentum if callable(momentum) else _check.momentum("EMA", momentum)
         self.updates = 0
-        # what a module computes of its weights and keeps (weight_norm does) has a history, which is not copied
-        computed = {
-            id(x): x.detach().clone()
-            for part in model.modules()
-            for x in vars(part).values()
-            if isinstance(x, Tensor) and not x.is_leaf
-        }
-        self.module = copy.deepcopy(model, computed).requires_grad_(False)
-        self.shadows = nn.ParameterList()
-        self._renew_shadows()
-        self.register_load_state_dict_post_hook(lambda ema, _: ema._remember())  # type: ignore[no-untyped-call]
+        self.module = copy.deepcopy(model, _copied_otherwise(model)).requires_grad_(False)
+        self.shadows: dict[str, Tensor] = {}  # by the name of their weight
+        self._shadowed: dict[str, tuple[int, int]] = {}
+        self._follow(self._weights())
+        self._loaded: dict[str, Tensor] = {}
+        self.register_state_dict_post_hook(_save_shadows)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_load_shadows)  # type: ignore[no-untyped-call]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The copy's result."""
@@ -80,46 +77,64 @@ class EMA(nn.Module):
         """Moves the copy towards ``model``.
 
         Raises:
-            ValueError: if ``model`` has not the parameters and buffers of the one that was copied.
+            TypeError: if one of the model's buffers is of another kind of numbers than it was.
+            ValueError: if ``model`` has not the parameters and buffers of the one that was copied, or is elsewhere, or
+                the schedule gives a momentum outside [0, 1].
         """
-        targets, sources = _tensors(self.module), _tensors(model)
-        if [x.shape for x in targets] != [x.shape for x in sources]:
+        targets, sources = _tensors(self.module), list(_tensors(model).values())
+        if [x.shape for x in targets.values()] != [x.shape for x in sources]:
             raise ValueError(
                 f"EMA: the model's parameters and buffers are not those of the one that was copied; got {len(sources)} "
                 f"tensors for {len(targets)}, or other shapes"
             )
-        pairs = list(zip(targets, sources, strict=True))
+        weights = _narrow(targets)
+        self._follow(weights)
+        pairs = list(zip(targets.values(), sources, strict=True))
         narrow = [pair for pair in pairs if pair[0].dtype in NARROW]
-        if self._shadowed != _places([t for t, _ in narrow]):
-            self._renew_shadows()
         wide = [pair for pair in pairs if pair[0].dtype not in NARROW]
         momentum = self.current_momentum()
         ops.ema_update_([t for t, _ in wide], [s for _, s in wide], momentum)
-        ops.ema_update_(list(self.shadows), [s for _, s in narrow], momentum, copies=[t for t, _ in narrow])
+        ops.ema_update_(list(self.shadows.values()), [s for _, s in narrow], momentum, copies=[t for t, _ in narrow])
         self.updates += 1
-        self._remember()
+        self._remember(weights)
+
+    def _weights(self) -> dict[str, Tensor]:
+        """The narrow ones, which have shadows."""
+        return _narrow(_tensors(self.module))
 
     @torch.no_grad()
-    def _renew_shadows(self) -> None:
-        """Shadows of the weights as they are: at first, and where the copy was changed since the last update."""
-        narrow = [x for x in _tensors(self.module) if x.dtype in NARROW]
-        self.shadows = nn.ParameterList([nn.Parameter(x.float(), requires_grad=False) for x in narrow])
-        self._remember()
+    def _follow(self, weights: dict[str, Tensor]) -> None:
+        """Shadows of the narrow weights as they are, where these were changed from outside; and at first."""
+        self.shadows = {
+            name: self.shadows[name] if self._shadowed.get(name) == _place(x) else x.float()
+            for name, x in weights.items()
+        }
+        self._remember(weights)
 
-    def _remember(self) -> None:
-        self._shadowed = _places([x for x in _tensors(self.module) if x.dtype in NARROW])
+    def _remember(self, weights: dict[str, Tensor]) -> None:
+        self._shadowed = {name: _place(x) for name, x in weights.items()}
 
+    @torch.no_grad()
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """Moves or casts the copy; its shadows follow its weights, but stay in float32."""
-        before = [x.detach().clone() for x in self.shadows]
+        """Moves or casts the copy. Shadows follow their weights but stay in float32, and nothing is rounded twice."""
+        self._follow(self._weights())
+        exact = {name: self.shadows.get(name, x.detach()) for name, x in _tensors(self.module).items()}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        narrow = [x for x in _tensors(self.module) if x.dtype in NARROW]
-        if len(narrow) != len(before):
-            self._renew_shadows()
-        for shadow, kept, weight in zip(self.shadows, before, narrow, strict=False):
-            shadow.data = kept.to(weight.device)
-        self._remember()
+        tensors = _tensors(self.module)
+        weights = _narrow(tensors)
+        for name in self.shadows.keys() - weights.keys():
+            tensors[name].copy_(exact[name])
+        self.shadows = {
+            name: (x if exact[name].is_meta else exact[name]).to(x.device, torch.float32) for name, x in weights.items()
+        }
+        self._remember(weights)
         return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Before the copy's weights are loaded, which rounds them."""
+        names = {name: f"{prefix}module.{name}" for name in _tensors(self.module)}
+        self._loaded = {name: state_dict[key] for name, key in names.items() if key in state_dict}
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def get_extra_state(self) -> dict[str, int]:
         return {"updates": self.updates}
@@ -127,12 +142,73 @@ class EMA(nn.Module):
     def set_extra_state(self, state: dict[str, int]) -> None:
         self.updates = state["updates"]
 
+    def __getstate__(self) -> dict[str, Any]:
+        self._follow(self._weights())
+        return self.__dict__.copy()
 
-def _places(tensors: list[Tensor]) -> list[tuple[int, int]]:
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy's or a pickle's weights lie elsewhere, and their shadows are theirs all the same."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._remember(self._weights())
+
+
+def _save_shadows(ema: EMA, state_dict: dict[str, Any], prefix: str, _: object) -> None:
+    """Puts shadows in the place of their weights, and of those tied to them."""
+    ema._follow(ema._weights())
+    shadow_of = {id(x): ema.shadows[name] for name, x in _named(ema.module, True) if name in ema.shadows}
+    for name, x in _named(ema.module, False):
+        key = f"{prefix}module.{name}"
+        if id(x) in shadow_of and key in state_dict:
+            shadow = shadow_of[id(x)]
+            state_dict[key] = torch.view_as_complex(shadow) if x.is_complex() else shadow
+
+
+@torch.no_grad()
+def _load_shadows(ema: EMA, _: object) -> None:
+    """Shadows of what was loaded, before it was rounded."""
+    ema._follow(ema._weights())
+    for name, loaded in ema._loaded.items():
+        value = _real(loaded) if name in ema.shadows else loaded
+        if name in ema.shadows and value.shape == ema.shadows[name].shape:
+            ema.shadows[name].copy_(value)
+    ema._loaded = {}
+
+
+def _place(x: Tensor) -> tuple[int, int]:
     """What changes with a tensor's memory, and with what is written there."""
-    return [(x.data_ptr(), x._version) for x in tensors]
+    return x.data_ptr(), x._version
 
 
-def _tensors(model: nn.Module) -> list[Tensor]:
-    """Parameters and buffers; of tied ones, one."""
-    return [*model.parameters(), *model.buffers()]
+def _named(model: nn.Module, once: bool) -> list[tuple[str, Tensor]]:
+    """Parameters and buffers by name; of tied ones, one or all."""
+    return [*model.named_parameters(remove_duplicate=once), *model.named_buffers(remove_duplicate=once)]
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, complex ones as pairs of real numbers; of tied ones, one."""
+    return {name: _real(x) for name, x in _named(model, True)}
+
+
+def _narrow(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: x for name, x in tensors.items() if x.dtype in NARROW}
+
+
+def _real(x: Tensor) -> Tensor:
+    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+
+
+def _copied_otherwise(model: nn.Module) -> dict[int, Tensor]:
+    """By id, the copies that deepcopy would not make, or not so that they can be written to."""
+    # what a module computes of its weights and keeps (weight_norm does) has a history, which is not copied
+    computed = {
+        id(x): x.detach().clone()
+        for part in model.modules()
+        for x in vars(part).values()
+        if isinstance(x, Tensor) and not x.is_leaf
+    }
+    shared = {  # an expanded buffer's elements, and those of one that is conjugated when it is read
+        id(x): x.detach().resolve_conj().clone(memory_format=torch.contiguous_format)
+        for x in model.buffers()
+        if x.is_conj() or any(stride == 0 and size > 1 for size, stride in zip(x.shape, x.stride(), strict=True))
+    }
+    return computed | shared

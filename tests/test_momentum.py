@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ def test_narrow_weights_move_by_a_shadow_in_float32(dtype: torch.dtype) -> None:
     want = start.weight.float() + (1 - 0.999**1000) * (after.weight.float() - start.weight.float())
     torch.testing.assert_close(average.module.weight, want.to(dtype))
     assert average.module.weight.dtype == dtype
-    assert [x.dtype for x in average.shadows] == [torch.float32] * 2
+    assert {name: x.dtype for name, x in average.shadows.items()} == {"weight": torch.float32, "bias": torch.float32}
 
 
 def test_a_schedule_is_asked_with_the_updates_made_and_survives_a_checkpoint() -> None:
@@ -107,19 +108,126 @@ def test_shadows_survive_a_checkpoint_and_casts() -> None:
     average, again = EMA(start, 0.999), EMA(start, 0.999)
     average.update(after)
     again.load_state_dict(average.state_dict())
-    assert torch.equal(again.shadows[0], average.shadows[0])  # and the weight, in bfloat16, has not moved
-    assert average.module.weight.eq(1).all()
+    assert torch.equal(again.shadows["weight"], average.shadows["weight"])
+    assert average.module.weight.eq(1).all()  # in bfloat16 the weight has not moved
     for _ in range(4):
         average.update(after)
         again.update(after)
-    assert torch.equal(again.shadows[0], average.shadows[0])
+    exact = again.shadows["weight"]
     average.to(torch.bfloat16)
-    assert average.shadows[0].dtype == torch.float32
-    assert torch.equal(again.shadows[0], average.shadows[0])
-    average.float().update(after.float())
+    assert torch.equal(average.shadows["weight"], exact)
+    average.half()
+    assert average.module.weight.dtype == torch.float16
+    assert torch.equal(average.shadows["weight"], exact)
+    average.float()
+    assert torch.equal(average.module.weight, exact)
     assert len(average.shadows) == 0
-    average.half().update(after.half())
-    assert average.shadows[0].dtype == torch.float32
+    average.bfloat16()
+    assert torch.equal(average.shadows["weight"], exact)
+    average.update(after)
+    again.update(after)
+    assert torch.equal(average.shadows["weight"], again.shadows["weight"])
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
+def test_shadows_are_copied_with_the_average(copied) -> None:
+    start, after = halves()
+    average = EMA(start, 0.999)
+    average.update(after)
+    again = copied(average)
+    for each in (average, again):
+        each.update(after)
+    assert torch.equal(again.shadows["weight"], average.shadows["weight"])
+    torch.testing.assert_close(again.shadows["weight"], torch.full((2, 2), 2 - 0.999**2), rtol=1e-6, atol=0)
+
+
+def test_a_checkpoint_of_any_precision_loads_into_any() -> None:
+    start, after = halves()
+    tied = nn.ModuleDict({"a": start, "b": start, "c": nn.Linear(2, 2)})  # one weight twice, and others in float32
+    average = EMA(nn.ModuleDict({"average": tied}), 0.999)
+    with torch.no_grad():
+        moved_on = copy.deepcopy(tied)
+        moved_on["a"].weight.copy_(after.weight)
+    average.update(moved_on)
+    saved = average.state_dict()
+    assert set(saved) == {"_extra_state", *(f"module.average.{name}" for name in tied.state_dict())}
+    exact = torch.full((2, 2), 1.001)
+    for name in "ab":
+        torch.testing.assert_close(saved[f"module.average.{name}.weight"], exact, rtol=1e-7, atol=0)
+    single, half = (EMA(copy.deepcopy(average.module).to(dtype), 0.999) for dtype in (torch.float32, torch.float16))
+    for each in (single, half):
+        each.load_state_dict(saved)
+    torch.testing.assert_close(single.module["average"]["a"].weight, exact, rtol=1e-7, atol=0)
+    torch.testing.assert_close(half.shadows["average.a.weight"], exact, rtol=1e-7, atol=0)
+    assert torch.equal(half.module["average"]["a"].weight, exact.half())
+    again = EMA(nn.ModuleDict({"average": tied}), 0.999)
+    for each in (single, half):
+        again.load_state_dict(each.state_dict())
+        torch.testing.assert_close(again.shadows["average.a.weight"], exact, rtol=1e-7, atol=0)
+    again.load_state_dict({key: x.bfloat16() if "weight" in key else x for key, x in saved.items()})
+    assert again.shadows["average.a.weight"].eq(1).all()
+
+
+def test_a_checkpoint_within_a_larger_module_and_one_that_does_not_fit() -> None:
+    start, after = halves()
+    whole = nn.ModuleDict({"teacher": EMA(start, 0.999)})
+    whole["teacher"].update(after)
+    again = nn.ModuleDict({"teacher": EMA(start, 0.999)})
+    again.load_state_dict(whole.state_dict())
+    shadow = whole["teacher"].shadows["weight"]
+    assert torch.equal(again["teacher"].shadows["weight"], shadow)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        again["teacher"].load_state_dict({"module.weight": torch.zeros(3, 3)}, strict=False)
+    again["teacher"].load_state_dict({}, strict=False)
+    assert torch.equal(again["teacher"].shadows["weight"], shadow)
+
+
+def test_what_was_loaded_into_the_copy_is_what_is_saved() -> None:
+    average = EMA(halves()[0], 0.9)
+    average.module.load_state_dict({"weight": torch.full((2, 2), 100.0)})
+    assert average.state_dict()["module.weight"].eq(100).all()
+
+
+def test_a_network_without_memory_is_filled_by_a_checkpoint() -> None:
+    start, _ = halves()
+    with torch.device("meta"):
+        average = EMA(nn.Linear(2, 2, bias=False, dtype=torch.bfloat16), 0.9)
+    average.to_empty(device="cpu").load_state_dict(EMA(start, 0.9).state_dict())
+    average.update(start)
+    assert torch.equal(average.module.weight, start.weight)
+
+
+class WithBuffers(nn.Module):
+    """One weight, and the buffers given."""
+
+    def __init__(self, **buffers: torch.Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_complex_buffers_are_averaged(dtype: torch.dtype) -> None:
+    numbers = torch.randn(3, 2, dtype=dtype)
+    start, after = WithBuffers(x=numbers, y=numbers.conj()), WithBuffers(x=2j * numbers, y=(1 + 1j) * numbers)
+    average = EMA(start, 0.75)
+    average.update(after)
+    torch.testing.assert_close(average.module.x, (0.75 + 0.5j) * numbers)
+    torch.testing.assert_close(average.module.y, 0.75 * numbers.conj() + 0.25 * (1 + 1j) * numbers)
+    assert average.module.x.dtype == dtype
+    again = EMA(start, 0.75)
+    again.load_state_dict(average.state_dict())
+    assert torch.equal(again.module.x, average.module.x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64, torch.int64], ids=str)
+def test_expanded_buffers_are_averaged(dtype: torch.dtype) -> None:
+    start, after = (WithBuffers(x=torch.full((1, 3), value).to(dtype).expand(4, 3)) for value in (1.0, 3.0))
+    average = EMA(start, 0.5)
+    average.update(after)
+    torch.testing.assert_close(average.module.x, torch.full((4, 3), 3.0 if dtype == torch.int64 else 2.0).to(dtype))
+    assert start.x.eq(1).all()
 
 
 def test_a_network_with_weight_normalisation_is_copied() -> None:

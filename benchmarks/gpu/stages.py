@@ -26,7 +26,7 @@ import torch
 from benchmarks import where
 from benchmarks.gpu import ledger, processes
 from benchmarks.gpu.processes import ROOT
-from benchmarks.harness import OPS, cases
+from benchmarks.harness import OPS, WHOLE, cases
 from fastssl import info
 
 Result = dict[str, Any]
@@ -211,11 +211,11 @@ def memcheck(parts: list[str], seconds: float, tell: Tell, dry: bool) -> None:
 
 
 def cases_in_order(dry: bool) -> list[str]:
-    """The names of all cases, such that a run that is cut short has measured something of every op."""
+    """The names of all cases, such that a run that is cut short has measured something of every op and library."""
     if dry:
         return list(SMALL_CASES)
     where.use("cuda")
-    of_op = [cases(op) for op in (*FIRST, *(op for op in OPS if op not in FIRST))]
+    of_op = [cases(op) for op in (*FIRST, *(op for op in (*OPS, *WHOLE) if op not in FIRST))]
     return [case.name for turn in zip_longest(*of_op) for case in turn if case is not None]
 
 
@@ -226,11 +226,12 @@ def benchmarks(parts: list[str], seconds: float, tell: Tell, dry: bool) -> None:
 
 BUILT = ("csrc", "CMakeLists.txt", "setup.py", "pyproject.toml")
 TESTED = (*BUILT, "fastssl/ops", "tests/ops", "tests/conftest.py")
+MEASURED = ("csrc", "fastssl/ops", "fastssl/losses", "fastssl/compat", "benchmarks")
 STAGES = (
     Stage("build", 3, BUILT, lambda dry: ["build"], build, lambda: not module_is_there()),
     Stage("tests", 4, TESTED, lambda dry: [*ops_with_kernels(dry), OTHERS], tests),
     Stage("memcheck", 2, TESTED, ops_with_kernels, memcheck),
-    Stage("benchmarks", 4, ("csrc", "fastssl/ops", "benchmarks"), cases_in_order, benchmarks),
+    Stage("benchmarks", 4, MEASURED, cases_in_order, benchmarks),
 )
 
 

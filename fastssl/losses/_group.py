@@ -7,14 +7,20 @@ DistributedDataParallel and FSDP take: the gradient of a row is summed over all 
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+import hashlib
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fastssl.ops import _check
+
 Group: TypeAlias = "dist.ProcessGroup | str | None"
+Checked = TypeVar("Checked", bound="tuple[Tensor, ...]")
+Account: TypeAlias = tuple[str, str]  # of one process: the type of its error, or "", and what it has to say
 
 
 def resolved(owner: str, group: Group) -> dist.ProcessGroup | None:
@@ -38,21 +44,79 @@ def resolved(owner: str, group: Group) -> dist.ProcessGroup | None:
     return found
 
 
-def same_count(owner: str, rows: Tensor, group: dist.ProcessGroup) -> None:
-    """Every process must have as many rows: otherwise a mean over processes is no mean over rows, and gathering hangs.
+def size(group: dist.ProcessGroup | None) -> int:
+    """Its processes; without a group there is this one."""
+    return 1 if group is None else dist.get_world_size(group)
+
+
+def agreed(owner: str, group: dist.ProcessGroup | None, check: Callable[[], Checked], **settings: object) -> Checked:
+    """What ``check`` returns of this process's input, once all processes have found theirs good, and alike.
+
+    One that raised by itself, or gathered other shapes, would leave the others waiting for ever. ``settings`` are what
+    else decides which collectives follow. Costs one all-reduce of two numbers.
 
     Raises:
-        ValueError: on every process, with the counts of all.
+        TypeError, ValueError: on every process, naming the ranks and what they had, if the input of one is bad, or if
+            shapes, dtypes, settings, or which of the inputs get a gradient, differ.
     """
-    mine = torch.tensor([len(rows)], device=rows.device)
-    counts = [torch.empty_like(mine) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(counts, mine, group)
-    found = [int(count) for count in counts]
-    if len(set(found)) > 1:
-        raise ValueError(
-            f"{owner}: every process must have as many samples; got {', '.join(map(str, found))} in the order of the "
-            "ranks: leave out the last, smaller batch (drop_last=True)"
-        )
+    if group is None:
+        return check()
+    cause: Exception | None = None
+    try:
+        checked = check()
+        mine = ("", _described(checked, settings))
+    except Exception as error:  # whatever it is: the others wait
+        cause, mine = error, (type(error).__name__, str(error))
+    if _all_say(mine, group) and cause is None:
+        return checked
+    accounts: list[Account] = [mine] * size(group)
+    dist.all_gather_object(accounts, mine, group)
+    raise _complaint(owner, accounts) from cause
+
+
+def _described(tensors: tuple[Tensor, ...], settings: dict[str, object]) -> str:
+    def one(x: Tensor) -> str:
+        gradient = " with gradient" if x.requires_grad and torch.is_grad_enabled() else ""
+        return f"{_check.shape(x)} {str(x.dtype).removeprefix('torch.')}{gradient}"
+
+    return ", ".join([*map(one, tensors), *(f"{name}={value!r}" for name, value in settings.items())])
+
+
+def _all_say(mine: Account, group: dist.ProcessGroup) -> bool:
+    """Whether every process has the same account: then the largest of their hashes is the smallest."""
+    number = int.from_bytes(hashlib.blake2b(repr(mine).encode(), digest_size=7).digest(), "big")
+    ends = torch.tensor([number, -number], device=_device(group))
+    dist.all_reduce(ends, dist.ReduceOp.MAX, group)
+    largest, minus_smallest = ends.tolist()
+    return bool(largest == -minus_smallest)
+
+
+def _device(group: dist.ProcessGroup) -> str:
+    """Where the group's numbers may lie: on the CPU if it can, for a GPU would be waited for."""
+    devices = [pair.partition(":")[0] for pair in dist.get_backend_config(group).split(",")]
+    return "cpu" if "cpu" in devices else devices[0]
+
+
+def _complaint(owner: str, accounts: list[Account]) -> Exception:
+    """The error of all processes, for the accounts of each in the order of the ranks."""
+    ranks: dict[Account, list[int]] = {}
+    for rank, account in enumerate(accounts):
+        ranks.setdefault(account, []).append(rank)
+    bad = [account for account in ranks if account[0]]
+    if bad:
+        kind = TypeError if bad[0][0] == "TypeError" else ValueError
+        return kind("; ".join(f"{account[1]} (on {_named(ranks[account])})" for account in bad))
+    return ValueError(
+        f"{owner}: every process must have as many samples, of one kind; got "
+        f"{'; '.join(f'{account[1]} on {_named(found)}' for account, found in ranks.items())}: leave out a last, "
+        "smaller batch (drop_last=True)"
+    )
+
+
+def _named(ranks: list[int]) -> str:
+    first = ", ".join(map(str, ranks[:8]))
+    more = f" and {len(ranks) - 8} more" if len(ranks) > 8 else ""
+    return f"rank{'s' if len(ranks) > 1 else ''} {first}{more}"
 
 
 def gathered(rows: Tensor, group: dist.ProcessGroup) -> Tensor:
@@ -74,6 +138,15 @@ def place(rows: Tensor, group: dist.ProcessGroup) -> Tensor:
     return torch.arange(len(rows), device=rows.device) + dist.get_rank(group) * len(rows)
 
 
+@torch.no_grad()
+def copy_from_first(buffers: Iterable[Tensor], group: dist.ProcessGroup) -> None:
+    """The buffers of the group's first process, in place of this one's."""
+    for buffer in buffers:
+        whole = buffer.contiguous()  # as a broadcast needs it
+        dist.broadcast(whole, dist.get_global_rank(group, 0), group)
+        buffer.copy_(whole)
+
+
 class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, group: dist.ProcessGroup) -> Tensor:
@@ -87,8 +160,7 @@ class _Gathered(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        total = _total(grad, ctx.group)
-        return total.chunk(dist.get_world_size(ctx.group))[dist.get_rank(ctx.group)], None
+        return _own_part_of_total(grad, ctx.group), None
 
 
 class _Summed(torch.autograd.Function):
@@ -108,3 +180,13 @@ def _total(x: Tensor, group: dist.ProcessGroup) -> Tensor:
     wide = x.to(torch.promote_types(x.dtype, torch.float32), copy=True).contiguous()
     dist.all_reduce(wide, group=group)
     return wide.to(x.dtype)
+
+
+def _own_part_of_total(x: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """Of the sum over the processes, as ``_total``, the rows that came from this one."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
+    mine = wide.new_empty((len(wide) // size(group), *wide.shape[1:]))
+    # the newer name of the same; the older one warns where both are
+    reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+    reduce_scatter(mine, wide, group=group)
+    return mine.to(x.dtype)

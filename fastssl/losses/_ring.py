@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastssl import ops
+from fastssl.losses import _rows
 
 # of (queries, a block of keys, whether these are this process's own): a number, or one for each query
 Term = Callable[[Tensor, Tensor, bool], Tensor]
@@ -28,7 +28,7 @@ def lse(queries: Tensor, keys: Tensor, exclude: Tensor | None, group: dist.Proce
     """
 
     def term(queries: Tensor, block: Tensor, own: bool) -> Tensor:
-        return _row_lse(queries, block, exclude if own else None)
+        return _rows.log_sum_exp(queries, block, exclude if own else None)
 
     return _over(queries, keys, term, True, group)
 
@@ -41,16 +41,6 @@ def total(queries: Tensor, keys: Tensor, term: Term, group: dist.ProcessGroup) -
 def _over(queries: Tensor, keys: Tensor, term: Term, in_logarithms: bool, group: dist.ProcessGroup) -> Tensor:
     found: Tensor = _Ring.apply(queries, keys, term, in_logarithms, group)  # type: ignore[no-untyped-call]
     return found
-
-
-def _row_lse(queries: Tensor, keys: Tensor, exclude: Tensor | None) -> Tensor:
-    """(N) log-sum-exps over the keys given: InfoNCE against any target, without its margin to the target."""
-    if exclude is None:
-        target = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
-    else:
-        target = (exclude + 1) % len(keys)
-    margin = ops.info_nce(queries, keys, target, temperature=1.0, exclude=exclude, reduction="none")
-    return margin + (queries * keys[target]).sum(1)
 
 
 def _passed_on(tensors: list[Tensor], group: dist.ProcessGroup) -> list[Tensor]:
@@ -86,15 +76,23 @@ class _Ring(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         queries, keys, found = ctx.saved_tensors
-        for_queries = torch.zeros_like(queries)
-        block, for_block = keys.contiguous(), torch.zeros_like(keys, memory_format=torch.contiguous_format)
-        for step in range(dist.get_world_size(ctx.group)):
-            q, k = queries.detach().requires_grad_(), block.detach().requires_grad_()
+        for_queries, for_keys = ctx.needs_input_grad[:2]
+        queries_grad = torch.zeros_like(queries) if for_queries else None
+        # the block and its gradient, where one is wanted: both travel, and only the gradient comes home
+        block = keys.contiguous()
+        block_grad = torch.zeros_like(block) if for_keys else None
+        world = dist.get_world_size(ctx.group)
+        for step in range(world):
+            q, k = queries.detach().requires_grad_(for_queries), block.detach().requires_grad_(for_keys)
             with torch.enable_grad():
                 part = ctx.term(q, k, step == 0)
             share = 1 if found is None else (part.detach() - found).exp()
-            more_queries, more_block = torch.autograd.grad(part, (q, k), grad * share)
-            for_queries += more_queries
-            for_block += more_block
-            block, for_block = _passed_on([block, for_block], ctx.group)  # after the last step they are home
-        return for_queries, for_block, None, None, None
+            grads = iter(torch.autograd.grad(part, [x for x in (q, k) if x.requires_grad], grad * share))
+            if queries_grad is not None:
+                queries_grad += next(grads)
+            if block_grad is not None:
+                block_grad += next(grads)
+                (block_grad,) = _passed_on([block_grad], ctx.group)
+            if step + 1 < world:
+                (block,) = _passed_on([block], ctx.group)
+        return queries_grad, block_grad, None, None, None

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from fastssl import ops
+from fastssl.losses import _group
+from fastssl.losses._group import Group
 from fastssl.ops import _check
 
 STRATEGIES = ("gather", "ring")
+Named: TypeAlias = tuple[str, Tensor]
 
 
 def unit(rows: Tensor, normalized: bool) -> Tensor:
@@ -19,8 +27,34 @@ def unit(rows: Tensor, normalized: bool) -> Tensor:
     return normalize(widened(rows), dim=-1).to(rows.dtype)  # float16 holds neither large norms nor the epsilon of none
 
 
-def pair(owner: str, first: tuple[str, Tensor], second: tuple[str, Tensor]) -> None:
-    """Two (N, D) of one shape, dtype and device.
+def begun(
+    owner: str,
+    first: Named,
+    second: Named,
+    *,
+    normalized: bool,
+    group: Group,
+    strategy: str,
+    numbers: Callable[[Tensor], object],
+) -> tuple[Tensor, Tensor, dist.ProcessGroup | None]:
+    """What a loss of two (N, D) begins with: checked on all processes, rows of unit length, and the processes.
+
+    ``numbers``, given the first rows, checks what else the loss was given.
+    """
+    processes = _group.resolved(owner, group)
+
+    def check() -> tuple[Tensor, Tensor]:
+        known_strategy(owner, strategy)
+        x0, x1 = pair(owner, first, second)
+        numbers(x0)
+        return x0, x1
+
+    x0, x1 = _group.agreed(owner, processes, check, strategy=strategy)
+    return unit(x0, normalized), unit(x1, normalized), processes
+
+
+def pair(owner: str, first: Named, second: Named) -> tuple[Tensor, Tensor]:
+    """Two (N, D) of one shape, dtype and device, as autocast casts them.
 
     Raises:
         TypeError, ValueError: naming the owner and what was received.
@@ -33,12 +67,19 @@ def pair(owner: str, first: tuple[str, Tensor], second: tuple[str, Tensor]) -> N
             f"{owner}: {name0} and {name1} must have the same shape (N, D); got {_check.shape(x0)} and "
             f"{_check.shape(x1)}"
         )
-    if x0.numel() == 0:
-        raise ValueError(f"{owner}: needs at least one sample and one feature; got {_check.shape(x0)}")
-    _check.alike(owner, first, second)
+    not_empty(owner, x0)
+    x0, x1 = _check.as_autocast_casts(x0), _check.as_autocast_casts(x1)
+    _check.alike(owner, (name0, x0), (name1, x1))
+    return x0, x1
 
 
-def strategy(owner: str, value: str) -> str:
+def not_empty(owner: str, rows: Tensor) -> Tensor:
+    if rows.numel() == 0:
+        raise ValueError(f"{owner}: needs at least one sample and one feature; got {_check.shape(rows)}")
+    return rows
+
+
+def known_strategy(owner: str, value: str) -> str:
     if value not in STRATEGIES:
         raise ValueError(f"{owner}: strategy must be one of {', '.join(STRATEGIES)}; got {value!r}")
     return value
@@ -52,3 +93,16 @@ def without_autocast(rows: Tensor) -> torch.autocast:
 def widened(rows: Tensor) -> Tensor:
     """Rows in what sums are kept in."""
     return rows if rows.dtype == torch.float64 else rows.float()
+
+
+def log_sum_exp(queries: Tensor, keys: Tensor, exclude: Tensor | None = None) -> Tensor:
+    """(N) log-sum-exps of each query's products with the keys, but for the column ``exclude`` (N); none is stored.
+
+    InfoNCE against any target, without its margin to the target.
+    """
+    if exclude is None:
+        target = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
+    else:
+        target = (exclude + 1) % len(keys)
+    margin = ops.info_nce(queries, keys, target, temperature=1.0, exclude=exclude, reduction="none")
+    return margin + (queries * keys[target]).sum(1)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from fastssl import ops
 from fastssl.losses import _group, _ring, _rows
 from fastssl.losses._group import Group
-from fastssl.losses.info_nce import info_nce_loss
+from fastssl.losses.info_nce import contrasted
+from fastssl.ops import _check
 
 
 def clip_loss(
@@ -20,13 +21,39 @@ def clip_loss(
     group: Group = None,
     strategy: str = "gather",
 ) -> Tensor:
-    """CLIP's loss (arXiv:2103.00020, figure 3): the mean of both directions' InfoNCE. See ``ClipLoss``."""
-    _rows.pair("ClipLoss", ("a", a), ("b", b))
-    a, b = _rows.unit(a, normalized), _rows.unit(b, normalized)
-    if group is None:
+    """CLIP's loss (arXiv:2103.00020, figure 3): the mean of both directions' InfoNCE. See ``ClipLoss``.
+
+    Args:
+        a, b: (N, D) features of N images and their texts.
+        logit_scale: finite; or a floating-point tensor without dimensions, which gets a gradient and whose value is not
+            checked.
+    Returns:
+        The scalar in nats, in float32 (float64 for float64 rows).
+    Raises:
+        TypeError: for rows that are no floating-point tensors, or of two dtypes that autocast does not make one; or for
+            a scale that is no number.
+        ValueError: for other shapes, no sample or feature, two devices, a scale that is not finite, or another
+            strategy; with a group on every process, naming the ranks, if one has such input or they differ in shapes or
+            dtypes.
+        RuntimeError: for a group before torch.distributed is initialised, or on a second derivative, which is not
+            supported.
+    """
+    owner = "ClipLoss"
+    a, b, processes = _rows.begun(
+        owner,
+        ("a", a),
+        ("b", b),
+        normalized=normalized,
+        group=group,
+        strategy=strategy,
+        numbers=lambda a: _check.scale(owner, "logit_scale", logit_scale, a),
+    )
+    if processes is None:
         return ops.clip_loss(a, b, logit_scale=logit_scale)
-    settings = dict(temperature=1 / logit_scale, normalized=True, symmetric=True, group=group, strategy=strategy)
-    return info_nce_loss(a, b, **settings)  # type: ignore[arg-type]
+    a, b = _rows.widened(a), _rows.widened(b)
+    # the scale is multiplied in, and no temperature: it may be 0, and its dtype too narrow for its inverse
+    one_way, other_way = (contrasted(x * logit_scale, y, 1.0, None, processes, strategy) for x, y in ((a, b), (b, a)))
+    return (one_way + other_way) / 2
 
 
 class ClipLoss(nn.Module):
@@ -38,14 +65,19 @@ class ClipLoss(nn.Module):
     Args:
         normalized: True if rows already have unit length; they are normalised inside otherwise.
         group, strategy: as of ``InfoNCE``.
+    Raises:
+        ValueError: for another strategy.
     """
 
     def __init__(self, *, normalized: bool = False, group: Group = None, strategy: str = "gather") -> None:
         super().__init__()
-        self.normalized, self.group, self.strategy = normalized, group, _rows.strategy("ClipLoss", strategy)
+        self.normalized, self.group, self.strategy = normalized, group, _rows.known_strategy("ClipLoss", strategy)
 
     def forward(self, a: Tensor, b: Tensor, logit_scale: float | Tensor) -> Tensor:
-        """a, b: (N, D) features of N images and their texts. Returns the scalar mean loss in nats."""
+        """a, b: (N, D) features of N images and their texts. Returns the scalar mean loss in nats.
+
+        Raises what ``clip_loss`` does.
+        """
         return clip_loss(
             a, b, logit_scale=logit_scale, normalized=self.normalized, group=self.group, strategy=self.strategy
         )
@@ -64,14 +96,34 @@ def siglip_loss(
     group: Group = None,
     strategy: str = "gather",
 ) -> Tensor:
-    """SigLIP's loss (arXiv:2303.15343, eq. 1). See ``SigLipLoss``."""
+    """SigLIP's loss (arXiv:2303.15343, eq. 1). See ``SigLipLoss``.
+
+    Args:
+        a, b: (N, D) features of N images and their texts.
+        logit_scale, logit_bias: finite; or floating-point tensors without dimensions, which get gradients and whose
+            values are not checked.
+    Returns:
+        The scalar in nats a sample, in float32 (float64 for float64 rows).
+    Raises:
+        TypeError: for rows that are no floating-point tensors, or of two dtypes that autocast does not make one; or for
+            a scale or bias that is no number.
+        ValueError: for other shapes, no sample or feature, two devices, a scale or bias that is not finite, or another
+            strategy; with a group on every process, naming the ranks, if one has such input or they differ in shapes or
+            dtypes.
+        RuntimeError: for a group before torch.distributed is initialised, or on a second derivative, which is not
+            supported.
+    """
     owner = "SigLipLoss"
-    _rows.pair(owner, ("a", a), ("b", b))
-    a, b = _rows.unit(a, normalized), _rows.unit(b, normalized)
-    processes, strategy = _group.resolved(owner, group), _rows.strategy(owner, strategy)
+
+    def numbers(a: Tensor) -> None:
+        _check.scale(owner, "logit_scale", logit_scale, a)
+        _check.scale(owner, "logit_bias", logit_bias, a)
+
+    a, b, processes = _rows.begun(
+        owner, ("a", a), ("b", b), normalized=normalized, group=group, strategy=strategy, numbers=numbers
+    )
     if processes is None:
         return ops.siglip_loss(a, b, logit_scale=logit_scale, logit_bias=logit_bias)
-    _group.same_count(owner, a, processes)
     # scale and bias as part of the rows: their gradients are then what the rows' pass on to them
     a, b = _rows.widened(a), _rows.widened(b)
     ones = a.new_ones(len(a), 1)
@@ -99,14 +151,19 @@ class SigLipLoss(nn.Module):
     Args:
         normalized: True if rows already have unit length; they are normalised inside otherwise.
         group, strategy: as of ``InfoNCE``.
+    Raises:
+        ValueError: for another strategy.
     """
 
     def __init__(self, *, normalized: bool = False, group: Group = None, strategy: str = "gather") -> None:
         super().__init__()
-        self.normalized, self.group, self.strategy = normalized, group, _rows.strategy("SigLipLoss", strategy)
+        self.normalized, self.group, self.strategy = normalized, group, _rows.known_strategy("SigLipLoss", strategy)
 
     def forward(self, a: Tensor, b: Tensor, logit_scale: float | Tensor, logit_bias: float | Tensor) -> Tensor:
-        """a, b: (N, D) features of N images and their texts. Returns the scalar loss in nats a sample."""
+        """a, b: (N, D) features of N images and their texts. Returns the scalar loss in nats a sample.
+
+        Raises what ``siglip_loss`` does.
+        """
         return siglip_loss(
             a,
             b,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fastssl.losses import _rows
+from fastssl.losses import _group, _rows
 from fastssl.losses._group import Group
-from fastssl.losses.info_nce import info_nce_loss
+from fastssl.losses.info_nce import contrasted
 from fastssl.ops import _check
 
 
@@ -19,7 +19,10 @@ class CPCLoss(nn.Module):
     takes rows as they are.
 
     Args:
-        temperature, normalized, group, strategy: as of ``InfoNCE``.
+        temperature: divides the cosine similarities; finite, > 0.
+        normalized, group, strategy: as of ``InfoNCE``.
+    Raises:
+        ValueError: if the temperature is not finite and positive, or for another strategy.
     """
 
     def __init__(
@@ -27,29 +30,41 @@ class CPCLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.temperature = _check.positive("CPCLoss", "temperature", temperature)
-        self.normalized, self.group, self.strategy = normalized, group, _rows.strategy("CPCLoss", strategy)
+        self.normalized, self.group, self.strategy = normalized, group, _rows.known_strategy("CPCLoss", strategy)
 
     def forward(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        """predictions, targets: (steps, N, D), alike in order. Returns the scalar mean loss in nats."""
-        for name, rows in (("predictions", predictions), ("targets", targets)):
-            _check.float_tensor("CPCLoss", name, rows, "KND")
-        if predictions.shape != targets.shape or len(predictions) == 0:
-            raise ValueError(
-                "CPCLoss: predictions and targets must have the same shape (steps, N, D), of one step at least; "
-                f"got {_check.shape(predictions)} and {_check.shape(targets)}"
-            )
+        """predictions, targets: (steps, N, D), alike in order. Returns the scalar mean loss in nats.
+
+        Raises:
+            TypeError: for rows that are no floating-point tensors, or of two dtypes that autocast does not make one.
+            ValueError: for other shapes, no sample or feature, two devices, or no step; with a group on every process,
+                naming the ranks, if one has such input or they differ in shapes or dtypes.
+            RuntimeError: for a group before torch.distributed is initialised, or on a second derivative, which is not
+                supported.
+        """
+        processes = _group.resolved("CPCLoss", self.group)
+        predictions, targets = _group.agreed(
+            "CPCLoss", processes, lambda: self._checked(predictions, targets), strategy=self.strategy
+        )
+        predictions, targets = _rows.unit(predictions, self.normalized), _rows.unit(targets, self.normalized)
         losses = [
-            info_nce_loss(
-                prediction,
-                target,
-                temperature=self.temperature,
-                normalized=self.normalized,
-                group=self.group,
-                strategy=self.strategy,
-            )
+            contrasted(prediction, target, self.temperature, None, processes, self.strategy)
             for prediction, target in zip(predictions, targets, strict=True)
         ]
         return torch.stack(losses).mean()
+
+    def _checked(self, predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        owner = "CPCLoss"
+        for name, rows in (("predictions", predictions), ("targets", targets)):
+            _check.float_tensor(owner, name, rows, "KND")
+        if predictions.shape != targets.shape or predictions.numel() == 0:
+            raise ValueError(
+                f"{owner}: predictions and targets must have the same shape (steps, N, D), of one step, sample and "
+                f"feature at least; got {_check.shape(predictions)} and {_check.shape(targets)}"
+            )
+        predictions, targets = _check.as_autocast_casts(predictions), _check.as_autocast_casts(targets)
+        _check.alike(owner, ("predictions", predictions), ("targets", targets))
+        return predictions, targets
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature}, normalized={self.normalized}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from fastssl import ops
-from fastssl.losses import _rows
+from fastssl.losses import _group, _rows
 from fastssl.losses.moco import MoCoLoss
 from fastssl.ops import _check
 
@@ -26,29 +27,60 @@ class DenseContrastive(MoCoLoss):
 
         query_features, key_features: (N, C, H, W) of their backbones, by which places are matched, without gradient.
         Returns the scalar mean loss in nats.
+
+        Raises:
+            TypeError: for grids that are no floating-point tensors, or of two dtypes that autocast does not make one.
+            ValueError: for other shapes, no sample or feature, two devices, features or a device other than the
+                queue's, or, in training, more images than the queue has keys; with a group on every process, naming the
+                ranks, if one has such input or they differ in shapes or dtypes.
+            RuntimeError: for a group before torch.distributed is initialised, or on a second derivative, which is not
+                supported.
         """
+        processes = _group.resolved("DenseContrastive", self.group)
+        query, key, query_features, key_features = _group.agreed(
+            "DenseContrastive",
+            processes,
+            lambda: self._checked(query, key, query_features, key_features, processes),
+            training=self.training,
+        )
+        places, keys = (_rows.unit(x.flatten(2).mT, self.normalized) for x in (query, key))
+        matched = keys.gather(1, _matches(query_features, key_features)[..., None].expand_as(keys))
+        loss = ops.queue_info_nce(
+            places.flatten(0, 1), matched.flatten(0, 1), self._shared(processes), temperature=self.temperature
+        )
+        if self.training:
+            self._write(normalize(_rows.widened(key.flatten(2)).mean(2), dim=1), processes)
+        return loss
+
+    def _checked(
+        self,
+        query: Tensor,
+        key: Tensor,
+        query_features: Tensor,
+        key_features: Tensor,
+        processes: dist.ProcessGroup | None,
+    ) -> tuple[Tensor, ...]:
+        """All as autocast casts them; no gradient but to the query."""
         owner = "DenseContrastive"
-        grids = (("query", query), ("key", key), ("query_features", query_features), ("key_features", key_features))
-        for name, grid in grids:
-            _check.float_tensor(owner, name, grid, "NDHW")
+        grids = {"query": query, "key": key, "query_features": query_features, "key_features": key_features}
+        for name, grid in grids.items():
+            _rows.not_empty(owner, _check.float_tensor(owner, name, grid, "NDHW"))
             if (len(grid), grid.shape[2:]) != (len(query), query.shape[2:]):
                 raise ValueError(
                     f"{owner}: {name} must have the batch and places of query {_check.shape(query)}; "
                     f"got {_check.shape(grid)}"
                 )
+            _check.one_device(owner, ("query", query), (name, grid))
         if query.shape[1] != self.queue.shape[1] or key.shape[1] != query.shape[1]:
             raise ValueError(
                 f"{owner}: the queue has keys of {self.queue.shape[1]} features; got query {_check.shape(query)} and "
                 f"key {_check.shape(key)}"
             )
-        places, keys = (_rows.unit(x.flatten(2).mT, self.normalized) for x in (query, key.detach()))
-        matched = keys.gather(1, _matches(query_features, key_features)[..., None].expand_as(keys))
-        loss = ops.queue_info_nce(
-            places.flatten(0, 1), matched.flatten(0, 1), self._shared(), temperature=self.temperature
-        )
-        if self.training:
-            self.enqueue(normalize(_rows.widened(key.detach().flatten(2)).mean(2), dim=1))
-        return loss
+        self._check_fit(owner, key[:, :, 0, 0], processes, self.training)
+        cast = {name: _check.as_autocast_casts(grid) for name, grid in grids.items()}
+        for name, other in (("query", "key"), ("query_features", "key_features")):
+            _check.alike(owner, (name, cast[name]), (other, cast[other]))
+        return cast["query"], *(cast[name].detach() for name in ("key", "query_features", "key_features"))
 
 
 @torch.no_grad()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastssl import ops
-from fastssl.losses import _group
+from fastssl.losses import _group, _rows
 from fastssl.losses._group import Group
 from fastssl.ops import _check
 
@@ -15,12 +17,26 @@ CENTERINGS = ("center", "sinkhorn")
 SINKHORN_ITERATIONS = 3  # as SwAV and DINOv2 have it
 
 
-class DINOLoss(nn.Module):
+class Centered(nn.Module):
+    """A loss with a center, which stays in float32 at least when the module is cast: a narrower one would not move."""
+
+    center: Tensor
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        before = self.center
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.center.dtype in (torch.bfloat16, torch.float16):
+            self.center = before.to(self.center.device)
+        return self
+
+
+class DINOLoss(Centered):
     """Cross-entropy of every student crop to every other teacher crop (DINO, arXiv:2104.14294, algorithm 1).
 
     The teacher's logits are centred: by the moving average of their mean (eq. 4), which in training the call updates
     after the loss and which is a buffer, saved with the module; or by Sinkhorn-Knopp over the batch (DINOv2,
-    arXiv:2304.07193, section 4). No softmax over the prototypes is stored.
+    arXiv:2304.07193, section 4). With the center no softmax over the prototypes is stored. Sinkhorn-Knopp stores the
+    teacher's assignment, (T, B, K) in float32; over a group each process computes that of all, (W T B, K).
 
     Args:
         num_prototypes: K.
@@ -35,7 +51,7 @@ class DINOLoss(nn.Module):
             fewer than one prototype.
     """
 
-    center: Tensor  # (K) float32
+    center: Tensor  # (K) float32 or float64
 
     def __init__(
         self,
@@ -64,16 +80,25 @@ class DINOLoss(nn.Module):
 
         The teacher gets no gradient. ``teacher_temp`` takes the place of the module's for this call. Returns the scalar
         mean loss in nats.
+
+        Raises:
+            TypeError: for logits that are no floating-point tensors, or a float64 teacher of a student that is not.
+            ValueError: for other shapes, nothing in them, two devices, other prototypes than the module's, a
+                single crop on both sides, or a temperature that is not finite and positive; with a group on every
+                process, naming the ranks, if one has such input or they differ in shapes or dtypes.
+            RuntimeError: for a group before torch.distributed is initialised, or on a second derivative, which is not
+                supported.
         """
-        owner, k = "DINOLoss", len(self.center)
-        for name, logits, dims in (("student", student, "SBK"), ("teacher", teacher, "TBK")):
-            if _check.float_tensor(owner, name, logits, dims).shape[2] != k:
-                raise ValueError(f"{owner}: {name} must have {k} prototypes; got {_check.shape(logits)}")
-        processes = _group.resolved(owner, self.group)
-        if processes is not None:
-            _group.same_count(owner, student[0], processes)
-        temp = self.teacher_temp if teacher_temp is None else _check.positive(owner, "teacher_temp", teacher_temp)
-        teacher = teacher.detach()
+        owner, processes = "DINOLoss", _group.resolved("DINOLoss", self.group)
+        temp = self.teacher_temp if teacher_temp is None else teacher_temp
+
+        def check() -> tuple[Tensor, Tensor]:
+            _check.crops(owner, student, teacher)
+            self._check_prototypes("student", student)
+            _check.positive(owner, "teacher_temp", temp)
+            return student, teacher.detach()
+
+        student, teacher = _group.agreed(owner, processes, check, training=self.training)
         if self.centering == "sinkhorn":
             assigned = _assigned(teacher, temp, processes)
             return ops.distillation_loss(student, assigned, student_temp=self.student_temp, teacher_temp=None)
@@ -81,13 +106,31 @@ class DINOLoss(nn.Module):
             student, teacher, student_temp=self.student_temp, teacher_temp=temp, center=self.center
         )
         if self.training:
-            self.update_center(teacher)
+            move_center(self.center, teacher, self.center_momentum, processes)
         return loss
+
+    def _check_prototypes(self, name: str, logits: Tensor) -> None:
+        if logits.shape[2] != len(self.center):
+            raise ValueError(f"DINOLoss: {name} must have {len(self.center)} prototypes; got {_check.shape(logits)}")
+        if self.centering == "center":
+            _check.one_device("DINOLoss", (name, logits), ("the center", self.center))
 
     @torch.no_grad()
     def update_center(self, teacher: Tensor) -> None:
-        """Moves the center towards the mean of (T, B, K) logits, and of those of the other processes of the group."""
-        move_center(self.center, teacher, self.center_momentum, _group.resolved("DINOLoss", self.group))
+        """Moves the center towards the mean of (T, B, K) logits, and of those of the other processes of the group.
+
+        Raises:
+            TypeError, ValueError: for logits that are not floating-point, empty, of other prototypes or of another
+                device; over a group as ``forward``.
+        """
+        owner, processes = "DINOLoss", _group.resolved("DINOLoss", self.group)
+
+        def check() -> tuple[Tensor]:
+            _rows.not_empty(owner, _check.float_tensor(owner, "teacher", teacher, "TBK"))
+            self._check_prototypes("teacher", teacher)
+            return (teacher,)
+
+        move_center(self.center, *_group.agreed(owner, processes, check), self.center_momentum, processes)
 
     def extra_repr(self) -> str:
         return (

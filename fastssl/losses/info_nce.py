@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastssl import ops
@@ -24,28 +25,70 @@ def info_nce_loss(
     """The mean over rows of ``-log(exp(s_ii) / sum_j exp(s_ij))``, ``s_ij = <q_i, k_j> / temperature``.
 
     CPC (arXiv:1807.03748, eq. 4). See ``InfoNCE`` for the arguments; ``fastssl.ops.info_nce`` computes it.
+
+    Returns:
+        The scalar in nats, in float32 (float64 for float64 rows).
+    Raises:
+        TypeError: for rows that are no floating-point tensors, or of two dtypes that autocast does not make one.
+        ValueError: for other shapes, no sample or feature, two devices, a temperature that is not finite and positive,
+            another strategy, or further negatives with "ring"; with a group on every process, naming the ranks, if one
+            has such input or they differ in shapes or dtypes.
+        RuntimeError: for a group before torch.distributed is initialised, or on a second derivative, which is not
+            supported.
     """
     owner = "InfoNCE"
-    _rows.pair(owner, ("queries", queries), ("keys", keys))
-    queries, keys = _rows.unit(queries, normalized), _rows.unit(keys, normalized)
+
+    def numbers(queries: Tensor) -> None:
+        _check.scale(owner, "temperature", temperature, queries, above_zero=True)
+        if negatives is not None:
+            _check_negatives(owner, negatives, queries)
+            if group is not None and strategy == "ring":
+                raise ValueError(
+                    f'{owner}: strategy="ring" takes no further negatives; gather the keys (strategy="gather")'
+                )
+
+    queries, keys, processes = _rows.begun(
+        owner,
+        ("queries", queries),
+        ("keys", keys),
+        normalized=normalized,
+        group=group,
+        strategy=strategy,
+        numbers=numbers,
+    )
     if negatives is not None:
         negatives = _rows.unit(negatives, normalized)
-    if symmetric:
-        settings = dict(temperature=temperature, normalized=True, negatives=negatives, group=group, strategy=strategy)
-        one_way, other_way = (info_nce_loss(a, b, **settings) for a, b in ((queries, keys), (keys, queries)))  # type: ignore[arg-type]
-        return (one_way + other_way) / 2
-    processes, strategy = _group.resolved(owner, group), _rows.strategy(owner, strategy)
+    one_way = contrasted(queries, keys, temperature, negatives, processes, strategy)
+    if not symmetric:
+        return one_way
+    return (one_way + contrasted(keys, queries, temperature, negatives, processes, strategy)) / 2
+
+
+def _check_negatives(owner: str, negatives: Tensor, queries: Tensor) -> None:
+    _check.float_tensor(owner, "negatives", negatives, "KD")
+    if negatives.shape[1] != queries.shape[1]:
+        raise ValueError(
+            f"{owner}: queries (N, D) and negatives (K, D) must agree on D; got {_check.shape(queries)} and "
+            f"{_check.shape(negatives)}"
+        )
+    _check.one_device(owner, ("queries", queries), ("negatives", negatives))
+
+
+def contrasted(
+    queries: Tensor,
+    keys: Tensor,
+    temperature: float | Tensor,
+    negatives: Tensor | None,
+    processes: dist.ProcessGroup | None,
+    strategy: str,
+) -> Tensor:
+    """InfoNCE of rows as they are, checked before, against the keys of all processes."""
     if processes is None:
         return ops.info_nce(queries, keys, temperature=temperature, negatives=negatives)
-    _group.same_count(owner, queries, processes)
     if strategy == "gather":
         everyones, own = _group.gathered(keys, processes), _group.place(queries, processes)
         return ops.info_nce(queries, everyones, own, temperature=temperature, negatives=negatives)
-    if negatives is not None:
-        raise ValueError(f'{owner}: strategy="ring" takes no further negatives; gather the keys (strategy="gather")')
-    _check.scale(owner, "temperature", temperature, queries, above_zero=True)
-    scaled = _rows.widened(queries) / temperature
-    keys = _rows.widened(keys)
+    scaled, keys = _rows.widened(queries) / temperature, _rows.widened(keys)
     return (_ring.lse(scaled, keys, None, processes) - (scaled * keys).sum(1)).mean()
 
 
@@ -80,12 +123,12 @@ class InfoNCE(nn.Module):
             temperature if isinstance(temperature, Tensor) else _check.positive("InfoNCE", "temperature", temperature)
         )
         self.normalized, self.symmetric, self.group = normalized, symmetric, group
-        self.strategy = _rows.strategy("InfoNCE", strategy)
+        self.strategy = _rows.known_strategy("InfoNCE", strategy)
 
     def forward(self, queries: Tensor, keys: Tensor, negatives: Tensor | None = None) -> Tensor:
         """queries, keys: (N, D), row i of both of one sample; negatives: (K, D) further candidates, without gradient.
 
-        Returns the scalar mean loss in nats.
+        Returns the scalar mean loss in nats. Raises what ``info_nce_loss`` does.
         """
         return info_nce_loss(
             queries,

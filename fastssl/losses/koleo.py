@@ -29,13 +29,22 @@ class KoLeo(nn.Module):
         self.normalized, self.group = normalized, group
 
     def forward(self, features: Tensor) -> Tensor:
-        """features: (N, D), N at least 2. Returns the scalar, in float32 (float64 for float64 features)."""
+        """features: (N, D), N at least 2. Returns the scalar, in float32 (float64 for float64 features).
+
+        Raises:
+            TypeError: for features that are no floating-point tensor.
+            ValueError: for another shape, fewer than two rows or no feature; with a group on every process, naming the
+                ranks, if one has such input or they differ in shapes or dtypes.
+            RuntimeError: for a group before torch.distributed is initialised.
+        """
         owner = "KoLeo"
-        rows = _rows.widened(_rows.unit(_check.float_tensor(owner, "features", features, "ND"), self.normalized))
-        candidates, own = rows, torch.arange(len(rows), device=rows.device)
         processes = _group.resolved(owner, self.group)
+        (rows,) = _group.agreed(
+            owner, processes, lambda: (_rows.not_empty(owner, _check.float_tensor(owner, "features", features, "ND")),)
+        )
+        rows = _rows.unit(_rows.widened(rows), self.normalized)
+        candidates, own = rows, torch.arange(len(rows), device=rows.device)
         if processes is not None:
-            _group.same_count(owner, rows, processes)
             candidates, own = _group.gathered(rows, processes), _group.place(rows, processes)
         if len(candidates) < 2:
             raise ValueError(f"{owner}: needs at least two rows; got {len(candidates)}")

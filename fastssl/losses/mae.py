@@ -11,15 +11,23 @@ from fastssl.ops import _check
 def patchify(images: Tensor, patch_size: int) -> Tensor:
     """(N, C, H, W) as (N, L, P P C): patches from left to right and from top to bottom, channels last within each.
 
+    Images of any dtype, uint8 too: numbers are moved, and not changed.
+
     Raises:
+        TypeError: for images that are no tensor, or a ``patch_size`` that is no integer.
         ValueError: for another shape, or sides that patches of ``patch_size`` do not fill.
     """
-    _check.float_tensor("patchify", "images", images, "NCHW")
-    n, c, height, width = images.shape
     if _check.whole("patchify", "patch_size", patch_size) < 1:
         raise ValueError(f"patchify: patch_size must be at least 1; got {patch_size}")
+    if _check.tensor("patchify", "images", images).dim() != 4:
+        raise ValueError(f"patchify: images must have shape (N, C, H, W); got {_check.shape(images)}")
+    return _patches("patchify", images, patch_size)
+
+
+def _patches(owner: str, images: Tensor, patch_size: int) -> Tensor:
+    n, c, height, width = images.shape
     if height % patch_size or width % patch_size:
-        raise ValueError(f"patchify: patches of {patch_size} pixels do not fill images of {height} x {width}")
+        raise ValueError(f"{owner}: patches of {patch_size} pixels do not fill images of {height} x {width}")
     rows, columns = height // patch_size, width // patch_size
     split = images.reshape(n, c, rows, patch_size, columns, patch_size)
     return split.permute(0, 2, 4, 3, 5, 1).reshape(n, rows * columns, patch_size**2 * c)
@@ -45,24 +53,40 @@ class MAELoss(nn.Module):
     def forward(self, images: Tensor, prediction: Tensor, mask: Tensor) -> Tensor:
         """images: (N, C, H, W); prediction: (N, L, P P C) in the order of ``patchify``; mask: (N, L), 1 = removed.
 
-        Returns the scalar mean over removed patches, 0 without any, in float32 (float64 for float64 inputs).
+        The mask may be bool, integer or floating-point. Returns the scalar mean over removed patches, 0 without any, in
+        float32 (float64 if images or prediction are).
+
+        Raises:
+            TypeError: for images or a prediction that are no floating-point tensors, or a complex mask.
+            ValueError: for shapes that do not belong together, sides that patches do not fill, or two devices.
         """
+        owner = "MAELoss"
         target = self.target(images)
+        _check.float_tensor(owner, "prediction", prediction, "NLP")
+        if _check.tensor(owner, "mask", mask).is_complex():
+            raise TypeError(f"{owner}: mask must be bool or real; got {mask.dtype}")
         if prediction.shape != target.shape:
             raise ValueError(
-                f"MAELoss: prediction must be {_check.shape(target)} for images {_check.shape(images)}; "
+                f"{owner}: prediction must be {_check.shape(target)} for images {_check.shape(images)}; "
                 f"got {_check.shape(prediction)}"
             )
         if mask.shape != target.shape[:2]:
-            raise ValueError(f"MAELoss: mask must be {tuple(target.shape[:2])}; got {_check.shape(mask)}")
-        error = (prediction.to(target.dtype) - target).square().mean(-1)
-        removed = mask.to(target.dtype)
+            raise ValueError(f"{owner}: mask must be {tuple(target.shape[:2])}; got {_check.shape(mask)}")
+        for name, x in (("prediction", prediction), ("mask", mask)):
+            _check.one_device(owner, ("images", images), (name, x))
+        error = (prediction - target).square().mean(-1)  # at least in float32, which the target is
+        removed = mask.to(error.dtype)
         return (error * removed).sum() / removed.sum().clamp_min(1)
 
     @torch.no_grad()
     def target(self, images: Tensor) -> Tensor:
-        """What the prediction is compared with: (N, L, P P C), in float32 at least."""
-        target = patchify(images, self.patch_size)
+        """What the prediction is compared with: (N, L, P P C), in float32 at least.
+
+        Raises:
+            TypeError: for images that are no floating-point tensor: bytes are to be scaled first.
+            ValueError: for another shape, or sides that patches do not fill.
+        """
+        target = _patches("MAELoss", _check.float_tensor("MAELoss", "images", images, "NCHW"), self.patch_size)
         target = target.to(torch.promote_types(target.dtype, torch.float32))
         if not self.normalize_pixels:
             return target

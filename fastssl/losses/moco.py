@@ -51,41 +51,65 @@ class MoCoLoss(nn.Module):
         """query: (N, D) of the encoder; key: (N, D) of the momentum encoder, which gets no gradient, in the same order.
 
         Returns the scalar mean loss in nats.
+
+        Raises:
+            TypeError: for rows that are no floating-point tensors, or of two dtypes that autocast does not make one.
+            ValueError: for other shapes, no sample or feature, two devices, features or a device other than the
+                queue's, or, in training, a batch larger than the queue; with a group on every process, naming the
+                ranks, if one has such input or they differ in shapes or dtypes.
+            RuntimeError: for a group before torch.distributed is initialised, or on a second derivative, which is not
+                supported.
         """
-        owner, key = "MoCoLoss", key.detach()
-        _rows.pair(owner, ("query", query), ("key", key))
-        if query.shape[1] != self.queue.shape[1]:
-            raise ValueError(
-                f"{owner}: the queue has keys of {self.queue.shape[1]} features; got {_check.shape(query)}"
-            )
+        owner, processes = "MoCoLoss", _group.resolved("MoCoLoss", self.group)
+
+        def check() -> tuple[Tensor, Tensor]:
+            queries, keys = _rows.pair(owner, ("query", query), ("key", key))
+            self._check_fit(owner, queries, processes, self.training)
+            return queries, keys.detach()
+
+        query, key = _group.agreed(owner, processes, check, training=self.training)
         query, key = _rows.unit(query, self.normalized), _rows.unit(key, self.normalized)
-        loss = ops.queue_info_nce(query, key, self._shared(), temperature=self.temperature)
+        loss = ops.queue_info_nce(query, key, self._shared(processes), temperature=self.temperature)
         if self.training:
-            self.enqueue(key)
+            self._write(key, processes)
         return loss
 
+    def _check_fit(self, owner: str, rows: Tensor, processes: dist.ProcessGroup | None, written: bool) -> None:
+        """(N, D) must have the queue's features and device, and be no more than it holds if they are written there."""
+        if rows.shape[1] != self.queue.shape[1]:
+            raise ValueError(f"{owner}: the queue has keys of {self.queue.shape[1]} features; got {_check.shape(rows)}")
+        _check.one_device(owner, ("the queue", self.queue), ("the batch", rows))
+        count = len(rows) * _group.size(processes)
+        if written and count > len(self.queue):
+            raise ValueError(f"{owner}: the queue has {len(self.queue)} keys, and the batch (of all processes) {count}")
+
     @torch.no_grad()
-    def _shared(self) -> Tensor:
+    def _shared(self, processes: dist.ProcessGroup | None) -> Tensor:
         """The queue; at the first call over a group, that of its first process, for each drew another."""
-        processes = _group.resolved("MoCoLoss", self.group)
         if processes is not None and not self._is_shared:
-            for buffer in (self.queue, self.cursor):
-                dist.broadcast(buffer, dist.get_global_rank(processes, 0), processes)
+            _group.copy_from_first((self.queue, self.cursor), processes)
             self._is_shared = True
         return self.queue
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
-        """Writes (N, D) unit keys, and those of the other processes of the group, over the oldest of the queue."""
-        processes = _group.resolved("MoCoLoss", self.group)
-        if processes is not None:
-            _group.same_count("MoCoLoss", keys, processes)
-            keys = _group.gathered(keys, processes)
-        if len(keys) > len(self.queue):
-            raise ValueError(
-                f"MoCoLoss: the queue has {len(self.queue)} keys, and the batch (of all processes) {len(keys)}"
-            )
-        ops.enqueue_(self.queue, self.cursor, keys)
+        """Writes (N, D) unit keys, and those of the other processes of the group, over the oldest of the queue.
+
+        Raises:
+            TypeError, ValueError: for keys that the queue cannot take, over a group as ``forward``.
+        """
+        owner, processes = type(self).__name__, _group.resolved(type(self).__name__, self.group)
+
+        def check() -> tuple[Tensor]:
+            self._check_fit(owner, _check.float_tensor(owner, "keys", keys, "ND"), processes, True)
+            return (keys,)
+
+        self._write(*_group.agreed(owner, processes, check), processes)
+
+    @torch.no_grad()
+    def _write(self, keys: Tensor, processes: dist.ProcessGroup | None) -> None:
+        """(N, D) unit keys, and those of the other processes, over the oldest of the queue."""
+        ops.enqueue_(self.queue, self.cursor, keys if processes is None else _group.gathered(keys, processes))
 
     def extra_repr(self) -> str:
         length, dim = self.queue.shape

@@ -20,14 +20,30 @@ def nt_xent_loss(
     group: Group = None,
     strategy: str = "gather",
 ) -> Tensor:
-    """SimCLR's loss of two views (arXiv:2002.05709, eq. 1). See ``NTXent`` for the arguments."""
+    """SimCLR's loss of two views (arXiv:2002.05709, eq. 1). See ``NTXent`` for the arguments.
+
+    Returns:
+        The scalar in nats, in float32 (float64 for float64 rows).
+    Raises:
+        TypeError: for rows that are no floating-point tensors, or of two dtypes that autocast does not make one.
+        ValueError: for other shapes, no sample or feature, two devices, a temperature that is not finite and positive,
+            or another strategy; with a group on every process, naming the ranks, if one has such input or they differ
+            in shapes or dtypes.
+        RuntimeError: for a group before torch.distributed is initialised, or on a second derivative, which is not
+            supported.
+    """
     owner = "NTXent"
-    _rows.pair(owner, ("z0", z0), ("z1", z1))
-    z0, z1 = _rows.unit(z0, normalized), _rows.unit(z1, normalized)
-    processes, strategy = _group.resolved(owner, group), _rows.strategy(owner, strategy)
+    z0, z1, processes = _rows.begun(
+        owner,
+        ("z0", z0),
+        ("z1", z1),
+        normalized=normalized,
+        group=group,
+        strategy=strategy,
+        numbers=lambda _: positive(owner, "temperature", temperature),
+    )
     if processes is None:
         return ops.nt_xent(z0, z1, temperature=temperature)
-    _group.same_count(owner, z0, processes)
     anchors, n = torch.cat([z0, z1]), len(z0)
     if strategy == "gather":
         everyones, offset = _group.gathered(anchors, processes), _group.place(anchors, processes)
@@ -58,10 +74,13 @@ class NTXent(nn.Module):
     ) -> None:
         super().__init__()
         self.temperature = positive("NTXent", "temperature", temperature)
-        self.normalized, self.group, self.strategy = normalized, group, _rows.strategy("NTXent", strategy)
+        self.normalized, self.group, self.strategy = normalized, group, _rows.known_strategy("NTXent", strategy)
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
-        """z0, z1: (N, D) features of two views of the same N samples. Returns the scalar mean loss in nats."""
+        """z0, z1: (N, D) features of two views of the same N samples. Returns the scalar mean loss in nats.
+
+        Raises what ``nt_xent_loss`` does.
+        """
         return nt_xent_loss(
             z0,
             z1,

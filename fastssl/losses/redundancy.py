@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
@@ -15,12 +14,9 @@ class _Batch:
     """A batch that may be spread over processes: its size, and means over all of it."""
 
     def __init__(self, owner: str, z0: Tensor, z1: Tensor, group: Group) -> None:
-        _rows.pair(owner, ("z0", z0), ("z1", z1))
         self.processes = _group.resolved(owner, group)
-        self.count = len(z0)
-        if self.processes is not None:
-            _group.same_count(owner, z0, self.processes)
-            self.count *= dist.get_world_size(self.processes)
+        self.views = _group.agreed(owner, self.processes, lambda: _rows.pair(owner, ("z0", z0), ("z1", z1)))
+        self.count = len(z0) * _group.size(self.processes)
         if self.count < 2:
             raise ValueError(f"{owner}: needs at least two samples, for their variance; got {self.count}")
 
@@ -56,9 +52,16 @@ class BarlowTwins(nn.Module):
         self.redundancy_weight, self.group = redundancy_weight, group
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
-        """z0, z1: (N, D) features of two views of the same N samples. Returns the scalar, in float32 or float64."""
+        """z0, z1: (N, D) features of two views of the same N samples. Returns the scalar, in float32 or float64.
+
+        Raises:
+            TypeError: for rows that are no floating-point tensors, or of two dtypes that autocast does not make one.
+            ValueError: for other shapes, no sample or feature, two devices, or fewer than two samples; with a group on
+                every process, naming the ranks, if one has such input or they differ in shapes or dtypes.
+            RuntimeError: for a group before torch.distributed is initialised.
+        """
         batch = _Batch("BarlowTwins", z0, z1, self.group)
-        x0, x1 = (batch.centered(z) for z in (z0, z1))
+        x0, x1 = (batch.centered(z) for z in batch.views)
         scale0, scale1 = (
             (_group.summed(x.square().sum(0), batch.processes) / batch.count + 1e-5).sqrt() for x in (x0, x1)
         )
@@ -86,10 +89,18 @@ class VICReg(nn.Module):
         self.invariance, self.variance, self.covariance, self.group = invariance, variance, covariance, group
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
-        """z0, z1: (N, D) features of two views of the same N samples. Returns the scalar, in float32 or float64."""
+        """z0, z1: (N, D) features of two views of the same N samples. Returns the scalar, in float32 or float64.
+
+        Raises:
+            TypeError: for rows that are no floating-point tensors, or of two dtypes that autocast does not make one.
+            ValueError: for other shapes, no sample or feature, two devices, or fewer than two samples; with a group on
+                every process, naming the ranks, if one has such input or they differ in shapes or dtypes.
+            RuntimeError: for a group before torch.distributed is initialised.
+        """
         batch = _Batch("VICReg", z0, z1, self.group)
-        loss = self.invariance * mse_loss(_rows.widened(z0), _rows.widened(z1))
-        for z in (z0, z1):
+        wide0, wide1 = (_rows.widened(z) for z in batch.views)
+        loss = self.invariance * mse_loss(wide0, wide1)
+        for z in batch.views:
             x = batch.centered(z)
             covariance = batch.products(x, x) / (batch.count - 1)
             deviation = (covariance.diagonal() + 1e-4).sqrt()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastssl import ops
@@ -34,17 +33,28 @@ class SupCon(nn.Module):
         self.normalized, self.group = normalized, group
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """features: (N, D), several views of a sample as several rows; labels: (N) int64. Returns the loss in nats."""
+        """features: (N, D), several views of a sample as several rows; labels: (N) int64. Returns the loss in nats.
+
+        Raises:
+            TypeError: for features that are no floating-point tensor, or labels that are not int64.
+            ValueError: for other shapes, fewer than two rows or no feature, or two devices; with a group on every
+                process, naming the ranks, if one has such input or they differ in shapes or dtypes.
+            RuntimeError: for a group before torch.distributed is initialised, or on a second derivative, which is not
+                supported.
+        """
         owner = "SupCon"
-        _check.float_tensor(owner, "features", features, "ND")
-        _check.index_tensor(owner, "labels", labels, len(features), features.device)
-        rows = _rows.widened(_rows.unit(features, self.normalized))
-        candidates, classes, own, world = rows, labels, torch.arange(len(rows), device=rows.device), 1
         processes = _group.resolved(owner, self.group)
+
+        def check() -> tuple[Tensor, Tensor]:
+            _rows.not_empty(owner, _check.float_tensor(owner, "features", features, "ND"))
+            return features, _check.index_tensor(owner, "labels", labels, len(features), features.device)
+
+        features, labels = _group.agreed(owner, processes, check)
+        rows = _rows.unit(_rows.widened(features), self.normalized)
+        candidates, classes, own = rows, labels, torch.arange(len(rows), device=rows.device)
         if processes is not None:
-            _group.same_count(owner, rows, processes)
             candidates, classes = _group.gathered(rows, processes), _group.gathered(labels, processes)
-            own, world = _group.place(rows, processes), dist.get_world_size(processes)
+            own = _group.place(rows, processes)
         if len(candidates) < 2:
             raise ValueError(f"{owner}: needs at least two rows; got {len(candidates)}")
         sums, counts = _of_same_class(candidates, classes)
@@ -55,8 +65,8 @@ class SupCon(nn.Module):
         margin = ops.info_nce(rows, candidates, any_other, temperature=self.temperature, exclude=own, reduction="none")
         losses = margin + (rows * (candidates[any_other] - mean)).sum(1) / self.temperature
         counted = (positives > 0).to(losses.dtype)
-        total = counted.sum() if processes is None else _group.summed(counted.sum(), processes)
-        return world * (losses * counted).sum() / total.clamp_min(1)
+        total = _group.summed(counted.sum(), processes)
+        return _group.size(processes) * (losses * counted).sum() / total.clamp_min(1)
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature}, normalized={self.normalized}"

@@ -187,6 +187,27 @@ def pairs(op: str, a: object, b: object) -> tuple[Tensor, Tensor]:
     return a, b
 
 
+def crops(op: str, student: object, teacher: object) -> tuple[Tensor, Tensor]:
+    """(S, B, K) and (T, B, K) that DINO's cross-entropy can pair, on one device."""
+    student, teacher = float_tensor(op, "student", student, "SBK"), float_tensor(op, "teacher", teacher, "TBK")
+    if student.shape[1:] != teacher.shape[1:]:
+        raise ValueError(
+            f"{op}: student (S, B, K) and teacher (T, B, K) must agree on B and K; "
+            f"got {shape(student)} and {shape(teacher)}"
+        )
+    if student.numel() == 0 or teacher.numel() == 0:
+        raise ValueError(
+            f"{op}: needs at least one crop, sample and prototype; "
+            f"got student {shape(student)} and teacher {shape(teacher)}"
+        )
+    if len(student) == len(teacher) == 1:
+        raise ValueError(f"{op}: needs two different crops to compare; got one of the student and one of the teacher")
+    if teacher.dtype == torch.float64 and student.dtype != torch.float64:
+        raise TypeError(f"{op}: a float64 teacher needs a float64 student; got {student.dtype}")
+    one_device(op, ("student", student), ("teacher", teacher))
+    return student, teacher
+
+
 def scaled(rows: Tensor, factor: float | Tensor) -> tuple[Tensor, float]:
     """Rows and the number by which their products are to be multiplied.
 

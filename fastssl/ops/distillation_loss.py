@@ -55,7 +55,7 @@ def distillation_loss(
             crop), two devices, a temperature that is not finite and positive, or a center of probabilities.
         RuntimeError: if ``backend`` cannot serve the call, or on a second derivative, which is not supported.
     """
-    _check_tensors(student, teacher)
+    _check.crops(_OP, student, teacher)
     student_temp = _check.positive(_OP, "student_temp", student_temp)
     if teacher_temp is not None:
         teacher_temp = _check.positive(_OP, "teacher_temp", teacher_temp)
@@ -63,26 +63,6 @@ def distillation_loss(
         center = _checked_center(center, teacher, teacher_temp)
     loss: Tensor = _forward.call(student, teacher.detach(), center, student_temp, teacher_temp, backend)[0]
     return loss
-
-
-def _check_tensors(student: Tensor, teacher: Tensor) -> None:
-    _check.float_tensor(_OP, "student", student, "SBK")
-    _check.float_tensor(_OP, "teacher", teacher, "TBK")
-    if student.shape[1:] != teacher.shape[1:]:
-        raise ValueError(
-            f"{_OP}: student (S, B, K) and teacher (T, B, K) must agree on B and K; "
-            f"got {_check.shape(student)} and {_check.shape(teacher)}"
-        )
-    if student.numel() == 0 or teacher.numel() == 0:
-        raise ValueError(
-            f"{_OP}: needs at least one crop, sample and prototype; "
-            f"got student {_check.shape(student)} and teacher {_check.shape(teacher)}"
-        )
-    if len(student) == len(teacher) == 1:
-        raise ValueError(f"{_OP}: needs two different crops to compare; got one of the student and one of the teacher")
-    if teacher.dtype == torch.float64 and student.dtype != torch.float64:
-        raise TypeError(f"{_OP}: a float64 teacher needs a float64 student; got {student.dtype}")
-    _check.one_device(_OP, ("student", student), ("teacher", teacher))
 
 
 def _checked_center(center: Tensor, teacher: Tensor, teacher_temp: float | None) -> Tensor:

@@ -43,6 +43,46 @@ def test_a_backend_that_is_not_our_kernel_is_said() -> None:
     assert "(reference)" in publish.summary_cells(case(1.0, 2.0, backend="reference"))[0]
 
 
+def whole(theirs: float, compiled: dict[str, Any]) -> Machine:
+    """A machine that has measured one loss of lightly's, and an op."""
+    common = {"op": "lightly", "shape": "NTXentLoss N=8"}
+    rows = [row("fastssl", 1.0, peak_extra_megabytes=6.0, **common)]
+    rows.append(row("lightly NTXentLoss", theirs, peak_extra_megabytes=213.4, **common))
+    rows.append({**row("torch.compile, lightly NTXentLoss", 0.5, **common), **compiled})
+    reports = [Report("lightly", {}, [Measured(rows)]), Report("an_op", {}, [case(1.0, 2.0)])]
+    return Machine("a-machine", "A Machine, 2 threads", reports)
+
+
+def test_whole_losses_have_a_section_of_their_own() -> None:
+    machine = whole(theirs=3.0, compiled={})
+    page = publish.performance([machine])
+    ops, losses = page.split("## Whole losses, as their users call them")
+    assert "`an_op`, n=1 d=2" in ops
+    assert "NTXentLoss" not in ops
+    assert "### [A Machine, 2 threads](performance/a-machine.md)" in losses
+    cells = publish.whole_cells(machine.reports[0].cases[0])
+    assert cells == ["`lightly`, NTXentLoss N=8, float32", "1.00", "3.00", "3.00", "0.50", "**0.50**", "6.0", "213"]
+    assert f"| {' | '.join(cells)} |" in losses
+    assert "an_op" not in losses.partition("## Which backend")[0]
+    assert publish.NOT_MEASURED in publish.performance([])
+
+
+def test_a_whole_loss_that_cannot_be_compiled_has_no_time_of_it() -> None:
+    failed = whole(theirs=1.05, compiled={"failed": "Unsupported"})
+    cells = publish.whole_cells(failed.reports[0].cases[0])
+    assert cells[1:6] == ["1.00", "1.05", "1.05 (alike)", "-", "-"]
+
+
+def test_the_page_on_migrating_has_before_and_after() -> None:
+    machines = [whole(theirs=3.0, compiled={})]
+    head, _, told = publish.gains(machines).splitlines()
+    assert head.startswith("| forward and backward | measured on | ms before | ms after | times faster |")
+    assert told == "| `lightly`, NTXentLoss N=8, float32 | A Machine, 2 threads | 3.00 | 1.00 | 3.00 | 213 | 6.0 |"
+    page = publish.MIGRATING.read_text()
+    assert told in publish.with_gains(page, machines)
+    assert publish.with_gains(page, summary.machines(summary.RESULTS)) == page, "run python -m benchmarks.publish"
+
+
 def test_the_page_has_failures_and_a_picture(tmp_path: Path) -> None:
     failed = {"op": "an_op", "shape": "n=4 d=2", "dtype": "float32", "provider": "gone", "failed": "not installed"}
     cases = [case(1.0 * n, 2.0 * n, shape=f"n={n} d=2", peak_extra_megabytes=float(n)) for n in (1, 2, 4)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib
 import importlib.util
 import inspect
 from pathlib import Path
@@ -65,6 +66,15 @@ def test_arguments_have_the_same_names_order_and_defaults(name: str) -> None:
     assert told(getattr(ours, name)) == told(THEIRS[name])
     if inspect.isclass(THEIRS[name]):
         assert told(getattr(ours, name).forward) == told(THEIRS[name].forward)
+
+
+@pytest.mark.parametrize(
+    "module", ["loss", "models.modules", "models.modules.heads", "models.modules.memory_bank", "models.utils"]
+)
+def test_names_are_where_lightly_has_them(module: str) -> None:
+    wanted = set(ours.__all__) & set(vars(rivals.load(f"lightly.{module}")))
+    assert wanted
+    assert wanted <= set(vars(importlib.import_module(f"fastssl.compat.lightly.{module}")))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -251,6 +261,14 @@ def test_the_center_stays_under_eval() -> None:
     lightlys([rows(0, 4, 5)], [rows(1, 4, 5), rows(2, 4, 5)])
     mine.load_state_dict(lightlys.state_dict())
     assert torch.equal(mine.center, lightlys.center)
+
+
+def test_a_module_in_bfloat16_keeps_its_center_in_float32() -> None:
+    mine = ours.DINOLoss(5).bfloat16()
+    teacher = rows(0, 4, 5)
+    mine([teacher.bfloat16()], [rows(1, 4, 5).bfloat16(), rows(2, 4, 5).bfloat16()])
+    assert mine.center.shape == (1, 1, 5)
+    torch.testing.assert_close(mine.center[0, 0], 0.1 * teacher.bfloat16().float().mean(0))
 
 
 def test_bfloat16_gives_a_loss_in_float32() -> None:

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy, normalize
+from formulas import info_nce
 
 from fastssl.losses import InfoNCE
 
 Q, K = torch.randn(2, 20, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-def logits(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-    return normalize(q, dim=1) @ normalize(k, dim=1).T / 0.2
-
-
 def test_equals_the_formula() -> None:
-    own = torch.arange(20)
-    torch.testing.assert_close(InfoNCE(0.2)(3 * Q, K), cross_entropy(logits(Q, K), own))
-    both = (cross_entropy(logits(Q, K), own) + cross_entropy(logits(K, Q), own)) / 2
+    torch.testing.assert_close(InfoNCE(0.2)(3 * Q, K), info_nce(Q, K, 0.2))
+    both = (info_nce(Q, K, 0.2) + info_nce(K, Q, 0.2)) / 2
     torch.testing.assert_close(InfoNCE(0.2, symmetric=True)(Q, K), both)
     further = torch.randn(7, 8, dtype=torch.float64)
-    with_further = torch.cat([logits(Q, K), logits(Q, further)], 1)
-    torch.testing.assert_close(InfoNCE(0.2)(Q, K, further), cross_entropy(with_further, own))
+    torch.testing.assert_close(InfoNCE(0.2)(Q, K, further), info_nce(Q, K, 0.2, further))
 
 
 def test_a_temperature_may_be_learnt() -> None:
@@ -30,13 +24,6 @@ def test_a_temperature_may_be_learnt() -> None:
     InfoNCE(temperature)(Q, K).backward()
     warmer, colder = (InfoNCE(0.2 + step)(Q, K) for step in (1e-5, -1e-5))
     torch.testing.assert_close(temperature.grad, (warmer - colder) / 2e-5, rtol=1e-6, atol=0)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_close(dtype: torch.dtype) -> None:
-    got = InfoNCE(0.2)(Q.to(dtype), K.to(dtype))
-    assert got.dtype == torch.float32
-    torch.testing.assert_close(got.double(), InfoNCE(0.2)(Q, K), rtol=0.02, atol=0)
 
 
 @pytest.mark.parametrize("size", [0.0, 1e4])
@@ -64,6 +51,12 @@ def test_a_second_derivative_is_refused() -> None:
         ((Q[0], K[0]), ValueError, r"InfoNCE: queries must have shape \(N, D\); got \(8\)"),
         ((Q[:0], K[:0]), ValueError, "InfoNCE: needs at least one sample"),
         ((Q, K.to("meta")), ValueError, "InfoNCE: queries and keys must be on one device; got cpu and meta"),
+        ((Q, K, K[0]), ValueError, r"InfoNCE: negatives must have shape \(K, D\); got \(8\)"),
+        (
+            (Q, K, K[:, 1:]),
+            ValueError,
+            r"InfoNCE: queries \(N, D\) and negatives \(K, D\) must agree on D; got \(20, 8\)",
+        ),
     ],
 )
 def test_bad_input_is_named(arguments, error, message: str) -> None:

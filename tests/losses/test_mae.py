@@ -38,14 +38,23 @@ def test_without_removed_patches_it_is_0() -> None:
     assert MAELoss(2)(IMAGES, torch.zeros(2, 6, 12), torch.zeros(2, 6)) == 0
 
 
-def test_half_precision_is_compared_in_float32() -> None:
-    loss = MAELoss(2)(IMAGES.half(), torch.zeros(2, 6, 12, dtype=torch.bfloat16), torch.ones(2, 6))
-    assert loss.dtype == torch.float32
+def test_what_is_compared_in_what() -> None:
+    masked = torch.ones(2, 6)
+    assert MAELoss(2)(IMAGES.half(), torch.zeros(2, 6, 12).bfloat16(), masked).dtype == torch.float32
+    assert MAELoss(2)(IMAGES, torch.zeros(2, 6, 12).double(), masked).dtype == torch.float64
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.complex64], ids=str)
+def test_patches_of_any_numbers(dtype: torch.dtype) -> None:
+    images = (100 * IMAGES).abs().to(dtype)
+    patches = patchify(images, 2)
+    assert patches.dtype == dtype
+    assert torch.equal(patches[0, 0], images[0, :, :2, :2].permute(1, 2, 0).flatten())
 
 
 def test_bad_input_is_named() -> None:
     mask, prediction = torch.ones(2, 6), torch.zeros(2, 6, 12)
-    with pytest.raises(ValueError, match="patchify: patches of 4 pixels do not fill images of 4 x 6"):
+    with pytest.raises(ValueError, match="MAELoss: patches of 4 pixels do not fill images of 4 x 6"):
         MAELoss(4)(IMAGES, prediction, mask)
     with pytest.raises(
         ValueError, match=r"MAELoss: prediction must be \(2, 6, 12\) for images \(2, 3, 4, 6\); got \(2, 6, 11\)"
@@ -53,5 +62,11 @@ def test_bad_input_is_named() -> None:
         MAELoss(2)(IMAGES, prediction[..., :11], mask)
     with pytest.raises(ValueError, match=r"MAELoss: mask must be \(2, 6\); got \(2, 5\)"):
         MAELoss(2)(IMAGES, prediction, mask[:, :5])
+    with pytest.raises(TypeError, match=r"MAELoss: images must be float32, .*; got torch\.uint8"):
+        MAELoss(2)(IMAGES.byte(), prediction, mask)
+    with pytest.raises(TypeError, match=r"MAELoss: mask must be bool or real; got torch\.complex64"):
+        MAELoss(2)(IMAGES, prediction, mask + 0j)
+    with pytest.raises(ValueError, match=r"patchify: images must have shape \(N, C, H, W\); got \(3, 4, 6\)"):
+        patchify(IMAGES[0], 2)
     with pytest.raises(ValueError, match="MAELoss: patch_size must be at least 1; got 0"):
         MAELoss(0)

@@ -6,7 +6,8 @@ import io
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy, normalize
+from formulas import moco
+from torch.nn.functional import normalize
 
 from fastssl.losses import MoCoLoss
 
@@ -19,10 +20,8 @@ def test_equals_the_formula_and_enqueues_afterwards() -> None:
     loss = MoCoLoss(0.2, dim=5, length=12)
     queue = loss.queue.clone()
     query, key = rows(4, 0), rows(4, 1)
-    q, k = normalize(query, dim=1), normalize(key, dim=1)
-    logits = torch.cat([(q * k).sum(1, keepdim=True), q @ queue.T], 1) / 0.2
-    torch.testing.assert_close(loss(query, key), cross_entropy(logits, torch.zeros(4, dtype=torch.int64)))
-    torch.testing.assert_close(loss.queue, torch.cat([k, queue[4:]]))
+    torch.testing.assert_close(loss(query, key), moco(query, key, queue, 0.2))
+    torch.testing.assert_close(loss.queue, torch.cat([normalize(key, dim=1), queue[4:]]))
     assert loss.cursor == 4
 
 
@@ -58,6 +57,24 @@ def test_a_queue_survives_a_checkpoint_to_the_bit() -> None:
     assert torch.equal(again.queue, loss.queue)
     assert again.cursor == loss.cursor == 2
     assert torch.equal(again(rows(4, 5), rows(4, 6)), loss(rows(4, 5), rows(4, 6)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_queue_may_be_cast(dtype: torch.dtype) -> None:
+    loss = MoCoLoss(0.2, dim=5, length=12).to(dtype)
+    query, key = rows(4, 0).to(dtype), rows(4, 1).to(dtype)
+    want = moco(query.float(), key.float(), loss.queue.float(), 0.2)
+    torch.testing.assert_close(loss(query, key), want, rtol=torch.finfo(dtype).eps, atol=0)
+    assert loss.queue.dtype == dtype
+    torch.testing.assert_close(loss.queue[:4], normalize(key.float(), dim=1).to(dtype))
+
+
+def test_keys_may_be_enqueued_by_hand() -> None:
+    loss, keys = MoCoLoss(0.2, dim=5, length=12), rows(4, 0)
+    loss.enqueue(keys)
+    assert torch.equal(loss.queue[:4], keys)
+    with pytest.raises(ValueError, match=r"MoCoLoss: keys must have shape \(N, D\); got \(5\)"):
+        loss.enqueue(keys[0])
 
 
 def test_bad_input_is_named() -> None:

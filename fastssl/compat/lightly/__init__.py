@@ -1,18 +1,20 @@
-"""The names of lightly 1.6: ``from fastssl.compat.lightly import NTXentLoss``."""
+"""The names of lightly 1.6: all of them here, and each in the module where lightly has it.
 
-from fastssl.compat.lightly.heads import (
+So either ``from fastssl.compat.lightly import NTXentLoss``, or ``fastssl.compat.`` before the name of lightly's module.
+"""
+
+from fastssl.compat.lightly.loss import DINOLoss, MemoryBankModule, NegativeCosineSimilarity, NTXentLoss
+from fastssl.compat.lightly.models.modules.heads import (
     DINOProjectionHead,
     MoCoProjectionHead,
     ProjectionHead,
     SimCLRProjectionHead,
 )
-from fastssl.compat.lightly.losses import DINOLoss, MemoryBankModule, NegativeCosineSimilarity, NTXentLoss
-from fastssl.compat.lightly.utils import (
+from fastssl.compat.lightly.models.utils import (
     batch_shuffle,
     batch_unshuffle,
     deactivate_requires_grad,
     get_at_index,
-    knn_predict,
     mask_at_index,
     patchify,
     random_token_mask,
@@ -21,6 +23,7 @@ from fastssl.compat.lightly.utils import (
     unpatchify,
     update_momentum,
 )
+from fastssl.compat.lightly.utils.benchmarking import knn_predict
 
 __all__ = [
     "DINOLoss",

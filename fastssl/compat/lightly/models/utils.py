@@ -1,4 +1,4 @@
-"""lightly's functions: momentum, shuffling, tokens and patches, kNN."""
+"""lightly's functions: momentum, shuffling, tokens and patches."""
 
 from __future__ import annotations
 
@@ -102,18 +102,3 @@ def mask_at_index(tokens: Tensor, index: Tensor, mask_token: Tensor) -> Tensor:
 
 def _expanded(index: Tensor, tokens: Tensor) -> Tensor:
     return index[..., None].expand(-1, -1, tokens.shape[-1])
-
-
-def knn_predict(
-    feature: Tensor,
-    feature_bank: Tensor,
-    feature_labels: Tensor,
-    num_classes: int,
-    knn_k: int = 200,
-    knn_t: float = 0.1,
-) -> Tensor:
-    """(B, num_classes) classes by descending score, for features (B, D) and a bank (D, N) of labels (N)."""
-    votes = ops.knn_classify(
-        feature, feature_bank.T, feature_labels, k=knn_k, temperature=knn_t, num_classes=num_classes
-    )
-    return votes.argsort(dim=-1, descending=True)
