@@ -25,9 +25,11 @@ PACKAGES = {
     "cut_cross_entropy": "cut-cross-entropy",
     "faiss": "faiss-cpu",
     "inf_cl": "inf-cl",
+    "info_nce": "info-nce-pytorch",
     "kornia": "kornia",
     "lightly": "lightly",
     "open_clip": "open_clip_torch",
+    "pytorch_metric_learning": "pytorch-metric-learning",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
     "timm": "timm",
@@ -91,7 +93,7 @@ def main() -> None:
     if parser.parse_args().install:
         install()
     for package, version in versions().items():
-        print(f"{package:16} {version}")
+        print(f"{package:24} {version}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from benchmarks.harness import Case
 from benchmarks.losses import Loss, forward_backward, whole
 from benchmarks.ops.distillation_loss import STUDENT_TEMP, STUDENTS, TEACHER_TEMP, TEACHERS, pair_by_pair
 from benchmarks.ops.distillation_loss import inputs as logits
-from fastssl.losses import DINOLoss
+from fastssl.compat.facebook.dino import DINOLoss
 from fastssl.ops.update_center import reference as update_center  # type: ignore[attr-defined]
 
 MOMENTUM = 0.9
@@ -35,11 +35,11 @@ def theirs() -> Loss:
 
 
 def ours(prototypes: int) -> Loss:
-    criterion = DINOLoss(prototypes, student_temp=STUDENT_TEMP, teacher_temp=TEACHER_TEMP, center_momentum=MOMENTUM)
+    criterion = DINOLoss(prototypes, STUDENTS, TEACHER_TEMP, TEACHER_TEMP, 0, 1, STUDENT_TEMP, MOMENTUM)
 
     def loss(student: Tensor, teacher: Tensor, center: Tensor) -> Tensor:
         criterion.center.copy_(center)
-        found: Tensor = criterion(*crops(student, teacher))
+        found: Tensor = criterion(student, teacher, 0)
         return found
 
     return loss

@@ -201,12 +201,34 @@ std::int64_t make_kernel(float sigma, std::int64_t radius, float* kernel) {
     const auto gaussian = [=](std::int64_t k) { return ::exp(-0.5 * (k * sharpness) * (k * sharpness)); };
     double total = 0;
     for (std::int64_t k = -taps; k <= taps; ++k) total += gaussian(k);
-    for (std::int64_t k = -taps; k <= taps; ++k)
-        kernel[k + taps] = static_cast<float>(gaussian(k) / total);
+    for (std::int64_t k = -taps; k <= taps; ++k) kernel[k + taps] = static_cast<float>(gaussian(k) / total);
     return taps;
 }
 
 std::int64_t mirrored(std::int64_t x, std::int64_t size) { return x < 0 ? -x : x >= size ? 2 * (size - 1) - x : x; }
+
+// out[x] = sum over k < taps of kernel[k] * from(k)[x], for N vectors.
+template <int N, class From>
+void weighted_sum(const float* kernel, std::int64_t taps, From from, float* out) {
+    Vec<float> total[N] = {};
+    for (std::int64_t k = 0; k < taps; ++k) {
+        const float* in = from(k);
+        const Vec<float> weight = broadcast<float>(kernel[k]);
+#pragma GCC unroll 4
+        for (int j = 0; j < N; ++j) total[j] += load<float>(in + j * kWidth<float>) * weight;
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < N; ++j) store<float>(out + j * kWidth<float>, total[j]);
+}
+
+// The same for a row of whole vectors, four at a time.
+template <class From>
+void weighted_row(const float* kernel, std::int64_t taps, std::int64_t row, From from, float* out) {
+    std::int64_t x = 0;
+    const auto shifted = [&](std::int64_t k) { return from(k) + x; };
+    for (; x + 4 * kWidth<float> <= row; x += 4 * kWidth<float>) weighted_sum<4>(kernel, taps, shifted, out + x);
+    for (; x < row; x += kWidth<float>) weighted_sum<1>(kernel, taps, shifted, out + x);
+}
 
 // A row of the blurred plane, of those that begin at starts[k]: columns into `line`, whose ends are then mirrored, and
 // along it.
@@ -214,20 +236,12 @@ void blur_row(const float* plane, const std::int64_t* starts, std::int64_t row, 
               std::int64_t radius, float* line, float* out) {
     const std::int64_t taps = 2 * radius + 1;
     float* middle = line + radius;
-    for (std::int64_t x = 0; x < row; x += kWidth<float>) {
-        Vec<float> total = {};
-        for (std::int64_t k = 0; k < taps; ++k) total += load<float>(plane + starts[k] + x) * kernel[k];
-        store<float>(middle + x, total);
-    }
+    weighted_row(kernel, taps, row, [=](std::int64_t k) { return plane + starts[k]; }, middle);
     for (std::int64_t k = 1; k <= radius; ++k) {
         middle[-k] = middle[k];
         middle[size - 1 + k] = middle[size - 1 - k];
     }
-    for (std::int64_t x = 0; x < row; x += kWidth<float>) {
-        Vec<float> total = {};
-        for (std::int64_t k = 0; k < taps; ++k) total += load<float>(line + x + k) * kernel[k];
-        store<float>(out + x, total);
-    }
+    weighted_row(kernel, taps, row, [=](std::int64_t k) { return line + k; }, out);
 }
 
 // View i, from its crop to memory.

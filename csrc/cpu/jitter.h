@@ -19,6 +19,7 @@ inline Vec<float> luma(const Vec<float> (&c)[3]) { return c[0] * 0.2989f + c[1] 
 // c = factor c + (1 - factor) other
 inline void blend(Vec<float> (&c)[3], Vec<float> other, float factor) {
     other *= 1.0f - factor;
+#pragma GCC unroll 4
     for (int i = 0; i < 3; ++i) c[i] = clamp(c[i] * factor + other, kWhite);
 }
 
@@ -32,6 +33,7 @@ inline void turn_hue(Vec<float> (&c)[3], float turn) {
     const Vec<float> of_red = (c[1] - c[2]) * share, of_green = (c[2] - c[0]) * share + 2.0f / 6.0f;
     const Vec<float> of_blue = (c[0] - c[1]) * share + 4.0f / 6.0f;
     const Vec<float> hue = (value == c[0] ? of_red : (value == c[1] ? of_green : of_blue)) + turn;
+#pragma GCC unroll 4
     for (int i = 0; i < 3; ++i) {
         const Vec<float> turns = hue + opposite[i], off = turns - ((turns + rounder) - rounder);
         c[i] = value - chroma * clamp(2.0f - vmax(off, -off) * 6.0f, 1.0f);
@@ -43,8 +45,10 @@ template <class Change>
 inline void change_row(float* row, std::int64_t plane, std::int64_t width, Change change) {
     for (std::int64_t x = 0; x < width; x += kWidth<float>) {
         Vec<float> c[3];
+#pragma GCC unroll 4
         for (int i = 0; i < 3; ++i) c[i] = load<float>(row + i * plane + x);
         change(c);
+#pragma GCC unroll 4
         for (int i = 0; i < 3; ++i) store<float>(row + i * plane + x, c[i]);
     }
 }
@@ -67,6 +71,7 @@ inline void drop_colour(float* row, std::int64_t plane, std::int64_t width) {
 
 inline void clamp_row(float* row, std::int64_t plane, std::int64_t width) {
     change_row(row, plane, width, [](Vec<float>(&c)[3]) {
+#pragma GCC unroll 4
         for (int i = 0; i < 3; ++i) c[i] = clamp(c[i], kWhite);
     });
 }

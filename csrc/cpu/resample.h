@@ -196,7 +196,9 @@ inline void blend_to_pixels(const Crop& crop, const Line& rows, std::int64_t y, 
         for (std::int64_t x = 0; x < crop.width; x += kWidth<float>) {
             Vec<float> v[4] = {load<float>(line + x), load<float>(line + room + x), load<float>(line + 2 * room + x), {}};
             transpose_fours(v);
+#pragma GCC unroll 4
             for (int four = 0; four < kLanes; ++four)
+#pragma GCC unroll 4
                 for (int j = 0; j < 4; ++j) store_four(pixels + (x + 4 * four + j) * kWidth<float> + 4 * r, v[j], four);
         }
     }
@@ -209,6 +211,7 @@ inline void resample_columns(const float* pixels, const Line& columns, std::int6
     const std::int64_t taps = Taps > 0 ? Taps : columns.taps;
     for (std::int64_t x = 0; x < padded; x += 4) {
         Vec<float> v[4];
+#pragma GCC unroll 4
         for (int j = 0; j < 4; ++j) {
             const float* in = pixels + columns.first[x + j] * kWidth<float>;
             const float* weights = columns.weights + (x + j) * taps;
@@ -216,7 +219,9 @@ inline void resample_columns(const float* pixels, const Line& columns, std::int6
             for (std::int64_t k = 1; k < taps; ++k) v[j] += load<float>(in + k * kWidth<float>) * weights[k];
         }
         transpose_fours(v);
+#pragma GCC unroll 4
         for (int c = 0; c < 3; ++c)
+#pragma GCC unroll 4
             for (int four = 0; four < kLanes; ++four) store_four(out + c * plane + four * row + x, v[c], four);
     }
 }

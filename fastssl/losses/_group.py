@@ -8,7 +8,7 @@ DistributedDataParallel and FSDP take: the gradient of a row is summed over all 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -136,6 +136,15 @@ def summed(x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
 def place(rows: Tensor, group: dist.ProcessGroup) -> Tensor:
     """Where this process's N rows stand among the gathered ones: (N) int64."""
     return torch.arange(len(rows), device=rows.device) + dist.get_rank(group) * len(rows)
+
+
+@torch.no_grad()
+def copy_from_first(buffers: Iterable[Tensor], group: dist.ProcessGroup) -> None:
+    """The buffers of the group's first process, in place of this one's."""
+    for buffer in buffers:
+        whole = buffer.contiguous()  # as a broadcast needs it
+        dist.broadcast(whole, dist.get_global_rank(group, 0), group)
+        buffer.copy_(whole)
 
 
 class _Gathered(torch.autograd.Function):

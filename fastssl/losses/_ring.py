@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastssl import ops
+from fastssl.losses import _rows
 
 # of (queries, a block of keys, whether these are this process's own): a number, or one for each query
 Term = Callable[[Tensor, Tensor, bool], Tensor]
@@ -28,7 +28,7 @@ def lse(queries: Tensor, keys: Tensor, exclude: Tensor | None, group: dist.Proce
     """
 
     def term(queries: Tensor, block: Tensor, own: bool) -> Tensor:
-        return _row_lse(queries, block, exclude if own else None)
+        return _rows.log_sum_exp(queries, block, exclude if own else None)
 
     return _over(queries, keys, term, True, group)
 
@@ -41,16 +41,6 @@ def total(queries: Tensor, keys: Tensor, term: Term, group: dist.ProcessGroup) -
 def _over(queries: Tensor, keys: Tensor, term: Term, in_logarithms: bool, group: dist.ProcessGroup) -> Tensor:
     found: Tensor = _Ring.apply(queries, keys, term, in_logarithms, group)  # type: ignore[no-untyped-call]
     return found
-
-
-def _row_lse(queries: Tensor, keys: Tensor, exclude: Tensor | None) -> Tensor:
-    """(N) log-sum-exps over the keys given: InfoNCE against any target, without its margin to the target."""
-    if exclude is None:
-        target = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
-    else:
-        target = (exclude + 1) % len(keys)
-    margin = ops.info_nce(queries, keys, target, temperature=1.0, exclude=exclude, reduction="none")
-    return margin + (queries * keys[target]).sum(1)
 
 
 def _passed_on(tensors: list[Tensor], group: dist.ProcessGroup) -> list[Tensor]:

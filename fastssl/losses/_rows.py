@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from fastssl import ops
 from fastssl.losses import _group
 from fastssl.losses._group import Group
 from fastssl.ops import _check
@@ -92,3 +93,16 @@ def without_autocast(rows: Tensor) -> torch.autocast:
 def widened(rows: Tensor) -> Tensor:
     """Rows in what sums are kept in."""
     return rows if rows.dtype == torch.float64 else rows.float()
+
+
+def log_sum_exp(queries: Tensor, keys: Tensor, exclude: Tensor | None = None) -> Tensor:
+    """(N) log-sum-exps of each query's products with the keys, but for the column ``exclude`` (N); none is stored.
+
+    InfoNCE against any target, without its margin to the target.
+    """
+    if exclude is None:
+        target = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
+    else:
+        target = (exclude + 1) % len(keys)
+    margin = ops.info_nce(queries, keys, target, temperature=1.0, exclude=exclude, reduction="none")
+    return margin + (queries * keys[target]).sum(1)

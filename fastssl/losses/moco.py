@@ -87,8 +87,7 @@ class MoCoLoss(nn.Module):
     def _shared(self, processes: dist.ProcessGroup | None) -> Tensor:
         """The queue; at the first call over a group, that of its first process, for each drew another."""
         if processes is not None and not self._is_shared:
-            for buffer in (self.queue, self.cursor):
-                dist.broadcast(buffer, dist.get_global_rank(processes, 0), processes)
+            _group.copy_from_first((self.queue, self.cursor), processes)
             self._is_shared = True
         return self.queue
 

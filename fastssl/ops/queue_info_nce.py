@@ -68,10 +68,13 @@ def queue_info_nce(
 
 def reference(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
     """The formula in plain torch, as MoCo's own code computes it: cross-entropy of column 0."""
-    positive = (query * key).sum(1, keepdim=True)
-    negative = query @ queue.detach().to(query.dtype).T
-    logits = torch.cat([positive, negative], 1) / temperature
-    return torch.nn.functional.cross_entropy(logits, torch.zeros(len(query), dtype=torch.int64, device=query.device))
+    found = logits(query, key, queue.detach().to(query.dtype), temperature)
+    return torch.nn.functional.cross_entropy(found, torch.zeros(len(query), dtype=torch.int64, device=query.device))
+
+
+def logits(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    """(N, 1 + K): each query's product with its key in column 0, then those with the queue, over the temperature."""
+    return torch.cat([(query * key).sum(1, keepdim=True), query @ queue.T], 1) / temperature
 
 
 def _reference_forward(
@@ -80,8 +83,7 @@ def _reference_forward(
     query, key, queue = (x.to(_native.accumulator(query.dtype)) for x in (query, key, queue))
     with torch.autocast(query.device.type, enabled=False):
         loss = reference(query, key, queue, temperature)
-        logits = torch.cat([(query * key).sum(1, keepdim=True), query @ queue.T], 1) / temperature
-        others = logits.softmax(1)[:, 1:]
+        others = logits(query, key, queue, temperature).softmax(1)[:, 1:]
         share = others.sum(1)
         direction = (others @ queue - share[:, None] * key) / (temperature * len(query))
         return loss, share, direction if for_query else direction.new_empty((0, query.shape[1]))

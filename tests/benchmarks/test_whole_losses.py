@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import harness, rivals
 from benchmarks.harness import OURS, Case
-from benchmarks.whole import facebook, lightly, open_clip
+from benchmarks.whole import facebook, lightly, open_clip, pml
 
 CASES: dict[str, Callable[[], Case]] = {
     "lightly, SimCLR": lambda: lightly.simclr(6, 5),
@@ -17,6 +17,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "lightly, DINO": lambda: lightly.dino(3, 7),
     "open_clip": lambda: open_clip.clip(6, 5),
     "facebook, DINO": lambda: facebook.dino(3, 7),
+    "pml, SimCLR": lambda: pml.simclr(6, 5),
 }
 
 

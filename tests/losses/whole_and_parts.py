@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,6 +17,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from fastssl import losses
+from fastssl.compat import solo
+from fastssl.compat.facebook import dino, moco, moco_v3
 from fastssl.losses import _ring
 
 DTYPES = (torch.float64, torch.bfloat16)
@@ -89,7 +92,40 @@ CASES = {
     "DINOLoss, sinkhorn": Case(
         lambda group: crops(losses.DINOLoss(K, centering="sinkhorn", group=group)), ((N, 3, K), (N, 2, K))
     ),
+    # these take all processes without being told
+    "simclr_loss_func": Case(lambda group: views_of_images),
+    "simclr_loss_func, 3 views": Case(lambda group: views_of_images, ((N, D), (N, D), (N, D))),
+    "InfoNCE, solo's MoCo v3": Case(lambda group: solo.mocov3_loss_func),
+    "MoCo, Facebook's": Case(lambda group: facebooks_moco()),
+    "InfoNCE, Facebook's MoCo v3": Case(lambda group: facebooks_moco_v3()),
+    "DINOLoss, Facebook's": Case(lambda group: facebooks_dino(), ((N, 3, K), (N, 2, K))),
 }
+
+
+def views_of_images(*views: Tensor) -> Tensor:
+    return solo.simclr_loss_func(torch.cat(views), part_of(torch.arange(N), views[0]).repeat(len(views)), 0.2)
+
+
+def facebooks_moco() -> Callable[..., Tensor]:
+    """Two steps, the second by the logits."""
+    model = moco.MoCo(lambda num_classes: torch.nn.Identity(), dim=D, K=K, T=0.2).double()
+    model.queue = torch.randn(D, K, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    return lambda q, k: model.loss(q, k) + torch.nn.functional.cross_entropy(*model(q * q, k * k))
+
+
+def facebooks_moco_v3() -> Callable[..., Tensor]:
+    model = moco_v3.MoCo(lambda num_classes: torch.nn.Sequential(OrderedDict(fc=torch.nn.Linear(D, 4))), 5, 7, T=0.2)
+    return model.double().contrastive_loss
+
+
+def facebooks_dino() -> Callable[..., Tensor]:
+    loss = dino.DINOLoss(K, 3, 0.04, 0.07, 2, 4).double()
+
+    def call(s: Tensor, t: Tensor) -> Tensor:
+        s, t = s.movedim(1, 0).flatten(0, 1), t.movedim(1, 0).flatten(0, 1)
+        return loss(s, t, 0) + loss(s, 2 * t, 3)
+
+    return call
 
 
 def CPC(group: str | None, strategy: str = "gather") -> Callable[..., Tensor]:  # noqa: N802

@@ -6,17 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, normalize
 
 from fastssl import losses, ops
+from fastssl.compat._processes import everyone
 from fastssl.losses import _group, _rows
 from fastssl.losses.dino import Centered, move_center
-
-
-def _spread() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 class MemoryBankModule(nn.Module):
@@ -59,11 +55,10 @@ class MemoryBankModule(nn.Module):
     @torch.no_grad()
     def write(self, features: Tensor) -> None:
         """Writes (N, D) features, gathered if asked, over the oldest of the bank; wraps round its end."""
-        if self.gather_distributed and _spread():
-            group = _group.resolved("MemoryBankModule", "world")
-            assert group is not None
-            (features,) = _group.agreed("MemoryBankModule", group, lambda: (features,))
-            features = _group.gathered(features, group)
+        processes = _group.resolved("MemoryBankModule", everyone() if self.gather_distributed else None)
+        (features,) = _group.agreed("MemoryBankModule", processes, lambda: (features,))
+        if processes is not None:
+            features = _group.gathered(features, processes)
         ops.enqueue_(self.bank, self.bank_ptr, features)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
@@ -103,7 +98,7 @@ class NTXentLoss(nn.Module):
         The bank is written only if ``out0`` requires a gradient.
         """
         if self.memory_bank.size[0] == 0:
-            group = "world" if self.gather_distributed and _spread() else None
+            group = everyone() if self.gather_distributed else None
             return losses.nt_xent_loss(out0, out1, temperature=self.temperature, group=group)
         query, key = _rows.unit(out0, False), _rows.unit(out1, False)
         loss = ops.queue_info_nce(query, key, self.memory_bank.bank, temperature=self.temperature)
@@ -168,7 +163,7 @@ class DINOLoss(Centered):
     @torch.no_grad()
     def update_center(self, teacher_out: Tensor) -> None:
         """Moves the center towards the mean of (T, N, K), and of those of the other processes."""
-        processes = _group.resolved("DINOLoss", "world" if _spread() else None)
+        processes = _group.resolved("DINOLoss", everyone())
         move_center(self.center.view(-1), teacher_out, self.center_momentum, processes)
 
 
