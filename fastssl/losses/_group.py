@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -138,6 +138,13 @@ def place(rows: Tensor, group: dist.ProcessGroup) -> Tensor:
     return torch.arange(len(rows), device=rows.device) + dist.get_rank(group) * len(rows)
 
 
+def with_places(rows: Tensor, group: dist.ProcessGroup | None) -> tuple[Tensor, Tensor]:
+    """The rows of all processes, and where this one's N stand among them: (N) int64."""
+    if group is None:
+        return rows, torch.arange(len(rows), device=rows.device)
+    return gathered(rows, group), place(rows, group)
+
+
 @torch.no_grad()
 def copy_from_first(buffers: Iterable[Tensor], group: dist.ProcessGroup) -> None:
     """The buffers of the group's first process, in place of this one's."""
@@ -145,6 +152,19 @@ def copy_from_first(buffers: Iterable[Tensor], group: dist.ProcessGroup) -> None
         whole = buffer.contiguous()  # as a broadcast needs it
         dist.broadcast(whole, dist.get_global_rank(group, 0), group)
         buffer.copy_(whole)
+
+
+class Sharing(Protocol):
+    """What has buffers that each process drew at random, and that must be alike."""
+
+    _is_shared: bool
+
+
+def share_once(owner: Sharing, buffers: Iterable[Tensor], group: dist.ProcessGroup | None) -> None:
+    """At the owner's first call over a group, its buffers become those of the group's first process."""
+    if group is not None and not owner._is_shared:
+        copy_from_first(buffers, group)
+        owner._is_shared = True
 
 
 class _Gathered(torch.autograd.Function):

@@ -110,10 +110,7 @@ class DINOLoss(Centered):
         return loss
 
     def _check_prototypes(self, name: str, logits: Tensor) -> None:
-        if logits.shape[2] != len(self.center):
-            raise ValueError(f"DINOLoss: {name} must have {len(self.center)} prototypes; got {_check.shape(logits)}")
-        if self.centering == "center":
-            _check.one_device("DINOLoss", (name, logits), ("the center", self.center))
+        check_prototypes(name, logits, self.center, self.centering == "center")
 
     @torch.no_grad()
     def update_center(self, teacher: Tensor) -> None:
@@ -137,6 +134,15 @@ class DINOLoss(Centered):
             f"{len(self.center)}, student_temp={self.student_temp}, teacher_temp={self.teacher_temp}, "
             f"centering={self.centering!r}, center_momentum={self.center_momentum}"
         )
+
+
+def check_prototypes(name: str, logits: Tensor, center: Tensor, is_used: bool = True) -> None:
+    """Logits must have the center's prototypes, and lie where it does if it is used."""
+    count = center.shape[-1]
+    if logits.shape[-1] != count:
+        raise ValueError(f"DINOLoss: {name} must have {count} prototypes; got {_check.shape(logits)}")
+    if is_used:
+        _check.one_device("DINOLoss", (name, logits), ("the center", center))
 
 
 @torch.no_grad()

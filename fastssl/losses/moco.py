@@ -86,9 +86,7 @@ class MoCoLoss(nn.Module):
     @torch.no_grad()
     def _shared(self, processes: dist.ProcessGroup | None) -> Tensor:
         """The queue; at the first call over a group, that of its first process, for each drew another."""
-        if processes is not None and not self._is_shared:
-            _group.copy_from_first((self.queue, self.cursor), processes)
-            self._is_shared = True
+        _group.share_once(self, (self.queue, self.cursor), processes)
         return self.queue
 
     @torch.no_grad()

@@ -35,6 +35,27 @@ def _off_diagonal_squares(x: Tensor) -> Tensor:
     return x.square().sum() - x.diagonal().square().sum()
 
 
+def barlow_twins_loss(z0: Tensor, z1: Tensor, *, redundancy_weight: float = 0.005, group: Group = None) -> Tensor:
+    """The cross-correlation's distance from the identity (arXiv:2103.03230, eq. 1). See ``BarlowTwins``.
+
+    Args:
+        z0, z1: (N, D) features of two views of the same N samples, N at least 2 (over all processes).
+    Returns:
+        The scalar, in float32 (float64 for float64 rows).
+    Raises:
+        TypeError: for rows that are no floating-point tensors, or of two dtypes that autocast does not make one.
+        ValueError: for other shapes, no sample or feature, two devices, or fewer than two samples; with a group on
+            every process, naming the ranks, if one has such input or they differ in shapes or dtypes.
+        RuntimeError: for a group before torch.distributed is initialised.
+    """
+    batch = _Batch("BarlowTwins", z0, z1, group)
+    x0, x1 = (batch.centered(z) for z in batch.views)
+    scale0, scale1 = ((_group.summed(x.square().sum(0), batch.processes) / batch.count + 1e-5).sqrt() for x in (x0, x1))
+    correlation = batch.products(x0 / scale0, x1 / scale1) / batch.count
+    own = (1 - correlation.diagonal()).square().sum()
+    return own + redundancy_weight * _off_diagonal_squares(correlation)
+
+
 class BarlowTwins(nn.Module):
     """The cross-correlation of two views' features, pulled to the identity (arXiv:2103.03230, eq. 1).
 
@@ -52,29 +73,50 @@ class BarlowTwins(nn.Module):
         self.redundancy_weight, self.group = redundancy_weight, group
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
-        """z0, z1: (N, D) features of two views of the same N samples. Returns the scalar, in float32 or float64.
-
-        Raises:
-            TypeError: for rows that are no floating-point tensors, or of two dtypes that autocast does not make one.
-            ValueError: for other shapes, no sample or feature, two devices, or fewer than two samples; with a group on
-                every process, naming the ranks, if one has such input or they differ in shapes or dtypes.
-            RuntimeError: for a group before torch.distributed is initialised.
-        """
-        batch = _Batch("BarlowTwins", z0, z1, self.group)
-        x0, x1 = (batch.centered(z) for z in batch.views)
-        scale0, scale1 = (
-            (_group.summed(x.square().sum(0), batch.processes) / batch.count + 1e-5).sqrt() for x in (x0, x1)
-        )
-        correlation = batch.products(x0 / scale0, x1 / scale1) / batch.count
-        own = (1 - correlation.diagonal()).square().sum()
-        return own + self.redundancy_weight * _off_diagonal_squares(correlation)
+        """z0, z1: (N, D). Returns the scalar. Raises what ``barlow_twins_loss`` does."""
+        return barlow_twins_loss(z0, z1, redundancy_weight=self.redundancy_weight, group=self.group)
 
     def extra_repr(self) -> str:
         return f"redundancy_weight={self.redundancy_weight}"
 
 
+def vicreg_loss(
+    z0: Tensor,
+    z1: Tensor,
+    *,
+    invariance: float = 25.0,
+    variance: float = 25.0,
+    covariance: float = 1.0,
+    group: Group = None,
+) -> Tensor:
+    """Invariance, variance and covariance of two views' features (arXiv:2105.04906, eq. 6). See ``VICReg``.
+
+    Args:
+        z0, z1: (N, D) features of two views of the same N samples, N at least 2 (over all processes).
+    Returns:
+        The scalar, in float32 (float64 for float64 rows).
+    Raises:
+        TypeError: for rows that are no floating-point tensors, or of two dtypes that autocast does not make one.
+        ValueError: for other shapes, no sample or feature, two devices, or fewer than two samples; with a group on
+            every process, naming the ranks, if one has such input or they differ in shapes or dtypes.
+        RuntimeError: for a group before torch.distributed is initialised.
+    """
+    batch = _Batch("VICReg", z0, z1, group)
+    wide0, wide1 = (_rows.widened(z) for z in batch.views)
+    loss = invariance * mse_loss(wide0, wide1)
+    for z in batch.views:
+        x = batch.centered(z)
+        c = batch.products(x, x) / (batch.count - 1)
+        deviation = (c.diagonal() + 1e-4).sqrt()
+        loss = loss + variance * torch.relu(1 - deviation).mean() / 2
+        loss = loss + covariance * _off_diagonal_squares(c) / len(c)
+    return loss
+
+
 class VICReg(nn.Module):
     """Invariance, variance and covariance of two views' features (arXiv:2105.04906, eq. 6).
+
+    As in the paper's code, the variance term is the mean of both views', which eq. 6 adds.
 
     Args:
         invariance, variance, covariance: the weights; the paper's are 25, 25 and 1.
@@ -86,27 +128,11 @@ class VICReg(nn.Module):
         self, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0, *, group: Group = None
     ) -> None:
         super().__init__()
-        self.invariance, self.variance, self.covariance, self.group = invariance, variance, covariance, group
+        self.weights, self.group = dict(invariance=invariance, variance=variance, covariance=covariance), group
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
-        """z0, z1: (N, D) features of two views of the same N samples. Returns the scalar, in float32 or float64.
-
-        Raises:
-            TypeError: for rows that are no floating-point tensors, or of two dtypes that autocast does not make one.
-            ValueError: for other shapes, no sample or feature, two devices, or fewer than two samples; with a group on
-                every process, naming the ranks, if one has such input or they differ in shapes or dtypes.
-            RuntimeError: for a group before torch.distributed is initialised.
-        """
-        batch = _Batch("VICReg", z0, z1, self.group)
-        wide0, wide1 = (_rows.widened(z) for z in batch.views)
-        loss = self.invariance * mse_loss(wide0, wide1)
-        for z in batch.views:
-            x = batch.centered(z)
-            covariance = batch.products(x, x) / (batch.count - 1)
-            deviation = (covariance.diagonal() + 1e-4).sqrt()
-            loss = loss + self.variance * torch.relu(1 - deviation).mean() / 2
-            loss = loss + self.covariance * _off_diagonal_squares(covariance) / len(covariance)
-        return loss
+        """z0, z1: (N, D). Returns the scalar. Raises what ``vicreg_loss`` does."""
+        return vicreg_loss(z0, z1, group=self.group, **self.weights)
 
     def extra_repr(self) -> str:
-        return f"invariance={self.invariance}, variance={self.variance}, covariance={self.covariance}"
+        return ", ".join(f"{name}={weight}" for name, weight in self.weights.items())
