@@ -353,10 +353,11 @@ def test_forward_loss(n: int, c: int, side: int, p: int, normed: bool, dtype: to
     loss = mae.forward_loss(imgs, pred, mask, normed)
     plain = pred.detach().double().requires_grad_()
     want = pixel_loss(imgs.double(), plain, mask.double(), p, normed)
-    torch.testing.assert_close(loss.double(), want, rtol=2e-5, atol=2e-6)
+    exact = dict(rtol=1e-9, atol=1e-11) if dtype == torch.float64 else dict(rtol=2e-5, atol=2e-6)
+    torch.testing.assert_close(loss.double(), want, **exact)
     loss.backward()
     want.backward()
-    rounded = dict(rtol=0.01, atol=1e-3) if dtype == torch.bfloat16 else dict(rtol=2e-5, atol=2e-6)
+    rounded = dict(rtol=0.01, atol=1e-3) if dtype == torch.bfloat16 else exact
     torch.testing.assert_close(pred.grad.double(), plain.grad, **rounded)
 
 

@@ -15,6 +15,11 @@ from fastssl.compat import solo
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 EMPTY = inspect.Parameter.empty
+BOUNDS = {
+    torch.float64: dict(rtol=1e-9, atol=1e-11),
+    torch.float32: dict(rtol=2e-5, atol=2e-6),
+    torch.bfloat16: dict(rtol=0.05, atol=0.05),
+}
 
 
 def rows(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -28,9 +33,8 @@ def assert_alike(ours: Callable[..., Tensor], formula: Callable[..., Tensor], *i
     got, want = ours(*leaves), formula(*plain)
     got.backward()
     want.backward()
-    narrow = inputs[0].dtype == torch.bfloat16
     assert got.dtype == torch.promote_types(inputs[0].dtype, torch.float32)
-    bounds = dict(rtol=0.05, atol=0.05) if narrow else dict(rtol=2e-5, atol=2e-6)
+    bounds = BOUNDS[inputs[0].dtype]
     torch.testing.assert_close(got.double(), want, **bounds)
     for x, y in zip(leaves, plain, strict=True):
         torch.testing.assert_close(x.grad.double(), y.grad, **bounds)
@@ -147,7 +151,7 @@ def test_dino(crops: int, n: int, k: int, dtype: torch.dtype) -> None:
 
         assert_alike(lambda student, t=teacher: ours(student, t), formula, rows(epoch, crops * n, k, dtype=dtype))
         center = 0.8 * center + 0.2 * teacher.double().mean(0, keepdim=True)
-        torch.testing.assert_close(ours.center.double(), center, rtol=2e-5, atol=2e-6)
+        torch.testing.assert_close(ours.center.double(), center, **BOUNDS[dtype])
 
 
 def test_a_center_survives_to_the_bit() -> None:

@@ -92,9 +92,7 @@ class MoCo(nn.Module):
         _group.agreed(
             "MoCo", processes, lambda: self._checked(im_q, im_k, _group.size(processes)), training=self.training
         )
-        if processes is not None and not self._is_shared:  # each process drew another queue
-            _group.copy_from_first((self.queue, self.queue_ptr), processes)
-            self._is_shared = True
+        _group.share_once(self, (self.queue, self.queue_ptr), processes)
         query = self._unit(self.encoder_q(im_q))
         with torch.no_grad():
             if self.training:
