@@ -13,6 +13,7 @@ from whole_and_parts import EXACT
 from benchmarks import rivals
 
 
+@pytest.mark.slow
 def test_losses_gradients_and_what_is_remembered_are_lightlys(tmp_path: Path) -> None:
     try:
         rivals.load("lightly.loss")

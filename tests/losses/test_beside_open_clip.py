@@ -13,6 +13,7 @@ from whole_and_parts import EXACT
 from benchmarks import rivals
 
 
+@pytest.mark.slow
 def test_loss_and_gradients_are_open_clips(tmp_path: Path) -> None:
     try:
         rivals.load("open_clip.loss")

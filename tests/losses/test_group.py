@@ -14,6 +14,7 @@ from whole_and_parts import CASES, DTYPES, EXACT, Case, N, computed, facebooks_t
 from fastssl import losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_several_processes_do_what_one_does_with_the_whole_batch(world: int, tmp_path: Path) -> None:
     torch.multiprocessing.spawn(process, (world, str(tmp_path)), nprocs=world)

@@ -220,7 +220,8 @@ class Layers(nn.Module):
         self.double()
 
     def forward(self, *rows: Tensor) -> list[Tensor]:
-        return [*(f(x) for f, x in zip(self.layers, rows, strict=True)), *(1 * x for x in self.others)]
+        # no views, which FSDP2 warns of, and no parameter itself, whose memory it takes away
+        return [*(1 * f(x) for f, x in zip(self.layers, rows, strict=True)), *(1 * x for x in self.others)]
 
 
 def learnt_by(
