@@ -258,8 +258,9 @@ def test_is_called_as_the_network_is() -> None:
     ("make", "message"),
     [
         (lambda: EMA(network(), 1.5), r"EMA: momentum must be a number in \[0, 1\]; got 1.5"),
-        (lambda: EMA(network(), 0.5).update(nn.Linear(4, 6)), "EMA: the model's parameters and buffers are not those"),
-        (lambda: cosine(0.9, 1.1, 10), r"cosine: momentum must be a number in \[0, 1\]; got 1.1"),
+        (lambda: EMA(network(), 0.5).update(nn.Linear(4, 6)), r"are not those .*; got weight \(6, 4\) where the copy has"),
+        (lambda: EMA(nn.Linear(4, 6), 0.5).update(nn.Linear(4, 6, bias=False)), r"got nothing where .* has bias \(6\)$"),
+        (lambda: cosine(0.9, 1.1, 10), r"cosine: end must be a number in \[0, 1\]; got 1.1"),
         (lambda: cosine(0.9, 1.0, 0), "cosine: steps must be at least 1; got 0"),
     ],
 )

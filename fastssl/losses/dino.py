@@ -71,14 +71,14 @@ class DINOLoss(Centered):
             raise ValueError(f"{owner}: centering must be one of {', '.join(CENTERINGS)}; got {centering!r}")
         self.student_temp = _check.positive(owner, "student_temp", student_temp)
         self.teacher_temp = _check.positive(owner, "teacher_temp", teacher_temp)
-        self.center_momentum = _check.momentum(owner, center_momentum)
+        self.center_momentum = _check.momentum(owner, center_momentum, "center_momentum")
         self.centering, self.group = centering, group
         self.register_buffer("center", torch.zeros(num_prototypes))
 
     def forward(self, student: Tensor, teacher: Tensor, teacher_temp: float | None = None) -> Tensor:
-        """student: (S, B, K) logits; teacher: (T, B, K), the crops that it sees first among the student's.
+        """student: (S, B, K) logits of S crops of B samples; teacher: (T, B, K) logits of the first T of these crops.
 
-        The teacher gets no gradient. ``teacher_temp`` takes the place of the module's for this call. Returns the scalar
+        ``torch.stack`` makes one of a list with (B, K) for each crop. The teacher gets no gradient. ``teacher_temp`` takes the place of the module's for this call. Returns the scalar
         mean loss in nats.
 
         Raises:

@@ -62,7 +62,7 @@ class MAELoss(nn.Module):
         """
         owner = "MAELoss"
         target = self.target(images)
-        _check.float_tensor(owner, "prediction", prediction, "NLP")
+        _check.float_tensor(owner, "prediction", prediction, ("N", "L", "P P C"))
         if _check.tensor(owner, "mask", mask).is_complex():
             raise TypeError(f"{owner}: mask must be bool or real; got {mask.dtype}")
         if prediction.shape != target.shape:

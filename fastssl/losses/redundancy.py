@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from fastssl.losses import _group, _rows
 from fastssl.losses._group import Group
+from fastssl.ops import _check
 
 
 class _Batch:
@@ -35,6 +38,14 @@ def _off_diagonal_squares(x: Tensor) -> Tensor:
     return x.square().sum() - x.diagonal().square().sum()
 
 
+def _weight(owner: str, name: str, value: object) -> float:
+    """``value`` must be a finite number, at least 0."""
+    found = _check.number(owner, name, value)
+    if not 0 <= found < math.inf:
+        raise ValueError(f"{owner}: {name} must be finite and at least 0; got {value}")
+    return found
+
+
 class BarlowTwins(nn.Module):
     """The cross-correlation of two views' features, pulled to the identity (arXiv:2103.03230, eq. 1).
 
@@ -45,11 +56,14 @@ class BarlowTwins(nn.Module):
         redundancy_weight: the paper's lambda, which it sets to 0.005.
         group: None, or "world" or a process group, over all of whose rows correlations are taken. Each of its processes
             then computes the loss of the whole batch.
+    Raises:
+        TypeError, ValueError: for a weight that is no finite number, or below 0.
     """
 
     def __init__(self, redundancy_weight: float = 0.005, *, group: Group = None) -> None:
         super().__init__()
-        self.redundancy_weight, self.group = redundancy_weight, group
+        self.redundancy_weight = _weight("BarlowTwins", "redundancy_weight", redundancy_weight)
+        self.group = group
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
         """z0, z1: (N, D) features of two views of the same N samples. Returns the scalar, in float32 or float64.
@@ -76,17 +90,24 @@ class BarlowTwins(nn.Module):
 class VICReg(nn.Module):
     """Invariance, variance and covariance of two views' features (arXiv:2105.04906, eq. 6).
 
+    Rows are taken as they are: it is their length and spread that the variance is of.
+
     Args:
         invariance, variance, covariance: the weights; the paper's are 25, 25 and 1.
         group: None, or "world" or a process group, over all of whose rows variance and covariance are taken. The mean
             of the losses over the processes is the loss of the whole batch.
+    Raises:
+        TypeError, ValueError: for a weight that is no finite number, or below 0.
     """
 
     def __init__(
         self, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0, *, group: Group = None
     ) -> None:
         super().__init__()
-        self.invariance, self.variance, self.covariance, self.group = invariance, variance, covariance, group
+        self.invariance = _weight("VICReg", "invariance", invariance)
+        self.variance = _weight("VICReg", "variance", variance)
+        self.covariance = _weight("VICReg", "covariance", covariance)
+        self.group = group
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
         """z0, z1: (N, D) features of two views of the same N samples. Returns the scalar, in float32 or float64.

@@ -90,9 +90,15 @@ def test_the_center_may_be_moved_by_hand() -> None:
         (lambda: DINOLoss(7)(STUDENT[:1], TEACHER[:1]), "DINOLoss: needs two different crops"),
         (lambda: DINOLoss(7, centering="mean"), "DINOLoss: centering must be one of center, sinkhorn; got 'mean'"),
         (lambda: DINOLoss(7, teacher_temp=0.0), "DINOLoss: teacher_temp must be finite and above 0; got 0.0"),
+        (lambda: DINOLoss(7, center_momentum=2.0), r"DINOLoss: center_momentum must be a number in \[0, 1\]; got 2.0"),
         (lambda: DINOLoss(0), "DINOLoss: num_prototypes must be at least 1; got 0"),
     ],
 )
 def test_bad_input_is_named(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_list_of_crops_is_told_how_to_become_a_tensor() -> None:
+    with pytest.raises(TypeError, match=r"student must be a tensor; got list of 4 \(torch\.stack or torch\.cat makes"):
+        DINOLoss(7)(list(STUDENT), list(TEACHER))

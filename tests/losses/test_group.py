@@ -56,3 +56,5 @@ def test_a_group_before_there_is_one_is_refused() -> None:
         losses.NTXent(0.5, group="world")(z, z)
     with pytest.raises(ValueError, match="InfoNCE: group must be a process group, \"world\" or None; got 'all'"):
         losses.InfoNCE(0.5, group="all")(z, z)
+    with pytest.raises(ValueError, match='VICReg: group must be a process group, "world" or None; got True'):
+        losses.VICReg(group=True)(z, z)

@@ -50,7 +50,7 @@ class MoCo(nn.Module):
         for name, value in (("dim", dim), ("K", K)):
             if _check.whole("MoCo", name, value) < 1:
                 raise ValueError(f"MoCo: {name} must be at least 1; got {value}")
-        self.K, self.m, self.T = K, _check.momentum("MoCo", m), _check.positive("MoCo", "T", T)
+        self.K, self.m, self.T = K, _check.momentum("MoCo", m, "m"), _check.positive("MoCo", "T", T)
         self.encoder_q = base_encoder(num_classes=dim)
         self.encoder_k = base_encoder(num_classes=dim)
         if mlp:
