@@ -51,11 +51,13 @@ class EMA(nn.Module):
             network itself: the copy then needs no process group, and its checkpoint has the network's own names.
         momentum: in [0, 1]; or a function of the number of updates made so far (see ``cosine``).
     Raises:
+        TypeError: for a model that is no module: its parameters alone, for example.
         ValueError: for a momentum outside [0, 1].
     """
 
     def __init__(self, model: nn.Module, momentum: float | Callable[[int], float]) -> None:
         super().__init__()
+        _check_module(model)
         self.momentum = momentum if callable(momentum) else _check.momentum("EMA", momentum)
         self.updates = 0
         self.module = copy.deepcopy(model, _copied_otherwise(model)).requires_grad_(False)
@@ -79,10 +81,12 @@ class EMA(nn.Module):
         """Moves the copy towards ``model``.
 
         Raises:
-            TypeError: if one of the model's buffers is of another kind of numbers than it was.
+            TypeError: for a model that is no module, or if one of its buffers is of another kind of numbers than it
+                was.
             ValueError: if ``model`` has not the parameters and buffers of the one that was copied, or is elsewhere, or
                 the schedule gives a momentum outside [0, 1].
         """
+        _check_module(model)
         targets, given = _tensors(self.module), _tensors(model)
         sources = list(given.values())
         if [x.shape for x in targets.values()] != [x.shape for x in sources]:
@@ -172,6 +176,11 @@ def _load_shadows(ema: EMA, _: object) -> None:
         if name in ema.shadows and value.shape == ema.shadows[name].shape:
             ema.shadows[name].copy_(value)
     ema._loaded = {}
+
+
+def _check_module(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"EMA: model must be a torch.nn.Module; got {type(model).__name__}")
 
 
 def _how_they_differ(copied: dict[str, Tensor], given: dict[str, Tensor]) -> str:

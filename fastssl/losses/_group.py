@@ -46,9 +46,7 @@ def resolved(owner: str, group: Group) -> dist.ProcessGroup | None:
 
 def _is_group(value: object) -> bool:
     """Whether it is a process group, or what ``new_group`` gives to those who are not of it."""
-    return dist.is_available() and (
-        isinstance(value, dist.ProcessGroup) or value is dist.GroupMember.NON_GROUP_MEMBER
-    )
+    return dist.is_available() and (isinstance(value, dist.ProcessGroup) or value is dist.GroupMember.NON_GROUP_MEMBER)
 
 
 def size(group: dist.ProcessGroup | None) -> int:
@@ -113,10 +111,10 @@ def _complaint(owner: str, accounts: list[Account]) -> Exception:
     if bad:
         kind = TypeError if bad[0][0] == "TypeError" else ValueError
         return kind("; ".join(f"{account[1]} (on {_named(ranks[account])})" for account in bad))
+    had = "; ".join(f"{account[1]} on {_named(found)}" for account, found in ranks.items())
     return ValueError(
-        f"{owner}: every process must have as many samples, of one kind; got "
-        f"{'; '.join(f'{account[1]} on {_named(found)}' for account, found in ranks.items())}: leave out a last, "
-        "smaller batch (drop_last=True)"
+        f"{owner}: every process must have as many samples, of one kind, and the same settings; got {had} "
+        "(of batches that differ in size, leave out the last: drop_last=True)"
     )
 
 

@@ -56,7 +56,7 @@ class CPCLoss(nn.Module):
     def _checked(self, predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         owner = "CPCLoss"
         for name, rows in (("predictions", predictions), ("targets", targets)):
-            _check.float_tensor(owner, name, rows, "KND")
+            _check.float_tensor(owner, name, rows, ("steps", "N", "D"))
         if predictions.shape != targets.shape or predictions.numel() == 0:
             raise ValueError(
                 f"{owner}: predictions and targets must have the same shape (steps, N, D), of one step, sample and "

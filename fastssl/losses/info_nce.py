@@ -57,7 +57,7 @@ def info_nce_loss(
         numbers=numbers,
     )
     if negatives is not None:
-        negatives = _rows.unit(negatives, normalized)
+        negatives = _rows.unit(negatives.detach(), normalized)
     one_way = contrasted(queries, keys, temperature, negatives, processes, strategy)
     if not symmetric:
         return one_way

@@ -82,8 +82,8 @@ class MoCoLoss(nn.Module):
         count = len(rows) * _group.size(processes)
         if written and count > len(self.queue):
             raise ValueError(
-                f"{owner}: the queue has {len(self.queue)} keys, and the batch (of all processes) {count}: give a larger "
-                "length"
+                f"{owner}: the queue has {len(self.queue)} keys, and the batch (of all processes) {count}: give a "
+                "larger length"
             )
 
     @torch.no_grad()

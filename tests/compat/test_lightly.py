@@ -69,7 +69,11 @@ def test_arguments_have_the_same_names_order_and_defaults(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["loss", "models.modules", "models.modules.heads", "models.modules.memory_bank", "models.utils"]
+    "module",
+    [
+        *("loss", "loss.dino_loss", "loss.memory_bank", "loss.negative_cosine_similarity", "loss.ntx_ent_loss"),
+        *("models.modules", "models.modules.heads", "models.modules.memory_bank", "models.utils"),
+    ],
 )
 def test_names_are_where_lightly_has_them(module: str) -> None:
     wanted = set(ours.__all__) & set(vars(rivals.load(f"lightly.{module}")))

@@ -42,8 +42,7 @@ def test_is_in_the_guide_and_gives_the_same(theirs: str) -> None:
     rows = [torch.randn(8, 5, generator=generator) for _ in range(views)]
     labels = (LABELS,) if "SupCon" in ours else ()
     got, want = (
-        with_gradients(eval(text, vars(where)), rows, *labels)  # noqa: S307 (the table above)
-        for text, where in ((ours, losses), (theirs, rival))
+        with_gradients(eval(text, vars(where)), rows, *labels) for text, where in ((ours, losses), (theirs, rival))
     )
     for x, y in zip(got, want, strict=True):
         torch.testing.assert_close(x, y, rtol=2e-5, atol=2e-6)

@@ -47,7 +47,11 @@ def test_one_sample_has_no_variance(loss) -> None:
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: BarlowTwins(-0.1), ValueError, "BarlowTwins: redundancy_weight must be finite and at least 0; got -0.1"),
+        (
+            lambda: BarlowTwins(-0.1),
+            ValueError,
+            "BarlowTwins: redundancy_weight must be finite and at least 0; got -0.1",
+        ),
         (lambda: BarlowTwins("1"), TypeError, "BarlowTwins: redundancy_weight must be a number; got str"),
         (lambda: VICReg(variance=float("nan")), ValueError, "VICReg: variance must be finite and at least 0; got nan"),
     ],

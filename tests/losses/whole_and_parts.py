@@ -197,9 +197,10 @@ def assert_uneven_batches_are_refused(rank: int, world: int) -> None:
     rows = torch.randn(3 if rank == 0 else 2, D)
     others = ", ".join(map(str, range(1, world)))
     told = (
-        "NTXent: every process must have as many samples, of one kind; got (3, 6) float32, (3, 6) float32, "
-        f"strategy='gather' on rank 0; (2, 6) float32, (2, 6) float32, strategy='gather' on "
-        f"rank{'s' if world > 2 else ''} {others}: leave out a last, smaller batch (drop_last=True)"
+        "NTXent: every process must have as many samples, of one kind, and the same settings; got "
+        "(3, 6) float32, (3, 6) float32, strategy='gather' on rank 0; "
+        "(2, 6) float32, (2, 6) float32, strategy='gather' on "
+        f"rank{'s' if world > 2 else ''} {others} (of batches that differ in size, leave out the last: drop_last=True)"
     )
     with pytest.raises(ValueError, match=re.escape(told)):
         losses.NTXent(0.2, group="world")(rows, rows)
@@ -227,7 +228,7 @@ def assert_bad_numbers_on_one_process_are_told_on_all(rank: int, world: int) -> 
         "InfoNCE: temperature": lambda: losses.info_nce_loss(*rows, temperature=wrong, group="world"),
         "ClipLoss: logit_scale": lambda: losses.clip_loss(*rows, logit_scale=wrong, group="world"),
         "SigLipLoss: logit_bias": lambda: losses.siglip_loss(*rows, logit_scale=1.0, logit_bias=wrong, group="world"),
-        "DINOLoss: teacher_temp": lambda: losses.DINOLoss(D, group="world")(rows, rows, wrong),
+        "DINOLoss: teacher_temp": lambda: losses.DINOLoss(D, group="world")(rows, rows, teacher_temp=wrong),
     }
     for told, call in calls.items():
         with pytest.raises(ValueError, match=rf"^{told} must be finite.*; got nan \(on rank {world - 1}\)"):

@@ -1,0 +1,5 @@
+"""lightly's module of the same name; the code stands in the package."""
+
+from fastssl.compat.lightly.loss import NegativeCosineSimilarity
+
+__all__ = ["NegativeCosineSimilarity"]
