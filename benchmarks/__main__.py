@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks import floors, harness, summary
+from benchmarks import allocator, floors, harness, summary
 from fastssl.files import atomic_write
 
 MEMINFO = Path("/proc/meminfo")
@@ -86,16 +86,21 @@ def main() -> None:
     parser.add_argument("--only", choices=measured, help="one op, or one library's losses")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads (default: torch's own)")
     parser.add_argument("--out", type=Path, help="folder of the JSON files, one for each (default: this machine's)")
+    parser.add_argument("--keep-memory", action="store_true", help="time without what new pages cost")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    out = options.out or summary.RESULTS / summary.folder_of(harness.processor())
+    name = harness.processor()
+    if options.keep_memory:
+        allocator.keep_freed_memory()
+        name += ", freed memory kept"
+    out = options.out or summary.RESULTS / summary.folder_of(name)
     limit_memory()
     console = Console(width=160)
     found, told = measured_floors(options.threads, console)
     for op in measured if options.only is None else [options.only]:
         rows = rows_of(op, found, console)
         console.print(table(rows))
-        report = {"run": {**harness.circumstances(), "floors": told}, "rows": rows}
+        report = {"run": {"machine": name, **harness.circumstances(), "floors": told}, "rows": rows}
         with atomic_write(out / f"{op}.json") as path:
             path.write_text(json.dumps(report, indent=1) + "\n")
 

@@ -1,9 +1,10 @@
 """What the C library does with freed memory while something is timed.
 
-By default it returns large blocks to the system, and every call takes pages anew, which the system must clear and, in a
-virtual machine, may have to fetch from its host: often more time than the op itself, and most of all for the providers
-with the most intermediates. Timed is what remains when memory is kept, as the caching allocators do that
-PyTorch's tuning guide recommends (jemalloc, TCMalloc).
+glibc returns large blocks to the system, so that each call takes its pages anew: the system must clear them and, in a
+virtual machine, may have to fetch them from its host. Users pay that too, so it is timed, though on some machines it is
+more than the op itself and never twice the same. With ``--keep-memory`` freed memory stays with the process, as it does
+with the allocators that PyTorch's tuning guide recommends (jemalloc, TCMalloc): what is left is the work. A run says
+which it was, and the two never stand in one table.
 """
 
 from __future__ import annotations
@@ -13,12 +14,17 @@ import ctypes
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 
-def keep_freed_memory() -> bool:
-    """Blocks of every size stay with this process when freed. False where the C library is not glibc."""
+def keep_freed_memory() -> None:
+    """Blocks of every size stay with this process when freed.
+
+    Raises:
+        RuntimeError: where the C library is not glibc, which alone can be told so.
+    """
     libc = ctypes.CDLL(None)
-    if not (hasattr(libc, "gnu_get_libc_version") and hasattr(libc, "mallopt")):
-        return False
-    return bool(libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, -1))
+    if not hasattr(libc, "gnu_get_libc_version"):
+        raise RuntimeError("--keep-memory needs glibc: preload jemalloc or TCMalloc instead")
+    if not (libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, -1)):
+        raise RuntimeError("glibc refused to keep freed memory")
 
 
 def return_freed_memory() -> None:

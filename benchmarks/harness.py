@@ -96,8 +96,7 @@ def made(case: Case, only: Iterable[str] | None = None) -> tuple[dict[str, Work]
 
 
 def warm(make: Callable[[], Work]) -> Work:
-    """A provider's work, called a few times, in a process that keeps the memory it had."""
-    allocator.keep_freed_memory()
+    """A provider's work, called a few times."""
     with where.made_there():
         work = make()
     for _ in range(WARM_UP):
@@ -236,7 +235,6 @@ def circumstances() -> dict[str, Any]:
         "processor": processor(),
         "threads": torch.get_num_threads(),
         "samples": f"{SAMPLES}, fewer of works over {1e3 * BUDGET / SAMPLES:.0f} ms, at least {FEWEST}",
-        "freed memory": "kept by the process" if allocator.keep_freed_memory() else "left to the C library",
         "rivals": versions(),
         "commit": commit(),
         "date": datetime.date.today().isoformat(),

@@ -26,9 +26,9 @@ Each op at each measured shape against the **best** of its rivals, all in turns 
 best rival's median over ours: bold where we are **slower**, and *alike* where each lies in the spread of the other.
 The *floor* is the least time in which this machine can do the operations, exponentials and memory traffic that no
 implementation can do without, and *of the floor's speed* that time in percent of ours. Memory is what one call adds to
-the process's high-water mark, ours and then plain torch's. Where a machine's page says so, the process kept freed
-memory while it was timed, as jemalloc and TCMalloc do: to take new pages from the system, as glibc does for large
-tensors, adds to all times, and most to those of the providers with intermediates.
+the process's high-water mark, ours and then plain torch's. A machine *with freed memory kept* is the
+same one without what new pages cost (`python -m benchmarks --keep-memory`): on some, above all virtual ones, those take
+longer than the op, and the more the more intermediates a provider has.
 
 Each op was measured with its rivals in a run of its own, of the commit and date that its machine's page tells, with
 every provider's times, rates and errors; an op may have changed since.

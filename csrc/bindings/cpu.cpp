@@ -1,4 +1,5 @@
 // fastssl._cpu: the C++ kernels, on raw addresses; fastssl.ops checks what it passes.
+#include "../cpu/augment.h"
 #include "../cpu/block_masking.h"
 #include "../cpu/clip_loss.h"
 #include "../cpu/decode_ab.h"
@@ -35,6 +36,7 @@ PYBIND11_MODULE(_cpu, m) {
         throw std::invalid_argument("unknown instruction set '" + name + "': choose baseline, avx2, avx512 or avx512bf16");
     });
 
+    bind(m, "augment", +[] { return FASTSSL_SELECT(augment); });
     bind(m, "block_masking", +[] { return FASTSSL_SELECT(block_masking); });
     bind(m, "clip_loss_backward", +[] { return FASTSSL_SELECT_BF16(clip_loss_backward); });
     bind(m, "clip_loss_forward", +[] { return FASTSSL_SELECT_BF16(clip_loss_forward); });

@@ -55,7 +55,7 @@ class Loader:
         self.steps_per_epoch = len(data) // batch_size
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[list[Tensor]]:
-        """The batches of ``epoch`` from ``start_step`` on, each ``plan.views`` tensors (batch_size, 3, size, size)."""
+        """The batches of ``epoch`` from ``start_step`` on, each ``plan.total`` tensors (batch_size, 3, size, size)."""
         order = torch.randperm(len(self.images), generator=_generator(_ORDER, self.seed, epoch))
         for step in range(start_step, self.steps_per_epoch):
             chosen = order[step * self.batch_size : (step + 1) * self.batch_size].to(self.images.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from fastssl.errors import unknown
 
@@ -17,23 +18,29 @@ BLUR_FROM_SIZE = 96
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """How views are made of an image: crop, flip, colour jitter, grayscale, blur, normalisation, in this order.
+    """How views are made: crop, flip, rotation, colour jitter, grayscale, blur, solarization, normalisation.
 
-    ``brightness``, ``contrast`` and ``saturation`` are torchvision's: a factor drawn from [max(0, 1 - b), 1 + b].
-    ``hue`` is a shift drawn from [-hue, hue], in turns of the colour wheel. The defaults leave an image as it is.
+    In this order; but for the four steps of colour jitter, whose order is drawn for each sample. ``brightness``,
+    ``contrast`` and ``saturation`` are torchvision's: a factor drawn from [max(0, 1 - b), 1 + b]. ``hue`` is a shift
+    drawn from [-hue, hue], in turns of the colour wheel. The defaults leave an image as it is.
 
     Args:
         size: side of a view, in pixels.
-        views: how many are made of each image.
+        views: how many are made of each image with these settings.
         crop_scale: bounds of the crop's area, as a share of the image's.
         crop_ratio: bounds of the crop's width / height, drawn log-uniformly.
+        interpolation: of resizing the crop, antialiased.
         flip: probability of a left-right flip.
+        rot90: quarter turns against the clock, of which one is drawn.
         jitter: probability of colour jitter.
         grayscale: probability of dropping colour.
         blur: probability of a Gaussian blur.
         blur_sigma: bounds of its standard deviation, in pixels of the view.
+        solarize: probability of inverting values from half of the range on.
         mean: subtracted from each channel of values in [0, 1].
         std: divides each channel after that.
+        others: plans of the further views, which are made with settings of their own; interpolation, mean and std are
+            the same for all.
 
     Raises:
         ValueError: naming the field that is out of range.
@@ -43,7 +50,9 @@ class ViewPlan:
     views: int = 1
     crop_scale: tuple[float, float] = (1.0, 1.0)
     crop_ratio: tuple[float, float] = (1.0, 1.0)
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     flip: float = 0.0
+    rot90: tuple[int, ...] = (0,)
     jitter: float = 0.0
     brightness: float = 0.0
     contrast: float = 0.0
@@ -52,12 +61,24 @@ class ViewPlan:
     grayscale: float = 0.0
     blur: float = 0.0
     blur_sigma: tuple[float, float] = (0.1, 2.0)
+    solarize: float = 0.0
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    others: tuple[ViewPlan, ...] = ()
+
+    @property
+    def parts(self) -> tuple[ViewPlan, ...]:
+        """The plans that each have settings of their own, in the order of their views."""
+        return (self, *(part for plan in self.others for part in plan.parts))
+
+    @property
+    def total(self) -> int:
+        """How many views are made of each image, with all settings."""
+        return sum(part.views for part in self.parts)
 
     def __post_init__(self) -> None:
         _require(self.size >= 1 and self.views >= 1, "size and views", (self.size, self.views), "at least 1")
-        for name in ("flip", "jitter", "grayscale", "blur"):
+        for name in ("flip", "jitter", "grayscale", "blur", "solarize"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a probability in [0, 1]")
         for name in ("brightness", "contrast", "saturation"):
             _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or more")
@@ -67,7 +88,15 @@ class ViewPlan:
         for name in ("crop_ratio", "blur_sigma"):
             low, high = getattr(self, name)
             _require(0 < low <= high < math.inf, name, (low, high), "0 < low <= high")
+        _require(
+            self.interpolation in ("bilinear", "bicubic"), "interpolation", self.interpolation, "bilinear or bicubic"
+        )
+        turns = self.rot90
+        _require(len(turns) > 0 and set(turns) <= {0, 1, 2, 3}, "rot90", turns, "one or more of 0, 1, 2 and 3")
         _require(min(self.std) > 0, "std", self.std, "above 0")
+        for other in self.others:
+            for name in ("interpolation", "mean", "std"):
+                _require(getattr(other, name) == getattr(self, name), name, getattr(other, name), "alike in all plans")
 
 
 def simclr(size: int) -> ViewPlan:
@@ -103,12 +132,66 @@ def drawings(size: int) -> ViewPlan:
     return replace(simclr(size), crop_scale=(0.2, 1.0), jitter=0.3, grayscale=0.05)
 
 
+def moco_v2(size: int) -> ViewPlan:
+    """MoCo v2's two views (arXiv:2003.04297, section 3): SimCLR's, with less jitter and crops from a fifth on."""
+    return ViewPlan(
+        size=size,
+        views=2,
+        crop_scale=(0.2, 1.0),
+        crop_ratio=(3 / 4, 4 / 3),
+        flip=0.5,
+        jitter=0.8,
+        brightness=0.4,
+        contrast=0.4,
+        saturation=0.4,
+        hue=0.1,
+        grayscale=0.2,
+        blur=0.5,
+    )
+
+
+def byol(size: int) -> ViewPlan:
+    """BYOL's two views (arXiv:2006.07733, appendix B): one always blurred, the other seldom, at times solarized."""
+    first = replace(moco_v2(size), views=1, crop_scale=(0.08, 1.0), saturation=0.2, blur=1.0)
+    return replace(first, others=(replace(first, blur=0.1, solarize=0.2),))
+
+
+def dino(size: int, local_views: int = 8) -> ViewPlan:
+    """DINO's multi-crop (arXiv:2104.14294, appendix A): two large crops of ``size``, small ones of less of the image.
+
+    The small views have 96 pixels where the large ones have 224, and the same share at other sizes. Colours and blur
+    are BYOL's, the resizing bicubic.
+    """
+    whole = byol(size)
+    first = replace(whole, crop_scale=(0.4, 1.0), interpolation="bicubic", others=())
+    second = replace(first, blur=0.1, solarize=0.2)
+    local = replace(first, size=max(1, round(size * 96 / 224)), crop_scale=(0.05, 0.4), blur=0.5)
+    return replace(first, others=(second, replace(local, views=local_views)) if local_views else (second,))
+
+
+def mae(size: int) -> ViewPlan:
+    """The masked autoencoder's one view (arXiv:2111.06377, section 4.1): a crop, bicubic, and a flip."""
+    return ViewPlan(size=size, crop_scale=(0.2, 1.0), crop_ratio=(3 / 4, 4 / 3), interpolation="bicubic", flip=0.5)
+
+
+def rotation(size: int) -> ViewPlan:
+    """Four views, the k-th turned by k quarters against the clock, to be told apart (RotNet, arXiv:1803.07728).
+
+    Each a crop of 224 pixels of 256, and half of them flipped, as its ImageNet recipe has it.
+    """
+    share = (224 / 256) ** 2
+    upright = ViewPlan(size=size, crop_scale=(share, share), flip=0.5)
+    return replace(upright, others=tuple(replace(upright, rot90=(turns,)) for turns in (1, 2, 3)))
+
+
 def evaluation(size: int) -> ViewPlan:
     """One view for features: the whole image at ``size``, normalised as in training, nothing random."""
     return ViewPlan(size=size)
 
 
-_PLANS: dict[str, Callable[[int], ViewPlan]] = {plan.__name__: plan for plan in (drawings, evaluation, simclr)}
+_PLANS: dict[str, Callable[[int], ViewPlan]] = {
+    plan.__name__: plan for plan in (byol, dino, drawings, evaluation, mae, moco_v2, rotation, simclr)
+}
 
 
 def names() -> list[str]:

@@ -2,6 +2,8 @@
 
 from fastssl.ops._backend import backend, explain
 from fastssl.ops._color import gamut_bins
+from fastssl.ops._views import PackedImages, ViewParams
+from fastssl.ops.augment import augment
 from fastssl.ops.block_masking import block_masking
 from fastssl.ops.clip_loss import clip_loss
 from fastssl.ops.decode_ab import decode_ab
@@ -25,6 +27,9 @@ from fastssl.ops.tiles import tiles
 from fastssl.ops.update_center import update_center_
 
 __all__ = [
+    "PackedImages",
+    "ViewParams",
+    "augment",
     "backend",
     "block_masking",
     "clip_loss",

@@ -90,9 +90,9 @@ class RunConfig:
         if self.views is None:
             return own
         plan: ViewPlan = plans.get(self.views)(self.image_size)
-        if plan.views != own.views:
+        if plan.total != own.total:
             raise UserError(
-                f"views {self.views!r} makes {plan.views} view(s) of an image; {self.method} needs {own.views}"
+                f"views {self.views!r} makes {plan.total} view(s) of an image; {self.method} needs {own.total}"
             )
         return plan
 

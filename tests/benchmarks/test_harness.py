@@ -20,11 +20,6 @@ FLOORS = Floors(
 )
 
 
-@pytest.fixture(autouse=True)
-def _leave_the_tests_memory_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.allocator.keep_freed_memory", lambda: False)
-
-
 def ours() -> Work:
     z = torch.eye(8, 4)
     return lambda: (ops.nt_xent(z, z, temperature=1.0),)

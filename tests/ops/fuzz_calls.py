@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from fuzz_helpers import FLOATS, Drawn, tensors_of
+from fuzz_views import augment, viewed
 from torch import Tensor
 
 Arguments = dict[str, Any]
@@ -334,6 +335,7 @@ def _tiles(drawn: Drawn) -> Arguments:
 
 
 CALLS: dict[str, Fuzzed] = {
+    "augment": Fuzzed(augment, None, agree=viewed),
     "block_masking": Fuzzed(_block_masking, None),
     "clip_loss": Fuzzed(
         _clip, lambda c: _contrast(c["a"], c["b"], scale=abs(float(c["logit_scale"]))), ("a", "b", "logit_scale")

@@ -119,7 +119,9 @@ def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """The same argument with its tensors changed."""
     if isinstance(value, Tensor):
         return change(value)
-    return type(value)(mapped(part, change) for part in value) if isinstance(value, (list, tuple)) else value
+    if not isinstance(value, (list, tuple)):
+        return value
+    return getattr(type(value), "_make", type(value))(mapped(part, change) for part in value)
 
 
 def in_memory(x: Tensor) -> bool:

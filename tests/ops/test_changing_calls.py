@@ -22,6 +22,22 @@ def masked_ids(n: int) -> tuple[Tensor, Tensor]:
     return keep, restore
 
 
+def views(n: int, mean: float) -> Tensor:
+    even = (torch.arange(n) % 2 == 0)[None]
+    params = ops.ViewParams(
+        crop=torch.tensor([1, 2, 5, 4]).expand(1, n, 4),
+        flip=even,
+        rot90=2 * even.long(),
+        order=torch.tensor([2, 0, 3, 1]).expand(1, n, 4),
+        factors=torch.tensor([0.7, 1.2, 1.4, -0.1]).expand(1, n, 4),
+        gray=~even,
+        sigma=even.float(),
+        solarize=even,
+    )
+    images = (255 * rows(n, 126).abs()).byte().view(n, 3, 6, 7)
+    return ops.augment(images, params, 5, mean=(mean, 0.0, 0.5))[0]
+
+
 # of a batch and a number that a schedule may move
 CALLS: dict[str, Callable[[int, float], Tensor]] = {
     "nt_xent": lambda n, t: ops.nt_xent(rows(n), rows(n + 1)[1:], temperature=t),
@@ -48,6 +64,7 @@ CALLS: dict[str, Callable[[int, float], Tensor]] = {
     "take_patches": lambda n, t: t * ops.take_patches(rows(n, 60).view(n, 10, 6), masked_ids(n)[0]),
     "restore_patches": lambda n, t: t * ops.restore_patches(rows(n, 30).view(n, 5, 6), masked_ids(n)[1], rows(1)[0]),
     "rgb_to_lab": lambda n, t: t * ops.rgb_to_lab(rows(n, 12).abs().view(n, 3, 2, 2)),
+    "augment": views,
     "encode_ab": lambda n, t: t * ops.encode_ab(40 * rows(n, 8).view(n, 2, 2, 2), ops.gamut_bins())[1],
 }
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fastssl import ops
 
-OPS = sorted(name for name in ops.__all__ if name not in {"backend", "explain", "gamut_bins"})
+OPS = sorted(name for name in ops.__all__ if name.islower() and name not in {"backend", "explain", "gamut_bins"})
 WRONG_DTYPES = [torch.int64, torch.bool, torch.complex64, torch.uint8, torch.int32, torch.float8_e4m3fn]
 ODD = [
     *(None, True, 0, -1, 1, 7, 10**400, -(2**63), 2**62, 0.0, -0.5, 0.5, 1e-320, 1e-46, 1e308, 3e38),
@@ -98,6 +98,9 @@ def changed(draw: Any, value: object) -> object:
     if isinstance(value, list) and value and draw(st.booleans()):
         kept = draw(st.integers(0, len(value) - 1))
         return draw(st.sampled_from([value[:kept], [*value, value[kept]], [*value[:kept], draw(changed(value[kept]))]]))
+    if hasattr(value, "_replace") and draw(st.booleans()):
+        field = draw(st.sampled_from(value._fields))
+        return value._replace(**{field: draw(changed(getattr(value, field)))})
     if not isinstance(value, Tensor) or draw(st.integers(0, 3)) == 0:
         return draw(st.sampled_from(ODD))
     kind = draw(st.sampled_from(["dtype", "meta", "cut", "one", "more", "fewer", "flat", "T", "far", "sparse", "list"]))

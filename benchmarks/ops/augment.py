@@ -1,0 +1,164 @@
+"""Views of decoded images in memory, parameters drawn anew at each call: SimCLR at two sizes, and DINO's multi-crop.
+
+Rivals make them as people do: torchvision image by image, in this process and in two workers, kornia a batch at a time.
+The images are noise, which no step takes a shorter way for.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import where
+from benchmarks.harness import OURS, Case, Work
+from benchmarks.rivals import load
+from fastssl import ops
+from fastssl.data.plans import ViewPlan, dino, simclr
+from fastssl.data.views import make_views
+from fastssl.ops.augment import blur_radius  # type: ignore[attr-defined]
+
+WORKERS = 2
+PLANS: dict[str, Callable[[int], ViewPlan]] = {"SimCLR": simclr, "DINO 2 + 8": dino}
+
+
+@where.kept
+def inputs(n: int, height: int, width: int) -> Tensor:
+    return torch.randint(256, (n, 3, height, width), dtype=torch.uint8, generator=where.generator())
+
+
+def ours(plan: ViewPlan, n: int, height: int, width: int) -> Work:
+    images, generator = inputs(n, height, width), torch.Generator(device="cpu").manual_seed(0)
+    return lambda: tuple(make_views(images, plan, generator))
+
+
+def reference(plan: ViewPlan, n: int, height: int, width: int) -> Work:
+    make = ours(plan, n, height, width)
+
+    def work() -> Any:
+        with ops.backend("reference"):
+            return make()
+
+    return work
+
+
+def torchvision_transform(plan: ViewPlan) -> Any:
+    """One view of an image: a tensor or Pillow's."""
+    v2 = load("torchvision.transforms.v2")
+    jitter = v2.ColorJitter(plan.brightness, plan.contrast, plan.saturation, plan.hue)
+    taps = 2 * blur_radius(plan.size) + 1
+    how = v2.InterpolationMode(plan.interpolation)
+    steps = [
+        v2.RandomResizedCrop(plan.size, plan.crop_scale, plan.crop_ratio, how, antialias=True),
+        v2.RandomHorizontalFlip(plan.flip),
+        v2.RandomApply([jitter], plan.jitter),
+        v2.RandomGrayscale(plan.grayscale),
+        v2.RandomApply([v2.GaussianBlur(taps, plan.blur_sigma)], plan.blur) if plan.blur else v2.Identity(),
+        v2.RandomSolarize(128, plan.solarize) if plan.solarize else v2.Identity(),
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(plan.mean, plan.std),
+    ]
+    return v2.Compose(steps)
+
+
+class Views(torch.utils.data.Dataset[list[Tensor]]):
+    """All views of each image, one image at a time."""
+
+    def __init__(self, plan: ViewPlan, images: list[Any]) -> None:
+        self.transforms = [torchvision_transform(part) for part in plan.parts for _ in range(part.views)]
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> list[Tensor]:
+        return [transform(self.images[i]) for transform in self.transforms]
+
+
+def batches(plan: ViewPlan, images: list[Any], workers: int) -> Iterable[Any]:
+    """A loader of batches of 32, whose workers stay."""
+    return torch.utils.data.DataLoader(Views(plan, images), 32, num_workers=workers, persistent_workers=workers > 0)
+
+
+def torchvision_tensors(workers: int, plan: ViewPlan, n: int, height: int, width: int) -> Work:
+    loader = batches(plan, list(inputs(n, height, width)), workers)
+    return lambda: [len(batch) for batch in loader]
+
+
+def torchvision_pillow(plan: ViewPlan, n: int, height: int, width: int) -> Work:
+    to_pillow = load("torchvision.transforms.v2.functional").to_pil_image
+    loader = batches(plan, [to_pillow(image) for image in inputs(n, height, width)], WORKERS)
+    return lambda: [len(batch) for batch in loader]
+
+
+def kornia(plan: ViewPlan, n: int, height: int, width: int) -> Work:
+    """Its own order of the four steps is drawn once a batch; values are [0, 1] in float."""
+    augmentation = load("kornia.augmentation")
+    images = inputs(n, height, width)
+
+    def transform(part: ViewPlan) -> Any:
+        size, taps = (part.size, part.size), 2 * blur_radius(part.size) + 1
+        crop = dict(scale=part.crop_scale, ratio=part.crop_ratio, resample=part.interpolation)
+        steps = [
+            augmentation.RandomResizedCrop(size, **crop),
+            augmentation.RandomHorizontalFlip(p=part.flip),
+            augmentation.ColorJitter(part.brightness, part.contrast, part.saturation, part.hue, p=part.jitter),
+            augmentation.RandomGrayscale(p=part.grayscale),
+            augmentation.RandomGaussianBlur((taps, taps), part.blur_sigma, p=part.blur),
+            augmentation.RandomSolarize(0.0, 0.0, p=part.solarize),
+            augmentation.Normalize(part.mean, part.std),
+        ]
+        return augmentation.AugmentationSequential(*[step for step in steps if step.p > 0], data_keys=["input"])
+
+    transforms = [transform(part) for part in plan.parts for _ in range(part.views)]
+
+    def work() -> Any:
+        values = images.float() / 255
+        return [view(values) for view in transforms]
+
+    return work
+
+
+def cases() -> list[Case]:
+    makers: dict[str, Callable[..., Work]] = {
+        OURS: ours,
+        "reference": reference,
+        **where.only_on_cpu(
+            {
+                "torchvision tensors": functools.partial(torchvision_tensors, 0),
+                f"torchvision tensors, {WORKERS} workers": functools.partial(torchvision_tensors, WORKERS),
+                f"torchvision on Pillow, {WORKERS} workers": torchvision_pillow,
+            }
+        ),
+        "kornia": kornia,
+    }
+    return [
+        Case(
+            op="augment",
+            shape=f"{plan} {size}, {n} images of {height} x {width}",
+            dtype="float32",
+            providers={
+                name: functools.partial(make, PLANS[plan](size), n, height, width) for name, make in makers.items()
+            },
+            bytes_moved=n * (3 * height * width + sum(12 * x.views * x.size**2 for x in PLANS[plan](size).parts)),
+            peak=plan != "SimCLR",
+        )
+        for plan, size, n, height, width in where.sizes(
+            cpu=(
+                ("SimCLR", 224, 256, 256, 256),
+                ("SimCLR", 224, 256, 375, 500),
+                ("SimCLR", 32, 2048, 32, 32),
+                ("DINO 2 + 8", 224, 64, 256, 256),
+            ),
+            gpu=(
+                ("SimCLR", 224, 256, 256, 256),
+                ("SimCLR", 224, 256, 375, 500),
+                ("SimCLR", 32, 8192, 32, 32),
+                ("DINO 2 + 8", 224, 256, 256, 256),
+            ),
+        )
+    ]
