@@ -43,7 +43,7 @@ class DINOOfCrops(Centered):
         if not 0 <= _check.whole(OWNER, "warmup_teacher_temp_epochs", warmup) <= _check.whole(OWNER, "epochs", epochs):
             raise ValueError(f"{OWNER}: of {epochs} epochs, {warmup} cannot be for the teacher's warmup")
         self.student_temp, self._crops = student_temp, crops
-        self.center_momentum = _check.momentum(OWNER, center_momentum)
+        self.center_momentum = _check.momentum(OWNER, center_momentum, "center_momentum")
         self.teacher_temp_schedule = np.concatenate((np.linspace(first, last, warmup), np.full(epochs - warmup, last)))
         self.register_buffer("center", torch.zeros(1, prototypes))
 

@@ -92,7 +92,14 @@ def mocov2plus_loss_func(query: Tensor, key: Tensor, queue: Tensor, temperature:
     Raises:
         TypeError, ValueError: for other shapes, dtypes or temperatures.
     """
-    _check.float_tensor("mocov2plus_loss_func", "queue", queue, "DK")
+    owner = "mocov2plus_loss_func"
+    _check.float_tensor(owner, "query", query, "ND")
+    _check.float_tensor(owner, "queue", queue, "DK")
+    if query.shape[1] != queue.shape[0]:
+        raise ValueError(
+            f"{owner}: query (N, D) and queue (D, K) must agree on D; got {_check.shape(query)} and "
+            f"{_check.shape(queue)}"
+        )
     return ops.queue_info_nce(query, key, queue.T, temperature=temperature)
 
 

@@ -1,8 +1,8 @@
 """Losses: thin modules over functions over ops; of MoCo, DINO and DenseCL, which keep a queue or a center, over ops.
 
-All take samples as rows, normalise them inside unless ``normalized=True``, and have their temperature given. Those with
-terms across samples take ``group``: computed over the processes of ``torch.distributed``, their mean over the processes
-is the loss of one process with the whole batch, and so is its gradient.
+All take samples as rows. Those of cosine similarities normalise them inside unless ``normalized=True``, and have their
+temperature given. Those with terms across samples take ``group``: computed over the processes of ``torch.distributed``,
+their mean over the processes is the loss of one process with the whole batch, and so is its gradient.
 """
 
 from fastssl.losses.clip import ClipLoss, SigLipLoss, clip_loss, siglip_loss

@@ -28,11 +28,11 @@ def resolved(owner: str, group: Group) -> dist.ProcessGroup | None:
 
     Raises:
         RuntimeError: if a group is asked for, and torch.distributed is not initialised.
-        ValueError: for another word, or a group that this process is not of.
+        ValueError: for another word or thing, or a group that this process is not of.
     """
     if group is None:
         return None
-    if isinstance(group, str) and group != "world":
+    if not (isinstance(group, str) and group == "world") and not _is_group(group):
         raise ValueError(f'{owner}: group must be a process group, "world" or None; got {group!r}')
     if not (dist.is_available() and dist.is_initialized()):
         raise RuntimeError(
@@ -42,6 +42,11 @@ def resolved(owner: str, group: Group) -> dist.ProcessGroup | None:
     if dist.get_rank(found) < 0:
         raise ValueError(f"{owner}: this process is not of the group that was given")
     return found
+
+
+def _is_group(value: object) -> bool:
+    """Whether it is a process group, or what ``new_group`` gives to those who are not of it."""
+    return dist.is_available() and (isinstance(value, dist.ProcessGroup) or value is dist.GroupMember.NON_GROUP_MEMBER)
 
 
 def size(group: dist.ProcessGroup | None) -> int:
@@ -106,10 +111,10 @@ def _complaint(owner: str, accounts: list[Account]) -> Exception:
     if bad:
         kind = TypeError if bad[0][0] == "TypeError" else ValueError
         return kind("; ".join(f"{account[1]} (on {_named(ranks[account])})" for account in bad))
+    had = "; ".join(f"{account[1]} on {_named(found)}" for account, found in ranks.items())
     return ValueError(
-        f"{owner}: every process must have as many samples, of one kind; got "
-        f"{'; '.join(f'{account[1]} on {_named(found)}' for account, found in ranks.items())}: leave out a last, "
-        "smaller batch (drop_last=True)"
+        f"{owner}: every process must have as many samples, of one kind, and the same settings; got {had} "
+        "(of batches that differ in size, leave out the last: drop_last=True)"
     )
 
 

@@ -53,7 +53,7 @@ def cpc_loss(
 def _steps(owner: str, predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Two (steps, N, D) of one shape, dtype and device, as autocast casts them."""
     for name, rows in (("predictions", predictions), ("targets", targets)):
-        _check.float_tensor(owner, name, rows, "KND")
+        _check.float_tensor(owner, name, rows, ("steps", "N", "D"))
     if predictions.shape != targets.shape or predictions.numel() == 0:
         raise ValueError(
             f"{owner}: predictions and targets must have the same shape (steps, N, D), of one step, sample and "

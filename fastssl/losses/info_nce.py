@@ -57,7 +57,7 @@ def info_nce_loss(
         numbers=numbers,
     )
     if negatives is not None:
-        negatives = _rows.unit(negatives, normalized)
+        negatives = _rows.unit(negatives.detach(), normalized)
     one_way = contrasted(queries, keys, temperature, negatives, processes, strategy)
     if not symmetric:
         return one_way
@@ -98,7 +98,10 @@ class InfoNCE(_rows.OfRows):
     Memory grows with N D, not with N^2. Deterministic.
 
     Args:
-        temperature: divides the cosine similarities; finite, > 0; or a tensor without dimensions, which may be learnt.
+        temperature: divides the cosine similarities; finite, > 0; or a tensor without dimensions, whose value is not
+            checked. A parameter is this module's: the optimizer must have its ``parameters()`` too, and over several
+            processes DistributedDataParallel must wrap it with the model, or the processes learn apart. One that is
+            learnt as its logarithm goes to ``info_nce_loss(..., temperature=log.exp())``, anew for each call.
         normalized: True if rows already have unit length; they are normalised inside otherwise.
         symmetric: also the keys against the queries; the mean of both.
         group: None for this process alone; "world" or a process group: the keys of all its processes are candidates,

@@ -50,7 +50,7 @@ def mae_loss(
     """
     owner = "MAELoss"
     target = _target(owner, images, patch_size, normalize_pixels)
-    _check.float_tensor(owner, "prediction", prediction, "NLP")
+    _check.float_tensor(owner, "prediction", prediction, ("N", "L", "P P C"))
     if _check.tensor(owner, "mask", mask).is_complex():
         raise TypeError(f"{owner}: mask must be bool or real; got {mask.dtype}")
     if prediction.shape != target.shape:

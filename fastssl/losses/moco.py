@@ -81,7 +81,10 @@ class MoCoLoss(nn.Module):
         _check.one_device(owner, ("the queue", self.queue), ("the batch", rows))
         count = len(rows) * _group.size(processes)
         if written and count > len(self.queue):
-            raise ValueError(f"{owner}: the queue has {len(self.queue)} keys, and the batch (of all processes) {count}")
+            raise ValueError(
+                f"{owner}: the queue has {len(self.queue)} keys, and the batch (of all processes) {count}: give a "
+                "larger length"
+            )
 
     @torch.no_grad()
     def _shared(self, processes: dist.ProcessGroup | None) -> Tensor:

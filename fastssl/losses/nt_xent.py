@@ -60,6 +60,7 @@ class NTXent(_rows.OfRows):
 
     Args:
         temperature: divides the cosine similarities; finite, > 0. The paper uses 0.1 on ImageNet and 0.5 on CIFAR-10.
+            It is a number: for one that is learnt, divide unit rows by its root, and give 1 and ``normalized=True``.
         normalized: True if rows already have unit length; they are normalised inside otherwise.
         group: None for this process alone; "world" or a process group: the rows of all its processes are negatives,
             and the mean of the losses over the processes is the loss of the whole batch.

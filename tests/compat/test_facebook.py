@@ -169,6 +169,10 @@ def test_moco_refuses_what_it_cannot_use() -> None:
     with pytest.raises(ValueError, match=r"MoCo: the queue has 3 keys, and the batch \(of all processes\) 4"):
         moco.MoCo(Encoder, 5, 3)(x, x)
     with pytest.raises(
+        TypeError, match=r"MoCo: base_encoder must make an encoder .*; got a Linear that is made already"
+    ):
+        moco.MoCo(torch.nn.Linear(6, 5), 5, 3)
+    with pytest.raises(
         ValueError, match=r"MoCo: im_q and im_k must be views of the same images; got \(4, 6\) and \(3, 6\)"
     ):
         moco.MoCo(Encoder, 5, 8)(x, x[:3])

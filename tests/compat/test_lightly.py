@@ -298,7 +298,10 @@ BAD = {
     ),
     "teacher": (lambda: ours.DINOLoss(5)([X], [X, X], 0.0), r"teacher_temp must be finite and above 0; got 0\.0"),
     "student": (lambda: ours.DINOLoss(5, student_temp=0.0), r"DINOLoss: student_temp must be finite and above 0"),
-    "center's": (lambda: ours.DINOLoss(5, center_momentum=2.0), r"DINOLoss: momentum must be a number in \[0, 1\]"),
+    "center's": (
+        lambda: ours.DINOLoss(5, center_momentum=2.0),
+        r"DINOLoss: center_momentum must be a number in \[0, 1\]",
+    ),
     "center's logits": (lambda: ours.DINOLoss(5).update_center(X), r"teacher_out must have shape \(T, N, K\)"),
 }
 

@@ -237,7 +237,10 @@ def test_what_cannot_be_used_is_refused() -> None:
         (lambda: solo.simclr_loss_func(z[:1], indexes[:1]), r"at least two rows; got \(1, 5\)"),
         (lambda: solo.simclr_loss_func(z, indexes, 0.0), r"temperature must be finite and above 0; got 0\.0"),
         (lambda: solo.mocov2plus_loss_func(z, z[:5], z.T), r"same shape \(N, D\); got \(6, 5\) and \(5, 5\)"),
-        (lambda: solo.mocov2plus_loss_func(z, z, z), r"agree on D; got \(6, 5\) and \(5, 6\)"),
+        (
+            lambda: solo.mocov2plus_loss_func(z, z, z),
+            r"query \(N, D\) and queue \(D, K\) must agree on D; got \(6, 5\) and \(6, 5\)",
+        ),
         (lambda: solo.mocov3_loss_func(z, z[:5]), r"same shape \(N, D\); got \(6, 5\) and \(5, 5\)"),
         (lambda: solo.mae_loss_func(rows(0, 1, 3, 8, 8), rows(0, 1, 4, 48), torch.ones(1, 3), 4), r"got \(1, 3\)"),
         (lambda: solo.DINOLoss(5, 0.04, 0.07, 3, 2), "of 2 epochs, 3 cannot be for the teacher's warmup"),

@@ -27,9 +27,10 @@ def assert_uneven_batches_are_refused(rank: int, world: int) -> None:
     rows = torch.randn(3 if rank == 0 else 2, D)
     others = ", ".join(map(str, range(1, world)))
     told = (
-        "NTXent: every process must have as many samples, of one kind; got (3, 6) float32, (3, 6) float32, "
-        f"strategy='gather' on rank 0; (2, 6) float32, (2, 6) float32, strategy='gather' on "
-        f"rank{'s' if world > 2 else ''} {others}: leave out a last, smaller batch (drop_last=True)"
+        "NTXent: every process must have as many samples, of one kind, and the same settings; got "
+        "(3, 6) float32, (3, 6) float32, strategy='gather' on rank 0; "
+        "(2, 6) float32, (2, 6) float32, strategy='gather' on "
+        f"rank{'s' if world > 2 else ''} {others} (of batches that differ in size, leave out the last: drop_last=True)"
     )
     with pytest.raises(ValueError, match=re.escape(told)):
         losses.NTXent(0.2, group="world")(rows, rows)
@@ -65,14 +66,14 @@ def assert_bad_numbers_on_one_process_are_told_on_all(rank: int, world: int) -> 
             "SigLipLoss: logit_bias",
             lambda: losses.siglip_loss(*rows, logit_scale=1.0, logit_bias=wrong, group=on_all),
         ),
-        ("DINOLoss: teacher_temp", lambda: losses.DINOLoss(D, group=on_all)(rows, rows, wrong)),
+        ("DINOLoss: teacher_temp", lambda: losses.DINOLoss(D, group=on_all)(rows, rows, teacher_temp=wrong)),
         ("DINOLoss: teacher_temp", lambda: lightly.DINOLoss(D)(list(rows), list(rows), wrong)),
     )
     for told, call in calls:
         with pytest.raises(ValueError, match=rf"^{told} must be finite.*; got nan \(on rank {world - 1}\)"):
             call()
     with pytest.raises(
-        ValueError, match=rf"^MoCoLoss: the queue has 5 keys, and the batch .* {3 * world} \(on ranks 0"
+        ValueError, match=rf"^MoCoLoss: the queue has 5 keys, and the batch .* {3 * world}: .*\(on ranks 0"
     ):
         losses.MoCoLoss(0.2, dim=D, length=5, group=on_all)(*rows)
     crops = rows.flatten(0, 1)

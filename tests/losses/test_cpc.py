@@ -20,7 +20,7 @@ def test_bad_input_is_named() -> None:
         ValueError, match=r"of one step, sample and feature at least; got \(3, 10, 4\) and \(2, 10, 4\)"
     ):
         CPCLoss(1.0)(P, T[:2])
-    with pytest.raises(ValueError, match=r"CPCLoss: predictions must have shape \(K, N, D\); got \(10, 4\)"):
+    with pytest.raises(ValueError, match=r"CPCLoss: predictions must have shape \(steps, N, D\); got \(10, 4\)"):
         CPCLoss(1.0)(P[0], T[0])
     with pytest.raises(ValueError, match=r"CPCLoss: temperature must be finite and above 0; got 0\.0"):
         cpc_loss(P, T, temperature=0.0)

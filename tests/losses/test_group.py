@@ -91,3 +91,5 @@ def test_another_word_for_a_group_is_refused() -> None:
     z = torch.randn(4, 3)
     with pytest.raises(ValueError, match="InfoNCE: group must be a process group, \"world\" or None; got 'all'"):
         losses.InfoNCE(0.5, group="all")(z, z)
+    with pytest.raises(ValueError, match='VICReg: group must be a process group, "world" or None; got True'):
+        losses.VICReg(group=True)(z, z)

@@ -56,7 +56,7 @@ class DINOLoss(Centered):
         ):
             _check.positive(OWNER, name, temp)
         self.teacher_temp, self.student_temp = teacher_temp, student_temp
-        self.center_momentum = _check.momentum(OWNER, center_momentum)
+        self.center_momentum = _check.momentum(OWNER, center_momentum, "center_momentum")
         self.warmup_teacher_temp_epochs = warmup_teacher_temp_epochs
         self.teacher_temp_schedule = torch.linspace(warmup_teacher_temp, teacher_temp, warmup_teacher_temp_epochs)
         self.register_buffer("center", torch.zeros(1, 1, output_dim))
