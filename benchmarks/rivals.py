@@ -32,6 +32,7 @@ PACKAGES = {
     "pytorch_metric_learning": "pytorch-metric-learning",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
+    "solo": "solo-learn",
     "timm": "timm",
     "torchvision": "torchvision",
 }

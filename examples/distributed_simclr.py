@@ -27,6 +27,8 @@ if dist.is_torchelastic_launched():
 else:  # started by python: one process, which is all of the group
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 rank, world = dist.get_rank(), dist.get_world_size()
+if 128 % world:
+    parser.error(f"128 drawings are to be shared evenly: take 2, 4 or 8 processes, not {world}")
 
 torch.manual_seed(0)
 generator = torch.Generator().manual_seed(0)  # alike in all processes: so are the whole batch and its views

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +26,7 @@ def cosine(start: float, end: float, steps: int) -> Callable[[int], float]:
     Raises:
         ValueError: for a momentum outside [0, 1], or fewer than one step.
     """
-    start, end = _check.momentum("cosine", start), _check.momentum("cosine", end)
+    start, end = _check.momentum("cosine", start, "start"), _check.momentum("cosine", end, "end")
     if _check.whole("cosine", "steps", steps) < 1:
         raise ValueError(f"cosine: steps must be at least 1; got {steps}")
     return functools.partial(_cosine, start, end, steps)  # and no lambda, which a process could not be given
@@ -46,14 +47,17 @@ class EMA(nn.Module):
     Call ``update`` once an optimizer step, after it. The copy takes no gradient, and is called as the network is.
 
     Args:
-        model: the network; it is copied, and not kept.
+        model: the network; it is copied, and not kept. Of one that DistributedDataParallel or torch.compile wraps, the
+            network itself: the copy then needs no process group, and its checkpoint has the network's own names.
         momentum: in [0, 1]; or a function of the number of updates made so far (see ``cosine``).
     Raises:
+        TypeError: for a model that is no module: its parameters alone, for example.
         ValueError: for a momentum outside [0, 1].
     """
 
     def __init__(self, model: nn.Module, momentum: float | Callable[[int], float]) -> None:
         super().__init__()
+        _check_module(model)
         self.momentum = momentum if callable(momentum) else _check.momentum("EMA", momentum)
         self.updates = 0
         self.module = copy.deepcopy(model, _copied_otherwise(model)).requires_grad_(False)
@@ -77,16 +81,16 @@ class EMA(nn.Module):
         """Moves the copy towards ``model``.
 
         Raises:
-            TypeError: if one of the model's buffers is of another kind of numbers than it was.
+            TypeError: for a model that is no module, or if one of its buffers is of another kind of numbers than it
+                was.
             ValueError: if ``model`` has not the parameters and buffers of the one that was copied, or is elsewhere, or
                 the schedule gives a momentum outside [0, 1].
         """
-        targets, sources = _tensors(self.module), list(_tensors(model).values())
+        _check_module(model)
+        targets, given = _tensors(self.module), _tensors(model)
+        sources = list(given.values())
         if [x.shape for x in targets.values()] != [x.shape for x in sources]:
-            raise ValueError(
-                f"EMA: the model's parameters and buffers are not those of the one that was copied; got {len(sources)} "
-                f"tensors for {len(targets)}, or other shapes"
-            )
+            raise ValueError(_how_they_differ(targets, given))
         weights = _narrow(targets)
         self._follow(weights)
         pairs = list(zip(targets.values(), sources, strict=True))
@@ -172,6 +176,25 @@ def _load_shadows(ema: EMA, _: object) -> None:
         if name in ema.shadows and value.shape == ema.shadows[name].shape:
             ema.shadows[name].copy_(value)
     ema._loaded = {}
+
+
+def _check_module(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"EMA: model must be a torch.nn.Module; got {type(model).__name__}")
+
+
+def _how_they_differ(copied: dict[str, Tensor], given: dict[str, Tensor]) -> str:
+    """Of two networks' tensors by name, of which some have other shapes or no counterpart."""
+
+    def told(found: tuple[str, Tensor] | None) -> str:
+        return "nothing" if found is None else f"{found[0]} {_check.shape(found[1])}"
+
+    pairs = itertools.zip_longest(copied.items(), given.items())
+    first = next(pair for pair in pairs if None in pair or pair[0][1].shape != pair[1][1].shape)
+    return (
+        "EMA: the model's parameters and buffers are not those of the one that was copied; "
+        f"got {told(first[1])} where the copy has {told(first[0])}"
+    )
 
 
 def _place(x: Tensor) -> tuple[int, int]:

@@ -24,13 +24,16 @@ STEPS = 6
 # each script, and what its last line says
 SCRIPTS = {
     "distributed_simclr": r"6 steps on 128 drawings each, 128 in each of 1 processes",
+    "facebook_moco": r"6 steps of MoCo v2; 768 of 4096 keys in the queue are drawings'",
     "lightly_moco": r"6 steps of MoCo.*saves memory_bank.bank \(4096, 128\), memory_bank.bank_ptr \(1,\)",
     "lightly_simclr": r"6 steps of SimCLR.*NTXentLoss came from fastssl.compat.lightly.loss",
     "open_clip_loop": r"6 steps; of 128 drawings, \d+ find their own caption first",
+    "pml_simclr": r"6 steps on two views of 128 drawings each; NTXentLoss came from fastssl.compat.pml",
+    "solo_simclr": r"6 steps of SimCLR on 3 views of 128 drawings each",
     "torch_dino": r"6 steps; the teacher gives 512 drawings \d\d+ of 512 prototypes",
     "torch_simclr": r"6 steps; classes by nearest neighbours: \d\d.\d% right with the averaged encoder",
 }
-RISES = {"lightly_moco", "torch_dino"}  # in the first steps, as their headers say
+RISES = {"facebook_moco", "lightly_moco", "torch_dino"}  # in the first steps, as their headers say
 
 
 def losses(said: str) -> list[float]:
@@ -99,6 +102,7 @@ def test_lightlys_loop_gives_the_same_losses_with_ours(
     [
         ("lightly_moco", "fastssl.compat.lightly", "lightly", "lightly.loss"),
         ("open_clip_loop", "fastssl.compat.open_clip", "open_clip.loss", "open_clip.loss"),
+        ("pml_simclr", "fastssl.compat.pml", "pytorch_metric_learning.losses", "pytorch_metric_learning.losses"),
     ],
 )
 def test_the_others_give_the_losses_of_the_library_they_come_from(

@@ -258,11 +258,24 @@ def test_is_called_as_the_network_is() -> None:
     ("make", "message"),
     [
         (lambda: EMA(network(), 1.5), r"EMA: momentum must be a number in \[0, 1\]; got 1.5"),
-        (lambda: EMA(network(), 0.5).update(nn.Linear(4, 6)), "EMA: the model's parameters and buffers are not those"),
-        (lambda: cosine(0.9, 1.1, 10), r"cosine: momentum must be a number in \[0, 1\]; got 1.1"),
+        (
+            lambda: EMA(network(), 0.5).update(nn.Linear(4, 6)),
+            r"are not those .*; got nothing where the copy has 1\.weight",
+        ),
+        (
+            lambda: EMA(nn.Linear(4, 6), 0.5).update(nn.Linear(4, 5)),
+            r"got weight \(5, 4\) where the copy has .* \(6, 4\)$",
+        ),
+        (lambda: cosine(0.9, 1.1, 10), r"cosine: end must be a number in \[0, 1\]; got 1.1"),
         (lambda: cosine(0.9, 1.0, 0), "cosine: steps must be at least 1; got 0"),
     ],
 )
 def test_what_means_nothing_is_refused(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("call", [lambda x: EMA(x, 0.5), lambda x: EMA(network(), 0.5).update(x)])
+def test_parameters_alone_are_refused(call) -> None:
+    with pytest.raises(TypeError, match=r"EMA: model must be a torch\.nn\.Module; got generator"):
+        call(network().parameters())

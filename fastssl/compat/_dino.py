@@ -8,8 +8,8 @@ from torch import Tensor
 
 from fastssl import ops
 from fastssl.compat._processes import everyone
-from fastssl.losses import _group
-from fastssl.losses.dino import Centered, move_center
+from fastssl.losses import _group, _rows
+from fastssl.losses.dino import Centered, check_prototypes, move_center
 from fastssl.ops import _check
 
 OWNER = "DINOLoss"
@@ -43,7 +43,7 @@ class DINOOfCrops(Centered):
         if not 0 <= _check.whole(OWNER, "warmup_teacher_temp_epochs", warmup) <= _check.whole(OWNER, "epochs", epochs):
             raise ValueError(f"{OWNER}: of {epochs} epochs, {warmup} cannot be for the teacher's warmup")
         self.student_temp, self._crops = student_temp, crops
-        self.center_momentum = _check.momentum(OWNER, center_momentum)
+        self.center_momentum = _check.momentum(OWNER, center_momentum, "center_momentum")
         self.teacher_temp_schedule = np.concatenate((np.linspace(first, last, warmup), np.full(epochs - warmup, last)))
         self.register_buffer("center", torch.zeros(1, prototypes))
 
@@ -56,7 +56,7 @@ class DINOOfCrops(Centered):
             if not 0 <= _check.whole(OWNER, "epoch", epoch) < epochs:
                 raise ValueError(f"{OWNER}: epoch must be in [0, {epochs}); got {epoch}")
             student = _by_crop("student_output", student_output, self._crops)
-            self._check_prototypes("student_output", student_output)
+            check_prototypes("student_output", student_output, self.center)
             return _check.crops(OWNER, student, _by_crop("teacher_output", teacher_output, LARGE_CROPS).detach())
 
         student, teacher = _group.agreed(OWNER, processes, check, training=self.training, epoch=int(epoch))
@@ -71,19 +71,15 @@ class DINOOfCrops(Centered):
             move_center(self.center.view(-1), teacher, self.center_momentum, processes)
         return loss
 
-    def _check_prototypes(self, name: str, logits: Tensor) -> None:
-        if logits.shape[1] != self.center.shape[1]:
-            raise ValueError(f"{OWNER}: {name} must have {self.center.shape[1]} prototypes; got {_check.shape(logits)}")
-        _check.one_device(OWNER, (name, logits), ("the center", self.center))
-
     @torch.no_grad()
     def update_center(self, teacher_output: Tensor) -> None:
         """Moves the center towards the mean of (2 N, K) logits, and of those of the other processes."""
         processes = _group.resolved(OWNER, everyone())
 
         def check() -> tuple[Tensor]:
-            self._check_prototypes("teacher_output", _check.float_tensor(OWNER, "teacher_output", teacher_output, "NK"))
-            return (teacher_output,)
+            found = _check.float_tensor(OWNER, "teacher_output", teacher_output, "NK")
+            check_prototypes("teacher_output", found, self.center)
+            return (_rows.not_empty(OWNER, found),)
 
         move_center(self.center.view(-1), *_group.agreed(OWNER, processes, check), self.center_momentum, processes)
 

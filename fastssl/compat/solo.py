@@ -47,11 +47,7 @@ def simclr_loss_func(z: Tensor, indexes: Tensor, temperature: float = 0.1) -> Te
 
     z, classes = _group.agreed(owner, processes, check)
     rows = _rows.unit(z, False)
-    if processes is None:
-        candidates, own = rows, torch.arange(len(rows), device=rows.device)
-    else:
-        candidates, own = _group.gathered(rows, processes), _group.place(rows, processes)
-        classes = _group.gathered(classes, processes)
+    (candidates, own), (classes, _) = (_group.with_places(x, processes) for x in (rows, classes))
     if len(candidates) < 2:
         raise ValueError(f"{owner}: needs at least two rows; got {_check.shape(z)}")
     pairs = _labels.pairs(classes)
@@ -96,7 +92,14 @@ def mocov2plus_loss_func(query: Tensor, key: Tensor, queue: Tensor, temperature:
     Raises:
         TypeError, ValueError: for other shapes, dtypes or temperatures.
     """
-    _check.float_tensor("mocov2plus_loss_func", "queue", queue, "DK")
+    owner = "mocov2plus_loss_func"
+    _check.float_tensor(owner, "query", query, "ND")
+    _check.float_tensor(owner, "queue", queue, "DK")
+    if query.shape[1] != queue.shape[0]:
+        raise ValueError(
+            f"{owner}: query (N, D) and queue (D, K) must agree on D; got {_check.shape(query)} and "
+            f"{_check.shape(queue)}"
+        )
     return ops.queue_info_nce(query, key, queue.T, temperature=temperature)
 
 
@@ -160,7 +163,7 @@ class DINOLoss(DINOOfCrops):
 
 
 def mae_loss_func(imgs: Tensor, pred: Tensor, mask: Tensor, patch_size: int, norm_pix_loss: bool = True) -> Tensor:
-    """Mean squared error of the removed patches' pixels (MAE, arXiv:2111.06377, section 3). See ``losses.MAELoss``.
+    """Mean squared error of the removed patches' pixels (MAE, arXiv:2111.06377, section 3). See ``losses.mae_loss``.
 
     Args:
         imgs: (N, C, H, W).
@@ -173,5 +176,4 @@ def mae_loss_func(imgs: Tensor, pred: Tensor, mask: Tensor, patch_size: int, nor
     Raises:
         TypeError, ValueError: for other shapes, dtypes or sizes.
     """
-    loss: Tensor = losses.MAELoss(patch_size, normalize_pixels=norm_pix_loss)(imgs, pred, mask)
-    return loss
+    return losses.mae_loss(imgs, pred, mask, patch_size=patch_size, normalize_pixels=norm_pix_loss)

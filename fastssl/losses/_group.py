@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,11 +28,11 @@ def resolved(owner: str, group: Group) -> dist.ProcessGroup | None:
 
     Raises:
         RuntimeError: if a group is asked for, and torch.distributed is not initialised.
-        ValueError: for another word, or a group that this process is not of.
+        ValueError: for another word or thing, or a group that this process is not of.
     """
     if group is None:
         return None
-    if isinstance(group, str) and group != "world":
+    if not (isinstance(group, str) and group == "world") and not _is_group(group):
         raise ValueError(f'{owner}: group must be a process group, "world" or None; got {group!r}')
     if not (dist.is_available() and dist.is_initialized()):
         raise RuntimeError(
@@ -42,6 +42,11 @@ def resolved(owner: str, group: Group) -> dist.ProcessGroup | None:
     if dist.get_rank(found) < 0:
         raise ValueError(f"{owner}: this process is not of the group that was given")
     return found
+
+
+def _is_group(value: object) -> bool:
+    """Whether it is a process group, or what ``new_group`` gives to those who are not of it."""
+    return dist.is_available() and (isinstance(value, dist.ProcessGroup) or value is dist.GroupMember.NON_GROUP_MEMBER)
 
 
 def size(group: dist.ProcessGroup | None) -> int:
@@ -106,10 +111,10 @@ def _complaint(owner: str, accounts: list[Account]) -> Exception:
     if bad:
         kind = TypeError if bad[0][0] == "TypeError" else ValueError
         return kind("; ".join(f"{account[1]} (on {_named(ranks[account])})" for account in bad))
+    had = "; ".join(f"{account[1]} on {_named(found)}" for account, found in ranks.items())
     return ValueError(
-        f"{owner}: every process must have as many samples, of one kind; got "
-        f"{'; '.join(f'{account[1]} on {_named(found)}' for account, found in ranks.items())}: leave out a last, "
-        "smaller batch (drop_last=True)"
+        f"{owner}: every process must have as many samples, of one kind, and the same settings; got {had} "
+        "(of batches that differ in size, leave out the last: drop_last=True)"
     )
 
 
@@ -138,6 +143,13 @@ def place(rows: Tensor, group: dist.ProcessGroup) -> Tensor:
     return torch.arange(len(rows), device=rows.device) + dist.get_rank(group) * len(rows)
 
 
+def with_places(rows: Tensor, group: dist.ProcessGroup | None) -> tuple[Tensor, Tensor]:
+    """The rows of all processes, and where this one's N stand among them: (N) int64."""
+    if group is None:
+        return rows, torch.arange(len(rows), device=rows.device)
+    return gathered(rows, group), place(rows, group)
+
+
 @torch.no_grad()
 def copy_from_first(buffers: Iterable[Tensor], group: dist.ProcessGroup) -> None:
     """The buffers of the group's first process, in place of this one's."""
@@ -145,6 +157,19 @@ def copy_from_first(buffers: Iterable[Tensor], group: dist.ProcessGroup) -> None
         whole = buffer.contiguous()  # as a broadcast needs it
         dist.broadcast(whole, dist.get_global_rank(group, 0), group)
         buffer.copy_(whole)
+
+
+class Sharing(Protocol):
+    """What has buffers that each process drew at random, and that must be alike."""
+
+    _is_shared: bool
+
+
+def share_once(owner: Sharing, buffers: Iterable[Tensor], group: dist.ProcessGroup | None) -> None:
+    """At the owner's first call over a group, its buffers become those of the group's first process."""
+    if group is not None and not owner._is_shared:
+        copy_from_first(buffers, group)
+        owner._is_shared = True
 
 
 class _Gathered(torch.autograd.Function):

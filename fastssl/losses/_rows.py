@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeAlias
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from fastssl import ops
@@ -17,6 +18,22 @@ from fastssl.ops import _check
 
 STRATEGIES = ("gather", "ring")
 Named: TypeAlias = tuple[str, Tensor]
+
+
+class OfRows(nn.Module):
+    """A loss of rows against those of all processes: what its function is to be told of them at each call."""
+
+    def __init__(self, *, normalized: bool = False, group: Group = None, strategy: str = "gather") -> None:
+        super().__init__()
+        self.normalized, self.group = normalized, group
+        self.strategy = known_strategy(type(self).__name__, strategy)
+
+    def settings(self) -> dict[str, Any]:
+        """The keyword arguments that the losses' functions share."""
+        return dict(normalized=self.normalized, group=self.group, strategy=self.strategy)
+
+    def extra_repr(self) -> str:
+        return f"normalized={self.normalized}"
 
 
 def unit(rows: Tensor, normalized: bool) -> Tensor:
@@ -85,8 +102,10 @@ def known_strategy(owner: str, value: str) -> str:
     return value
 
 
-def without_autocast(rows: Tensor) -> torch.autocast:
+def without_autocast(rows: Tensor) -> AbstractContextManager[object]:
     """Inside, products stay in the dtype of their factors."""
+    if rows.device.type == "meta":  # where torch knows no autocast
+        return nullcontext()
     return torch.autocast(rows.device.type, enabled=False)
 
 

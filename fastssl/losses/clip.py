@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastssl import ops
 from fastssl.losses import _group, _ring, _rows
@@ -56,7 +56,7 @@ def clip_loss(
     return (one_way + other_way) / 2
 
 
-class ClipLoss(nn.Module):
+class ClipLoss(_rows.OfRows):
     """The mean of both directions' cross-entropies over pairs (CLIP, arXiv:2103.00020, figure 3).
 
     ``logit_scale``, a number or a tensor to be learnt (the paper's ``exp(t)``), is an argument of the call, as it is a
@@ -69,21 +69,12 @@ class ClipLoss(nn.Module):
         ValueError: for another strategy.
     """
 
-    def __init__(self, *, normalized: bool = False, group: Group = None, strategy: str = "gather") -> None:
-        super().__init__()
-        self.normalized, self.group, self.strategy = normalized, group, _rows.known_strategy("ClipLoss", strategy)
-
     def forward(self, a: Tensor, b: Tensor, logit_scale: float | Tensor) -> Tensor:
         """a, b: (N, D) features of N images and their texts. Returns the scalar mean loss in nats.
 
         Raises what ``clip_loss`` does.
         """
-        return clip_loss(
-            a, b, logit_scale=logit_scale, normalized=self.normalized, group=self.group, strategy=self.strategy
-        )
-
-    def extra_repr(self) -> str:
-        return f"normalized={self.normalized}"
+        return clip_loss(a, b, logit_scale=logit_scale, **self.settings())
 
 
 def siglip_loss(
@@ -142,7 +133,7 @@ def _sigmoid_term(a: Tensor, b: Tensor, own: bool) -> Tensor:
     return loss if own else loss + (a * b).sum(1).mean()
 
 
-class SigLipLoss(nn.Module):
+class SigLipLoss(_rows.OfRows):
     """Binary cross-entropy of every pair, matching or not (SigLIP, arXiv:2303.15343, eq. 1).
 
     ``logit_scale`` and ``logit_bias``, numbers or tensors to be learnt (the paper begins at 10 and -10), are arguments
@@ -155,24 +146,9 @@ class SigLipLoss(nn.Module):
         ValueError: for another strategy.
     """
 
-    def __init__(self, *, normalized: bool = False, group: Group = None, strategy: str = "gather") -> None:
-        super().__init__()
-        self.normalized, self.group, self.strategy = normalized, group, _rows.known_strategy("SigLipLoss", strategy)
-
     def forward(self, a: Tensor, b: Tensor, logit_scale: float | Tensor, logit_bias: float | Tensor) -> Tensor:
         """a, b: (N, D) features of N images and their texts. Returns the scalar loss in nats a sample.
 
         Raises what ``siglip_loss`` does.
         """
-        return siglip_loss(
-            a,
-            b,
-            logit_scale=logit_scale,
-            logit_bias=logit_bias,
-            normalized=self.normalized,
-            group=self.group,
-            strategy=self.strategy,
-        )
-
-    def extra_repr(self) -> str:
-        return f"normalized={self.normalized}"
+        return siglip_loss(a, b, logit_scale=logit_scale, logit_bias=logit_bias, **self.settings())

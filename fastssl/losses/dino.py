@@ -71,21 +71,22 @@ class DINOLoss(Centered):
             raise ValueError(f"{owner}: centering must be one of {', '.join(CENTERINGS)}; got {centering!r}")
         self.student_temp = _check.positive(owner, "student_temp", student_temp)
         self.teacher_temp = _check.positive(owner, "teacher_temp", teacher_temp)
-        self.center_momentum = _check.momentum(owner, center_momentum)
+        self.center_momentum = _check.momentum(owner, center_momentum, "center_momentum")
         self.centering, self.group = centering, group
         self.register_buffer("center", torch.zeros(num_prototypes))
 
-    def forward(self, student: Tensor, teacher: Tensor, teacher_temp: float | None = None) -> Tensor:
-        """student: (S, B, K) logits; teacher: (T, B, K), the crops that it sees first among the student's.
+    def forward(self, student: Tensor, teacher: Tensor, *, teacher_temp: float | None = None) -> Tensor:
+        """student: (S, B, K) logits of S crops of B samples; teacher: (T, B, K) logits of the first T of these crops.
 
-        The teacher gets no gradient. ``teacher_temp`` takes the place of the module's for this call. Returns the scalar
-        mean loss in nats.
+        ``torch.stack`` makes one of a list with (B, K) for each crop. The teacher gets no gradient. ``teacher_temp``
+        takes the place of the module's for this call. Returns the scalar mean loss in nats.
 
         Raises:
             TypeError: for logits that are no floating-point tensors, or a float64 teacher of a student that is not.
-            ValueError: for other shapes, nothing in them, two devices, other prototypes than the module's, a
-                single crop on both sides, or a temperature that is not finite and positive; with a group on every
-                process, naming the ranks, if one has such input or they differ in shapes or dtypes.
+            ValueError: for other shapes, nothing in them, two devices, other prototypes than the module's, a single
+                crop on both sides, more of the teacher than of the student, or a temperature that is not finite and
+                positive; with a group on every process, naming the ranks, if one has such input or they differ in
+                shapes or dtypes.
             RuntimeError: for a group before torch.distributed is initialised, or on a second derivative, which is not
                 supported.
         """
@@ -94,6 +95,11 @@ class DINOLoss(Centered):
 
         def check() -> tuple[Tensor, Tensor]:
             _check.crops(owner, student, teacher)
+            if len(teacher) > len(student):
+                raise ValueError(
+                    f"{owner}: the teacher's crops must be the first of the student's; got student "
+                    f"{_check.shape(student)} and teacher {_check.shape(teacher)}"
+                )
             self._check_prototypes("student", student)
             _check.positive(owner, "teacher_temp", temp)
             return student, teacher.detach()
@@ -110,10 +116,7 @@ class DINOLoss(Centered):
         return loss
 
     def _check_prototypes(self, name: str, logits: Tensor) -> None:
-        if logits.shape[2] != len(self.center):
-            raise ValueError(f"DINOLoss: {name} must have {len(self.center)} prototypes; got {_check.shape(logits)}")
-        if self.centering == "center":
-            _check.one_device("DINOLoss", (name, logits), ("the center", self.center))
+        check_prototypes(name, logits, self.center, self.centering == "center")
 
     @torch.no_grad()
     def update_center(self, teacher: Tensor) -> None:
@@ -137,6 +140,15 @@ class DINOLoss(Centered):
             f"{len(self.center)}, student_temp={self.student_temp}, teacher_temp={self.teacher_temp}, "
             f"centering={self.centering!r}, center_momentum={self.center_momentum}"
         )
+
+
+def check_prototypes(name: str, logits: Tensor, center: Tensor, is_used: bool = True) -> None:
+    """Logits must have the center's prototypes, and lie where it does if it is used."""
+    count = center.shape[-1]
+    if logits.shape[-1] != count:
+        raise ValueError(f"DINOLoss: {name} must have {count} prototypes; got {_check.shape(logits)}")
+    if is_used:
+        _check.one_device("DINOLoss", (name, logits), ("the center", center))
 
 
 @torch.no_grad()

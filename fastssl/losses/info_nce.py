@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastssl import ops
 from fastssl.losses import _group, _ring, _rows
@@ -57,7 +57,7 @@ def info_nce_loss(
         numbers=numbers,
     )
     if negatives is not None:
-        negatives = _rows.unit(negatives, normalized)
+        negatives = _rows.unit(negatives.detach(), normalized)
     one_way = contrasted(queries, keys, temperature, negatives, processes, strategy)
     if not symmetric:
         return one_way
@@ -92,13 +92,16 @@ def contrasted(
     return (_ring.lse(scaled, keys, None, processes) - (scaled * keys).sum(1)).mean()
 
 
-class InfoNCE(nn.Module):
+class InfoNCE(_rows.OfRows):
     """InfoNCE of N queries against N keys (CPC, arXiv:1807.03748, eq. 4; MoCo v3, arXiv:2104.02057, algorithm 1).
 
     Memory grows with N D, not with N^2. Deterministic.
 
     Args:
-        temperature: divides the cosine similarities; finite, > 0; or a tensor without dimensions, which may be learnt.
+        temperature: divides the cosine similarities; finite, > 0; or a tensor without dimensions, whose value is not
+            checked. A parameter is this module's: the optimizer must have its ``parameters()`` too, and over several
+            processes DistributedDataParallel must wrap it with the model, or the processes learn apart. One that is
+            learnt as its logarithm goes to ``info_nce_loss(..., temperature=log.exp())``, anew for each call.
         normalized: True if rows already have unit length; they are normalised inside otherwise.
         symmetric: also the keys against the queries; the mean of both.
         group: None for this process alone; "world" or a process group: the keys of all its processes are candidates,
@@ -118,28 +121,26 @@ class InfoNCE(nn.Module):
         group: Group = None,
         strategy: str = "gather",
     ) -> None:
-        super().__init__()
+        super().__init__(normalized=normalized, group=group, strategy=strategy)
         self.temperature = (
             temperature if isinstance(temperature, Tensor) else _check.positive("InfoNCE", "temperature", temperature)
         )
-        self.normalized, self.symmetric, self.group = normalized, symmetric, group
-        self.strategy = _rows.known_strategy("InfoNCE", strategy)
+        self.symmetric = symmetric
 
     def forward(self, queries: Tensor, keys: Tensor, negatives: Tensor | None = None) -> Tensor:
         """queries, keys: (N, D), row i of both of one sample; negatives: (K, D) further candidates, without gradient.
 
+        Over a group, negatives are this process's alone: the loss is that of the whole batch if all have the same.
         Returns the scalar mean loss in nats. Raises what ``info_nce_loss`` does.
         """
         return info_nce_loss(
             queries,
             keys,
             temperature=self.temperature,
-            normalized=self.normalized,
             negatives=negatives,
             symmetric=self.symmetric,
-            group=self.group,
-            strategy=self.strategy,
+            **self.settings(),
         )
 
     def extra_repr(self) -> str:
-        return f"temperature={self.temperature}, normalized={self.normalized}, symmetric={self.symmetric}"
+        return f"temperature={self.temperature}, {super().extra_repr()}, symmetric={self.symmetric}"

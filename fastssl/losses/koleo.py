@@ -13,6 +13,33 @@ ROWS_AT_ONCE = 1024
 EPSILON = 1e-8  # in the distance and in the logarithm, as in DINOv2's code: rows that are alike have a finite loss
 
 
+def koleo_loss(features: Tensor, *, normalized: bool = False, group: Group = None) -> Tensor:
+    """``-mean log min_{j != i} |x_i - x_j|`` of unit rows (arXiv:1806.03198, eq. 3). See ``KoLeo``.
+
+    Args:
+        features: (N, D), N at least 2 (over all processes).
+    Returns:
+        The scalar, in float32 (float64 for float64 features).
+    Raises:
+        TypeError: for features that are no floating-point tensor.
+        ValueError: for another shape, fewer than two rows or no feature; with a group on every process, naming the
+            ranks, if one has such input or they differ in shapes or dtypes.
+        RuntimeError: for a group before torch.distributed is initialised.
+    """
+    owner = "KoLeo"
+    processes = _group.resolved(owner, group)
+    (rows,) = _group.agreed(
+        owner, processes, lambda: (_rows.not_empty(owner, _check.float_tensor(owner, "features", features, "ND")),)
+    )
+    rows = _rows.unit(_rows.widened(rows), normalized)
+    candidates, own = _group.with_places(rows, processes)
+    if len(candidates) < 2:
+        raise ValueError(f"{owner}: needs at least two rows; got {len(candidates)}")
+    nearest = candidates[_nearest(rows, candidates, own)]
+    distance = torch.nn.functional.pairwise_distance(rows, nearest, eps=EPSILON)
+    return -(distance + EPSILON).log().mean()
+
+
 class KoLeo(nn.Module):
     """``-mean log min_{j != i} |x_i - x_j|`` of unit rows (arXiv:1806.03198, eq. 3; DINOv2, arXiv:2304.07193).
 
@@ -29,28 +56,8 @@ class KoLeo(nn.Module):
         self.normalized, self.group = normalized, group
 
     def forward(self, features: Tensor) -> Tensor:
-        """features: (N, D), N at least 2. Returns the scalar, in float32 (float64 for float64 features).
-
-        Raises:
-            TypeError: for features that are no floating-point tensor.
-            ValueError: for another shape, fewer than two rows or no feature; with a group on every process, naming the
-                ranks, if one has such input or they differ in shapes or dtypes.
-            RuntimeError: for a group before torch.distributed is initialised.
-        """
-        owner = "KoLeo"
-        processes = _group.resolved(owner, self.group)
-        (rows,) = _group.agreed(
-            owner, processes, lambda: (_rows.not_empty(owner, _check.float_tensor(owner, "features", features, "ND")),)
-        )
-        rows = _rows.unit(_rows.widened(rows), self.normalized)
-        candidates, own = rows, torch.arange(len(rows), device=rows.device)
-        if processes is not None:
-            candidates, own = _group.gathered(rows, processes), _group.place(rows, processes)
-        if len(candidates) < 2:
-            raise ValueError(f"{owner}: needs at least two rows; got {len(candidates)}")
-        nearest = candidates[_nearest(rows, candidates, own)]
-        distance = torch.nn.functional.pairwise_distance(rows, nearest, eps=EPSILON)
-        return -(distance + EPSILON).log().mean()
+        """features: (N, D). Returns the scalar. Raises what ``koleo_loss`` does."""
+        return koleo_loss(features, normalized=self.normalized, group=self.group)
 
     def extra_repr(self) -> str:
         return f"normalized={self.normalized}"

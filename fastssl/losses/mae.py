@@ -33,6 +33,54 @@ def _patches(owner: str, images: Tensor, patch_size: int) -> Tensor:
     return split.permute(0, 2, 4, 3, 5, 1).reshape(n, rows * columns, patch_size**2 * c)
 
 
+def mae_loss(
+    images: Tensor, prediction: Tensor, mask: Tensor, *, patch_size: int, normalize_pixels: bool = True
+) -> Tensor:
+    """Mean squared error of the removed patches' pixels (MAE, arXiv:2111.06377, section 3). See ``MAELoss``.
+
+    Args:
+        images: (N, C, H, W).
+        prediction: (N, L, P P C) in the order of ``patchify``.
+        mask: (N, L), 1 = removed; bool, integer or floating-point.
+    Returns:
+        The scalar mean over removed patches, 0 without any, in float32 (float64 if images or prediction are).
+    Raises:
+        TypeError: for images or a prediction that are no floating-point tensors, or a complex mask.
+        ValueError: for shapes that do not belong together, sides that patches do not fill, or two devices.
+    """
+    owner = "MAELoss"
+    target = _target(owner, images, patch_size, normalize_pixels)
+    _check.float_tensor(owner, "prediction", prediction, ("N", "L", "P P C"))
+    if _check.tensor(owner, "mask", mask).is_complex():
+        raise TypeError(f"{owner}: mask must be bool or real; got {mask.dtype}")
+    if prediction.shape != target.shape:
+        raise ValueError(
+            f"{owner}: prediction must be {_check.shape(target)} for images {_check.shape(images)}; "
+            f"got {_check.shape(prediction)}"
+        )
+    if mask.shape != target.shape[:2]:
+        raise ValueError(f"{owner}: mask must be {tuple(target.shape[:2])}; got {_check.shape(mask)}")
+    for name, x in (("prediction", prediction), ("mask", mask)):
+        _check.one_device(owner, ("images", images), (name, x))
+    error = (prediction - target).square().mean(-1)  # at least in float32, which the target is
+    removed = mask.to(error.dtype)
+    return (error * removed).sum() / removed.sum().clamp_min(1)
+
+
+@torch.no_grad()
+def _target(owner: str, images: Tensor, patch_size: int, normalize_pixels: bool) -> Tensor:
+    """What a prediction is compared with: (N, L, P P C), in float32 at least."""
+    if _check.whole(owner, "patch_size", patch_size) < 1:
+        raise ValueError(f"{owner}: patch_size must be at least 1; got {patch_size}")
+    target = _patches(owner, _check.float_tensor(owner, "images", images, "NCHW"), patch_size)
+    target = target.to(torch.promote_types(target.dtype, torch.float32))
+    if not normalize_pixels:
+        return target
+    # variance with N - 1, and this epsilon under the root, as in the paper's code: scores depend on it
+    variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
+    return (target - mean) / (variance + 1e-6).sqrt()
+
+
 class MAELoss(nn.Module):
     """Mean squared error of the removed patches' pixels (MAE, arXiv:2111.06377, section 3).
 
@@ -51,34 +99,12 @@ class MAELoss(nn.Module):
         self.patch_size, self.normalize_pixels = patch_size, normalize_pixels
 
     def forward(self, images: Tensor, prediction: Tensor, mask: Tensor) -> Tensor:
-        """images: (N, C, H, W); prediction: (N, L, P P C) in the order of ``patchify``; mask: (N, L), 1 = removed.
+        """images: (N, C, H, W); prediction: (N, L, P P C); mask: (N, L), 1 = removed. Returns the scalar.
 
-        The mask may be bool, integer or floating-point. Returns the scalar mean over removed patches, 0 without any, in
-        float32 (float64 if images or prediction are).
-
-        Raises:
-            TypeError: for images or a prediction that are no floating-point tensors, or a complex mask.
-            ValueError: for shapes that do not belong together, sides that patches do not fill, or two devices.
+        Raises what ``mae_loss`` does.
         """
-        owner = "MAELoss"
-        target = self.target(images)
-        _check.float_tensor(owner, "prediction", prediction, "NLP")
-        if _check.tensor(owner, "mask", mask).is_complex():
-            raise TypeError(f"{owner}: mask must be bool or real; got {mask.dtype}")
-        if prediction.shape != target.shape:
-            raise ValueError(
-                f"{owner}: prediction must be {_check.shape(target)} for images {_check.shape(images)}; "
-                f"got {_check.shape(prediction)}"
-            )
-        if mask.shape != target.shape[:2]:
-            raise ValueError(f"{owner}: mask must be {tuple(target.shape[:2])}; got {_check.shape(mask)}")
-        for name, x in (("prediction", prediction), ("mask", mask)):
-            _check.one_device(owner, ("images", images), (name, x))
-        error = (prediction - target).square().mean(-1)  # at least in float32, which the target is
-        removed = mask.to(error.dtype)
-        return (error * removed).sum() / removed.sum().clamp_min(1)
+        return mae_loss(images, prediction, mask, patch_size=self.patch_size, normalize_pixels=self.normalize_pixels)
 
-    @torch.no_grad()
     def target(self, images: Tensor) -> Tensor:
         """What the prediction is compared with: (N, L, P P C), in float32 at least.
 
@@ -86,13 +112,7 @@ class MAELoss(nn.Module):
             TypeError: for images that are no floating-point tensor: bytes are to be scaled first.
             ValueError: for another shape, or sides that patches do not fill.
         """
-        target = _patches("MAELoss", _check.float_tensor("MAELoss", "images", images, "NCHW"), self.patch_size)
-        target = target.to(torch.promote_types(target.dtype, torch.float32))
-        if not self.normalize_pixels:
-            return target
-        # variance with N - 1, and this epsilon under the root, as in the paper's code: scores depend on it
-        variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
-        return (target - mean) / (variance + 1e-6).sqrt()
+        return _target("MAELoss", images, self.patch_size, self.normalize_pixels)
 
     def extra_repr(self) -> str:
         return f"patch_size={self.patch_size}, normalize_pixels={self.normalize_pixels}"

@@ -81,14 +81,15 @@ class MoCoLoss(nn.Module):
         _check.one_device(owner, ("the queue", self.queue), ("the batch", rows))
         count = len(rows) * _group.size(processes)
         if written and count > len(self.queue):
-            raise ValueError(f"{owner}: the queue has {len(self.queue)} keys, and the batch (of all processes) {count}")
+            raise ValueError(
+                f"{owner}: the queue has {len(self.queue)} keys, and the batch (of all processes) {count}: give a "
+                "larger length"
+            )
 
     @torch.no_grad()
     def _shared(self, processes: dist.ProcessGroup | None) -> Tensor:
         """The queue; at the first call over a group, that of its first process, for each drew another."""
-        if processes is not None and not self._is_shared:
-            _group.copy_from_first((self.queue, self.cursor), processes)
-            self._is_shared = True
+        _group.share_once(self, (self.queue, self.cursor), processes)
         return self.queue
 
     @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastssl import ops
 from fastssl.losses import _group, _ring, _rows
@@ -53,13 +53,14 @@ def nt_xent_loss(
     return (_ring.lse(scaled, anchors, itself, processes) - (scaled * anchors.roll(n, 0)).sum(1)).mean()
 
 
-class NTXent(nn.Module):
+class NTXent(_rows.OfRows):
     """Normalised temperature-scaled cross-entropy of two views (SimCLR, arXiv:2002.05709, eq. 1).
 
     Memory grows with N D, not with N^2. Deterministic. See ``fastssl.ops.nt_xent`` for the formula.
 
     Args:
         temperature: divides the cosine similarities; finite, > 0. The paper uses 0.1 on ImageNet and 0.5 on CIFAR-10.
+            It is a number: for one that is learnt, divide unit rows by its root, and give 1 and ``normalized=True``.
         normalized: True if rows already have unit length; they are normalised inside otherwise.
         group: None for this process alone; "world" or a process group: the rows of all its processes are negatives,
             and the mean of the losses over the processes is the loss of the whole batch.
@@ -72,23 +73,15 @@ class NTXent(nn.Module):
     def __init__(
         self, temperature: float, *, normalized: bool = False, group: Group = None, strategy: str = "gather"
     ) -> None:
-        super().__init__()
+        super().__init__(normalized=normalized, group=group, strategy=strategy)
         self.temperature = positive("NTXent", "temperature", temperature)
-        self.normalized, self.group, self.strategy = normalized, group, _rows.known_strategy("NTXent", strategy)
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
         """z0, z1: (N, D) features of two views of the same N samples. Returns the scalar mean loss in nats.
 
         Raises what ``nt_xent_loss`` does.
         """
-        return nt_xent_loss(
-            z0,
-            z1,
-            temperature=self.temperature,
-            normalized=self.normalized,
-            group=self.group,
-            strategy=self.strategy,
-        )
+        return nt_xent_loss(z0, z1, temperature=self.temperature, **self.settings())
 
     def extra_repr(self) -> str:
-        return f"temperature={self.temperature}, normalized={self.normalized}"
+        return f"temperature={self.temperature}, {super().extra_repr()}"

@@ -11,6 +11,49 @@ from fastssl.losses._group import Group
 from fastssl.ops import _check
 
 
+def supcon_loss(
+    features: Tensor, labels: Tensor, *, temperature: float, normalized: bool = False, group: Group = None
+) -> Tensor:
+    """Supervised contrastive loss (arXiv:2004.11362, eq. 2). See ``SupCon``.
+
+    Args:
+        features: (N, D), several views of a sample as several rows.
+        labels: (N) int64.
+    Returns:
+        The scalar in nats, in float32 (float64 for float64 features).
+    Raises:
+        TypeError: for features that are no floating-point tensor, or labels that are not int64.
+        ValueError: for other shapes, fewer than two rows or no feature, two devices, or a temperature that is not
+            finite and positive; with a group on every process, naming the ranks, if one has such input or they differ
+            in shapes or dtypes.
+        RuntimeError: for a group before torch.distributed is initialised, or on a second derivative, which is not
+            supported.
+    """
+    owner = "SupCon"
+    processes = _group.resolved(owner, group)
+
+    def check() -> tuple[Tensor, Tensor]:
+        _rows.not_empty(owner, _check.float_tensor(owner, "features", features, "ND"))
+        _check.positive(owner, "temperature", temperature)
+        return features, _check.index_tensor(owner, "labels", labels, len(features), features.device)
+
+    features, labels = _group.agreed(owner, processes, check)
+    rows = _rows.unit(_rows.widened(features), normalized)
+    (candidates, own), (classes, _) = (_group.with_places(x, processes) for x in (rows, labels))
+    if len(candidates) < 2:
+        raise ValueError(f"{owner}: needs at least two rows; got {len(candidates)}")
+    sums, counts = _of_same_class(candidates, classes)
+    others, positives = sums[own] - rows, counts[own] - 1
+    mean = others / positives.clamp_min(1)[:, None]
+    any_other = (own + 1) % len(candidates)
+    # the log-sum-exp less the product with any other row, then that product less the mean of the positives'
+    margin = ops.info_nce(rows, candidates, any_other, temperature=temperature, exclude=own, reduction="none")
+    losses = margin + (rows * (candidates[any_other] - mean)).sum(1) / temperature
+    counted = (positives > 0).to(losses.dtype)
+    total = _group.summed(counted.sum(), processes)
+    return _group.size(processes) * (losses * counted).sum() / total.clamp_min(1)
+
+
 class SupCon(nn.Module):
     """Supervised contrastive loss (arXiv:2004.11362, eq. 2): the mean over rows of the mean over their positives.
 
@@ -33,40 +76,8 @@ class SupCon(nn.Module):
         self.normalized, self.group = normalized, group
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """features: (N, D), several views of a sample as several rows; labels: (N) int64. Returns the loss in nats.
-
-        Raises:
-            TypeError: for features that are no floating-point tensor, or labels that are not int64.
-            ValueError: for other shapes, fewer than two rows or no feature, or two devices; with a group on every
-                process, naming the ranks, if one has such input or they differ in shapes or dtypes.
-            RuntimeError: for a group before torch.distributed is initialised, or on a second derivative, which is not
-                supported.
-        """
-        owner = "SupCon"
-        processes = _group.resolved(owner, self.group)
-
-        def check() -> tuple[Tensor, Tensor]:
-            _rows.not_empty(owner, _check.float_tensor(owner, "features", features, "ND"))
-            return features, _check.index_tensor(owner, "labels", labels, len(features), features.device)
-
-        features, labels = _group.agreed(owner, processes, check)
-        rows = _rows.unit(_rows.widened(features), self.normalized)
-        candidates, classes, own = rows, labels, torch.arange(len(rows), device=rows.device)
-        if processes is not None:
-            candidates, classes = _group.gathered(rows, processes), _group.gathered(labels, processes)
-            own = _group.place(rows, processes)
-        if len(candidates) < 2:
-            raise ValueError(f"{owner}: needs at least two rows; got {len(candidates)}")
-        sums, counts = _of_same_class(candidates, classes)
-        others, positives = sums[own] - rows, counts[own] - 1
-        mean = others / positives.clamp_min(1)[:, None]
-        any_other = (own + 1) % len(candidates)
-        # the log-sum-exp less the product with any other row, then that product less the mean of the positives'
-        margin = ops.info_nce(rows, candidates, any_other, temperature=self.temperature, exclude=own, reduction="none")
-        losses = margin + (rows * (candidates[any_other] - mean)).sum(1) / self.temperature
-        counted = (positives > 0).to(losses.dtype)
-        total = _group.summed(counted.sum(), processes)
-        return _group.size(processes) * (losses * counted).sum() / total.clamp_min(1)
+        """features: (N, D); labels: (N) int64. Returns the scalar loss in nats. Raises what ``supcon_loss`` does."""
+        return supcon_loss(features, labels, temperature=self.temperature, normalized=self.normalized, group=self.group)
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature}, normalized={self.normalized}"

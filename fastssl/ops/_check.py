@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from numbers import Integral, Real
 
 import torch
@@ -21,10 +22,18 @@ def shape(tensor: Tensor) -> str:
 def tensor(op: str, name: str, value: object) -> Tensor:
     """``value`` must be a tensor whose elements lie in memory as its strides say: not a sparse one."""
     if not isinstance(value, Tensor):
-        raise TypeError(f"{op}: {name} must be a tensor; got {type(value).__name__}")
+        raise TypeError(f"{op}: {name} must be a tensor; got {_kind(value)}")
     if value.layout != torch.strided:
         raise TypeError(f"{op}: {name} must be dense; got {value.layout}")
     return value
+
+
+def _kind(value: object) -> str:
+    """The type of what is no tensor; of tensors in a list, as views and crops come, also how they become one."""
+    found = type(value).__name__
+    if isinstance(value, (list, tuple)) and value and all(isinstance(x, Tensor) for x in value):
+        return f"{found} of {len(value)} (torch.stack or torch.cat makes them one)"
+    return found
 
 
 def number(op: str, name: str, value: object) -> float:
@@ -93,8 +102,8 @@ def uniform_noise(
     return given
 
 
-def float_tensor(op: str, name: str, value: object, dims: str) -> Tensor:
-    """``value`` must be a floating-point tensor with as many dimensions as ``dims`` has letters."""
+def float_tensor(op: str, name: str, value: object, dims: Sequence[str]) -> Tensor:
+    """``value`` must be a floating-point tensor with as many dimensions as ``dims`` has names."""
     value = tensor(op, name, value)
     if value.dtype not in FLOATS:
         raise TypeError(f"{op}: {name} must be float32, bfloat16, float16 or float64; got {value.dtype}")
@@ -219,10 +228,10 @@ def scaled(rows: Tensor, factor: float | Tensor) -> tuple[Tensor, float]:
     return rows.to(_native.accumulator(rows.dtype)) * factor, 1.0
 
 
-def momentum(op: str, value: object) -> float:
+def momentum(op: str, value: object, name: str = "momentum") -> float:
     """``value`` must be a number in [0, 1]."""
     if not isinstance(value, Real):
-        raise ValueError(f"{op}: momentum must be a number in [0, 1]; got {type(value).__name__}")
-    if not 0.0 <= number(op, "momentum", value) <= 1.0:
-        raise ValueError(f"{op}: momentum must be a number in [0, 1]; got {value}")
+        raise ValueError(f"{op}: {name} must be a number in [0, 1]; got {type(value).__name__}")
+    if not 0.0 <= number(op, name, value) <= 1.0:
+        raise ValueError(f"{op}: {name} must be a number in [0, 1]; got {value}")
     return float(value)

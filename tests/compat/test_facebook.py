@@ -169,6 +169,10 @@ def test_moco_refuses_what_it_cannot_use() -> None:
     with pytest.raises(ValueError, match=r"MoCo: the queue has 3 keys, and the batch \(of all processes\) 4"):
         moco.MoCo(Encoder, 5, 3)(x, x)
     with pytest.raises(
+        TypeError, match=r"MoCo: base_encoder must make an encoder .*; got a Linear that is made already"
+    ):
+        moco.MoCo(torch.nn.Linear(6, 5), 5, 3)
+    with pytest.raises(
         ValueError, match=r"MoCo: im_q and im_k must be views of the same images; got \(4, 6\) and \(3, 6\)"
     ):
         moco.MoCo(Encoder, 5, 8)(x, x[:3])
@@ -353,10 +357,11 @@ def test_forward_loss(n: int, c: int, side: int, p: int, normed: bool, dtype: to
     loss = mae.forward_loss(imgs, pred, mask, normed)
     plain = pred.detach().double().requires_grad_()
     want = pixel_loss(imgs.double(), plain, mask.double(), p, normed)
-    torch.testing.assert_close(loss.double(), want, rtol=2e-5, atol=2e-6)
+    exact = dict(rtol=1e-9, atol=1e-11) if dtype == torch.float64 else dict(rtol=2e-5, atol=2e-6)
+    torch.testing.assert_close(loss.double(), want, **exact)
     loss.backward()
     want.backward()
-    rounded = dict(rtol=0.01, atol=1e-3) if dtype == torch.bfloat16 else dict(rtol=2e-5, atol=2e-6)
+    rounded = dict(rtol=0.01, atol=1e-3) if dtype == torch.bfloat16 else exact
     torch.testing.assert_close(pred.grad.double(), plain.grad, **rounded)
 
 

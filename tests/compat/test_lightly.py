@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import importlib
 import importlib.util
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from compat_helpers import DTYPES, arguments, assert_alike, drawn, rows, with_gradients
 from torch import Tensor, nn
 
 from benchmarks import rivals
@@ -39,37 +39,21 @@ THEIRS = {
     "knn_predict": knn.knn_predict,
     **{name: getattr(utils, name) for name in ours.__all__ if hasattr(utils, name)},
 }
-DTYPES = [torch.float32, torch.float64]
-
-
-def rows(seed: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def with_gradients(function, *inputs: Tensor) -> tuple[Tensor, ...]:
-    leaves = [x.clone().requires_grad_() for x in inputs]
-    result = function(*leaves)
-    result.sum().backward()
-    return result.detach(), *(x.grad for x in leaves)
-
-
-def assert_alike(got, want) -> None:
-    for x, y in zip(got, want, strict=True):
-        torch.testing.assert_close(x, y, rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("name", ours.__all__)
 def test_arguments_have_the_same_names_order_and_defaults(name: str) -> None:
-    def told(x) -> list[tuple[str, object]]:
-        return [(p.name, p.default) for p in inspect.signature(x).parameters.values()]
-
-    assert told(getattr(ours, name)) == told(THEIRS[name])
+    assert arguments(getattr(ours, name)) == arguments(THEIRS[name])
     if inspect.isclass(THEIRS[name]):
-        assert told(getattr(ours, name).forward) == told(THEIRS[name].forward)
+        assert arguments(getattr(ours, name).forward) == arguments(THEIRS[name].forward)
 
 
 @pytest.mark.parametrize(
-    "module", ["loss", "models.modules", "models.modules.heads", "models.modules.memory_bank", "models.utils"]
+    "module",
+    [
+        *("loss", "loss.dino_loss", "loss.memory_bank", "loss.negative_cosine_similarity", "loss.ntx_ent_loss"),
+        *("models.modules", "models.modules.heads", "models.modules.memory_bank", "models.utils"),
+    ],
 )
 def test_names_are_where_lightly_has_them(module: str) -> None:
     wanted = set(ours.__all__) & set(vars(rivals.load(f"lightly.{module}")))
@@ -100,6 +84,19 @@ def test_nt_xent_with_a_bank_over_steps_that_do_not_wrap(n: int, d: int, size: i
         before = mine.memory_bank.bank.clone()
         assert_alike([mine(*views)], [theirs(*views)])
         assert torch.equal(mine.memory_bank.bank, before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("seed", range(6))
+def test_nt_xent_of_random_sizes(seed: int, dtype: torch.dtype) -> None:
+    n, d, batches = drawn(seed, 40, 40, 4)
+    settings = (0.05 + seed / 8, (n * batches, d)) if seed % 2 else (0.05 + seed / 8,)  # with a bank and without
+    mine, theirs = (library.NTXentLoss(*settings).to(dtype) for library in (ours, loss))
+    mine.memory_bank.bank.copy_(theirs.memory_bank.bank)
+    for step in range(batches + 1):
+        views = rows(2 * step, n, d, dtype=dtype), rows(2 * step + 1, n, d, dtype=dtype)
+        assert_alike(with_gradients(mine, *views), with_gradients(theirs, *views))
+    assert_alike([mine.memory_bank.bank], [theirs.memory_bank.bank])
 
 
 @pytest.mark.parametrize("feature_dim_first", [True, False])
@@ -133,99 +130,60 @@ def test_dino(students: int, teachers: int) -> None:
         assert_alike([mine.center], [theirs.center])
 
 
-def test_negative_cosine() -> None:
-    for dim in (1, -1, 0):
-        x = rows(0, 6, 5), rows(1, 6, 5)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("seed", range(6))
+def test_dino_of_random_sizes(seed: int, dtype: torch.dtype) -> None:
+    students, n, k = drawn(seed, 8, 9, 70)
+    # temperatures that float32, in which theirs are, holds
+    settings = (k, 0.0625, 0.125, 3, 0.25 + seed / 8, seed / 6)
+    mine, theirs = (library.DINOLoss(*settings).to(dtype) for library in (ours, loss))
+    for epoch in range(4):
+        student, teacher = rows(epoch, students, n, k, dtype=dtype), rows(9 + epoch, 2, n, k, dtype=dtype)
         got, want = (
-            with_gradients(library(dim), *x)
+            with_gradients(functools.partial(of_lists, library, teacher, None, epoch), student)
+            for library in (mine, theirs)
+        )
+        assert_alike(got, want)
+        assert_alike([mine.center], [theirs.center])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(6, 5), (1, 9), (4, 3, 7), (33, 2)])
+def test_negative_cosine(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x = rows(0, *shape, dtype=dtype), rows(1, *shape, dtype=dtype)
+    for settings in ((1,), (-1,), (0,), (1, 0.5)):
+        got, want = (
+            with_gradients(library(*settings), *x)
             for library in (ours.NegativeCosineSimilarity, loss.NegativeCosineSimilarity)
         )
         assert_alike(got, want)
 
 
-def test_update_momentum_and_deactivate() -> None:
-    networks = [nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)) for _ in range(2)]
-    averages = [copy.deepcopy(networks[1]) for _ in range(2)]
-    for library, average in zip((ours, utils), averages, strict=True):
-        library.update_momentum(networks[0], average, 0.9)
-        library.deactivate_requires_grad(average)
-        assert not any(parameter.requires_grad for parameter in average.parameters())
-    assert_alike(*(average.state_dict().values() for average in averages))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_gives_the_loss_in_float32(dtype: torch.dtype) -> None:
+    a, b, c = (rows(i, 16, 8, dtype=dtype) for i in range(3))
+    for call in (
+        lambda library, x, y: library.NTXentLoss(0.2)(x, y),
+        lambda library, x, y: with_bank(library)(x, y),
+        lambda library, x, y: library.NegativeCosineSimilarity()(x, y),
+        lambda library, x, y: library.DINOLoss(8, teacher_temp=0.25)([c.to(x.dtype), c.flip(0).to(x.dtype)], [x, y]),
+    ):
+        got = with_gradients(functools.partial(call, ours), a, b)
+        want = with_gradients(functools.partial(call, loss), a.double(), b.double())
+        assert got[0].dtype == torch.float32
+        torch.testing.assert_close(got[0].double(), want[0], rtol=0.02, atol=0.01)
+        for x, y in zip(got[1:], want[1:], strict=True):
+            assert x.dtype == dtype
+            torch.testing.assert_close(x.double(), y, rtol=0.1, atol=0.005)
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = call(ours, a.float(), b.float())
+        torch.testing.assert_close(mixed.double(), want[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("mask_class_token", [True, False])
-@pytest.mark.parametrize(("size", "ratio"), [((3, 10), 0.6), ((2, 11), 0.9), ((4, 197), 0.75), ((1, 1), 0.5)])
-def test_random_token_mask_draws_the_same(size: tuple[int, int], ratio: float, mask_class_token: bool) -> None:
-    torch.manual_seed(0)
-    got = ours.random_token_mask(size, ratio, mask_class_token)
-    torch.manual_seed(0)
-    for x, y in zip(got, utils.random_token_mask(size, ratio, mask_class_token), strict=True):
-        assert torch.equal(x, y)
-
-
-def test_tokens_and_patches() -> None:
-    images, tokens = rows(0, 2, 3, 8, 8), rows(1, 2, 6, 5)
-    index, value, token = torch.tensor([[0, 3], [5, 1]]), rows(2, 2, 2, 5), rows(3, 1, 1, 5)
-    for name, arguments in {
-        "patchify": (images, 4),
-        "unpatchify": (utils.patchify(images, 4), 4),
-        "repeat_token": (token, (2, 6)),
-        "get_at_index": (tokens, index),
-        "set_at_index": (tokens, index, value),
-        "mask_at_index": (tokens, index, token),
-    }.items():
-        torch.testing.assert_close(getattr(ours, name)(*arguments), getattr(utils, name)(*arguments))
-
-
-def test_shuffling_draws_the_same_and_comes_back() -> None:
-    batch = rows(0, 7, 3)
-    torch.manual_seed(0)
-    shuffled, order = ours.batch_shuffle(batch)
-    torch.manual_seed(0)
-    want, same = utils.batch_shuffle(batch)
-    assert torch.equal(shuffled, want)
-    assert torch.equal(order, same)
-    assert torch.equal(ours.batch_unshuffle(shuffled, order), batch)
-
-
-@pytest.mark.parametrize(("k", "t"), [(1, 0.1), (7, 0.1), (20, 0.07)])
-def test_knn_predict_ranks_the_classes_alike(k: int, t: float) -> None:
-    features, known = (nn.functional.normalize(rows(i, n, 8), dim=1) for i, n in enumerate((12, 40)))
-    labels = torch.randint(3, (40,), generator=torch.Generator().manual_seed(5))
-    got, want = (library.knn_predict(features, known.T, labels, 3, k, t) for library in (ours, knn))
-    assert torch.equal(got[:, 0], want[:, 0])
-    assert torch.equal(got.sort(1).values, want.sort(1).values)
-
-
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [
-        ("SimCLRProjectionHead", {}),
-        ("SimCLRProjectionHead", dict(num_layers=3, batch_norm=False)),
-        ("SimCLRProjectionHead", dict(num_layers=1)),
-        ("MoCoProjectionHead", {}),
-        ("MoCoProjectionHead", dict(num_layers=4, batch_norm=True)),
-        ("DINOProjectionHead", {}),
-        ("DINOProjectionHead", dict(batch_norm=True, norm_last_layer=False)),
-    ],
-)
-def test_heads_load_each_others_weights(name: str, settings: dict[str, object]) -> None:
-    sizes = dict(input_dim=6, hidden_dim=7, output_dim=5)
-    if name.startswith("DINO"):
-        sizes["bottleneck_dim"] = 4
-    theirs, mine = (getattr(library, name)(**sizes, **settings).eval() for library in (heads, ours))
-    mine.load_state_dict(theirs.state_dict())
-    x = rows(0, 9, 6)
-    torch.testing.assert_close(mine(x), theirs(x))
-    assert [p.requires_grad for p in mine.parameters()] == [p.requires_grad for p in theirs.parameters()]
-
-
-def test_the_last_layer_is_frozen_for_the_first_epochs() -> None:
-    head = ours.DINOProjectionHead(6, 7, 4, 5, freeze_last_layer=2)
-    for epoch, frozen in ((0, True), (1, True), (2, False)):
-        head(rows(0, 3, 6)).sum().backward()
-        head.cancel_last_layer_gradients(epoch)
-        assert (head.last_layer.weight_v.grad is None) == frozen
+def with_bank(library):
+    found = library.NTXentLoss(0.2, (20, 8))
+    found.memory_bank.bank.copy_(nn.functional.normalize(rows(9, 20, 8), dim=1))
+    return found.double() if library is loss else found
 
 
 # ---- what differs on purpose ----
@@ -271,13 +229,95 @@ def test_a_module_in_bfloat16_keeps_its_center_in_float32() -> None:
     torch.testing.assert_close(mine.center[0, 0], 0.1 * teacher.bfloat16().float().mean(0))
 
 
-def test_bfloat16_gives_a_loss_in_float32() -> None:
-    views = rows(0, 16, 8), rows(1, 16, 8)
-    got = ours.NTXentLoss()(*(x.bfloat16() for x in views))
-    assert got.dtype == torch.float32
-    torch.testing.assert_close(got, loss.NTXentLoss()(*views), rtol=0.01, atol=0)
+def test_a_teacher_gets_no_gradient() -> None:
+    teacher, student = rows(0, 4, 5).requires_grad_(), rows(1, 2, 4, 5).requires_grad_()
+    ours.DINOLoss(5)([teacher], list(student)).backward()
+    assert teacher.grad is None
+    assert student.grad.ne(0).any()
 
 
-def test_a_temperature_below_0_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"Illegal temperature: -0\.5"):
-        ours.NTXentLoss(-0.5)
+def test_a_bank_goes_where_the_features_are() -> None:
+    """lightly's own loops leave the loss on the CPU."""
+    criterion, elsewhere = ours.NTXentLoss(memory_bank_size=(10, 3)), rows(0, 4, 3).to("meta")
+    criterion(elsewhere.clone().requires_grad_(), elsewhere)
+    assert criterion.memory_bank.bank.is_meta
+    assert criterion.memory_bank.bank_ptr.is_meta
+
+
+def test_of_a_batch_larger_than_the_bank_the_last_stay() -> None:
+    criterion, key = ours.NTXentLoss(memory_bank_size=(5, 3)), rows(1, 7, 3)
+    bank = criterion.memory_bank.bank.clone()
+    query = rows(0, 7, 3).requires_grad_()
+    found = criterion(query, key)
+    theirs = loss.NTXentLoss(memory_bank_size=(5, 3))
+    theirs.memory_bank.bank.copy_(bank)
+    torch.testing.assert_close(found, theirs(query, key))
+    kept = nn.functional.normalize(key, dim=1)[-5:].roll(7 % 5, 0)
+    torch.testing.assert_close(criterion.memory_bank.bank, kept)
+
+
+X = rows(0, 4, 5)
+BAD = {
+    "temperature": (lambda: ours.NTXentLoss(-0.5), r"NTXentLoss: temperature must be finite and above 0; got -0\.5"),
+    "no number": (lambda: ours.NTXentLoss(float("nan")), "NTXentLoss: temperature must be finite and above 0; got nan"),
+    "a number alone": (lambda: ours.NTXentLoss(memory_bank_size=9), r"memory bank size 9: give \(num_features, dim\)"),
+    "below 0": (lambda: ours.MemoryBankModule((-1, 3)), "all entries must be non-negative"),
+    "batches": (lambda: ours.NTXentLoss()(X, X[1:]), r"must have the same shape \(N, D\); got \(4, 5\) and \(3, 5\)"),
+    "batches, bank": (
+        lambda: ours.NTXentLoss(memory_bank_size=(9, 5))(X, X[1:]),
+        r"NTXentLoss: out0 and out1 must have the same shape \(N, D\); got \(4, 5\) and \(3, 5\)",
+    ),
+    "features": (
+        lambda: ours.NTXentLoss(memory_bank_size=(9, 3))(X, X),
+        r"NTXentLoss: the memory bank has features of 3; got \(4, 5\)",
+    ),
+    "of the bank": (
+        lambda: ours.MemoryBankModule((9, 3))(X, update=True),
+        r"MemoryBankModule: the memory bank has features of 3; got \(4, 5\)",
+    ),
+    "devices": (
+        lambda: ours.NTXentLoss(memory_bank_size=(9, 5))(X, X.to("meta")),
+        "NTXentLoss: out0 and out1 must be on one device; got cpu and meta",
+    ),
+    "nothing": (lambda: ours.NTXentLoss()(X[:0], X[:0]), "needs at least one sample and one feature"),
+    "cosine": (
+        lambda: ours.NegativeCosineSimilarity()(X, X[:1]),
+        r"NegativeCosineSimilarity: x0 and x1 must have the same shape; got \(4, 5\) and \(1, 5\)",
+    ),
+    "no view": (lambda: ours.DINOLoss(5)([], [X]), "DINOLoss: teacher_out needs at least one view; got none"),
+    "one view": (lambda: ours.DINOLoss(5)([X], [X]), "DINOLoss: needs two different crops"),
+    "views": (
+        lambda: ours.DINOLoss(5)([X], [X, X[1:]]),
+        r"DINOLoss: the views of student_out must have one shape; got \(4, 5\) and \(3, 5\)",
+    ),
+    "samples": (lambda: ours.DINOLoss(5)([X], [X[1:], X[1:]]), "must agree on B and K"),
+    "prototypes": (lambda: ours.DINOLoss(6)([X], [X, X]), r"student_out must have 6 prototypes; got \(2, 4, 5\)"),
+    "center": (
+        lambda: ours.DINOLoss(5)([X.to("meta")], [X.to("meta")] * 2),
+        "DINOLoss: student_out and the center must be on one device; got meta and cpu",
+    ),
+    "teacher": (lambda: ours.DINOLoss(5)([X], [X, X], 0.0), r"teacher_temp must be finite and above 0; got 0\.0"),
+    "student": (lambda: ours.DINOLoss(5, student_temp=0.0), r"DINOLoss: student_temp must be finite and above 0"),
+    "center's": (
+        lambda: ours.DINOLoss(5, center_momentum=2.0),
+        r"DINOLoss: center_momentum must be a number in \[0, 1\]",
+    ),
+    "center's logits": (lambda: ours.DINOLoss(5).update_center(X), r"teacher_out must have shape \(T, N, K\)"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_named(what: str) -> None:
+    call, told = BAD[what]
+    with pytest.raises(ValueError, match=told):
+        call()
+
+
+def test_two_dtypes_are_refused() -> None:
+    for call in (
+        lambda: ours.NTXentLoss(memory_bank_size=(9, 5))(X, X.double()),
+        lambda: ours.NegativeCosineSimilarity()(X, X.double()),
+        lambda: ours.DINOLoss(5)([X], [X, X.double()]),
+    ):
+        with pytest.raises(TypeError, match="must have one dtype; got"):
+            call()

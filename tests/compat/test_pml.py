@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 
+import compat_helpers
 import pytest
 import torch
+from compat_helpers import DTYPES, arguments, drawn, rows, with_gradients
 from torch import Tensor
 
 from benchmarks import rivals
@@ -18,28 +19,9 @@ try:
 except rivals.NotInstalledError as missing:
     pytest.skip(str(missing), allow_module_level=True)
 
-DTYPES = [torch.float32, torch.float64]
-
-
-def rows(seed: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def with_gradients(function: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:
-    leaves = [x.clone().requires_grad_() for x in inputs]
-    result = function(*leaves)
-    result.sum().backward()
-    return result.detach(), *(x.grad for x in leaves)
-
 
 def assert_alike(ours: Callable[..., Tensor], theirs: Callable[..., Tensor], *inputs: Tensor) -> None:
-    got, want = with_gradients(ours, *inputs), with_gradients(theirs, *inputs)
-    for x, y in zip(got, want, strict=True):
-        torch.testing.assert_close(x, y, rtol=2e-5, atol=2e-6)
-
-
-def told(function) -> list[tuple[str, object]]:
-    return [(p.name, p.default) for p in inspect.signature(function).parameters.values()]
+    compat_helpers.assert_alike(with_gradients(ours, *inputs), with_gradients(theirs, *inputs))
 
 
 @pytest.mark.parametrize(
@@ -54,7 +36,7 @@ def told(function) -> list[tuple[str, object]]:
     ],
 )
 def test_arguments_have_the_same_names_order_and_defaults(ours, theirs) -> None:
-    assert told(ours) == told(theirs)
+    assert arguments(ours) == arguments(theirs)
 
 
 # ---- NTXentLoss ----
@@ -82,18 +64,19 @@ def test_nt_xent(labels: Tensor, temperature: float, dtype: torch.dtype) -> None
     torch.testing.assert_close(ours(embeddings, narrow), ours(embeddings, labels))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("seed", range(8))
-def test_nt_xent_of_random_sizes(seed: int) -> None:
+def test_nt_xent_of_random_sizes(seed: int, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(seed)
     n, m, d, classes = (int(torch.randint(2, 40, (), generator=generator)) for _ in range(4))
     labels, ref_labels = (torch.randint(classes, (count,), generator=generator) for count in (n, m))
     ours, theirs = (library(temperature=0.05 + seed / 8) for library in (pml.NTXentLoss, losses.NTXentLoss))
-    assert_alike(lambda z: ours(z, labels), lambda z: theirs(z, labels), rows(seed, n, d))
+    assert_alike(lambda z: ours(z, labels), lambda z: theirs(z, labels), rows(seed, n, d, dtype=dtype))
     assert_alike(
         lambda z, r: ours(z, labels, ref_emb=r, ref_labels=ref_labels),
         lambda z, r: theirs(z, labels, ref_emb=r, ref_labels=ref_labels),
-        rows(seed, n, d),
-        rows(99 + seed, m, d),
+        rows(seed, n, d, dtype=dtype),
+        rows(99 + seed, m, d, dtype=dtype),
     )
 
 
@@ -169,10 +152,15 @@ def test_info_nce(n: int, m: int, d: int, temperature: float, reduction: str, dt
             torch.testing.assert_close(x(*pair), y(*pair))
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_info_nce_of_random_sizes(seed: int) -> None:
-    n, m, d = (int(x) for x in torch.randint(1, 50, (3,), generator=torch.Generator().manual_seed(seed)))
-    assert_alike(our_info_nce.info_nce, info_nce.info_nce, rows(seed, n, d), rows(seed + 1, n, d), rows(seed + 2, m, d))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("seed", range(8))
+def test_info_nce_of_random_sizes(seed: int, dtype: torch.dtype) -> None:
+    n, m, d = drawn(seed, 50, 50, 50)
+    mode = ("unpaired", "paired")[seed % 2]
+    settings = dict(temperature=0.05 + seed / 8, reduction=("mean", "sum", "none")[seed % 3], negative_mode=mode)
+    negatives = rows(seed + 2, *((n, m, d) if mode == "paired" else (m, d)), dtype=dtype)
+    ours, theirs = our_info_nce.InfoNCE(**settings), info_nce.InfoNCE(**settings)
+    assert_alike(ours, theirs, rows(seed, n, d, dtype=dtype), rows(seed + 1, n, d, dtype=dtype), negatives)
 
 
 def test_a_temperature_that_is_learnt() -> None:
@@ -239,6 +227,17 @@ def test_a_low_temperature_keeps_loss_and_gradient() -> None:
     torch.testing.assert_close(loss.double(), want, rtol=1e-5, atol=0)
     assert gradient.abs().max() > 1
     assert losses.NTXentLoss(0.01)(z, labels) < 0.5 * want  # cut off at the log of float32's smallest number
+
+
+def test_two_devices_are_refused() -> None:
+    z, there = rows(0, 6, 5), rows(1, 6, 5).to("meta")
+    for call in (
+        lambda: our_info_nce.info_nce(z, there),
+        lambda: our_info_nce.info_nce(z, z, there),
+        lambda: pml.NTXentLoss()(z, torch.arange(6), ref_emb=there, ref_labels=torch.arange(6)),
+    ):
+        with pytest.raises(ValueError, match="must be on one device; got cpu and meta"):
+            call()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -1,10 +1,13 @@
-"""solo-learn's names against its formulas in float64: the package of today is not on PyPI."""
+"""solo-learn's names against its formulas in float64, and its version on PyPI, which is older, where that is alike."""
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import io
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +18,11 @@ from fastssl.compat import solo
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 EMPTY = inspect.Parameter.empty
+BOUNDS = {
+    torch.float64: dict(rtol=1e-9, atol=1e-11),
+    torch.float32: dict(rtol=2e-5, atol=2e-6),
+    torch.bfloat16: dict(rtol=0.05, atol=0.05),
+}
 
 
 def rows(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -28,9 +36,8 @@ def assert_alike(ours: Callable[..., Tensor], formula: Callable[..., Tensor], *i
     got, want = ours(*leaves), formula(*plain)
     got.backward()
     want.backward()
-    narrow = inputs[0].dtype == torch.bfloat16
     assert got.dtype == torch.promote_types(inputs[0].dtype, torch.float32)
-    bounds = dict(rtol=0.05, atol=0.05) if narrow else dict(rtol=2e-5, atol=2e-6)
+    bounds = BOUNDS[inputs[0].dtype]
     torch.testing.assert_close(got.double(), want, **bounds)
     for x, y in zip(leaves, plain, strict=True):
         torch.testing.assert_close(x.grad.double(), y.grad, **bounds)
@@ -63,6 +70,44 @@ def assert_alike(ours: Callable[..., Tensor], formula: Callable[..., Tensor], *i
 def test_arguments_have_the_originals_names_order_and_defaults(function, arguments: dict[str, object]) -> None:
     told = {p.name: p.default for p in inspect.signature(function).parameters.values()}
     assert list(told.items()) == list(arguments.items())
+
+
+def originals(name: str) -> Any:
+    """A file of solo-learn 1.0.2's losses: its package asks for pytorch_lightning."""
+    package = importlib.util.find_spec("solo")
+    if package is None or package.origin is None:
+        pytest.skip("solo-learn is not installed (python -m benchmarks.rivals --install)")
+    spec = importlib.util.spec_from_file_location(
+        f"solos_{name}", Path(package.origin).parent / "losses" / f"{name}.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_dino_is_the_packages_step_by_step() -> None:
+    settings = dict(student_temp=0.2, num_large_crops=3, center_momentum=0.8)
+    ours, theirs = (library.DINOLoss(7, 0.04, 0.07, 3, 6, **settings).double() for library in (solo, originals("dino")))
+    assert list(inspect.signature(solo.DINOLoss).parameters) == list(inspect.signature(type(theirs)).parameters)
+    ours.load_state_dict(theirs.state_dict())
+    for epoch in range(5):
+        ours.epoch = theirs.epoch = epoch
+        student, teacher = rows(epoch, 12, 7), rows(9 + epoch, 8, 7)
+        assert_alike(lambda x, t=teacher: ours(x, t), lambda x, t=teacher: theirs(x, t), student)
+        torch.testing.assert_close(ours.center, theirs.center, **BOUNDS[torch.float64])
+
+
+def test_simclr_and_moco_are_the_packages() -> None:
+    theirs, moco = originals("simclr").simclr_loss_func, originals("moco").moco_loss_func
+    index, queue = torch.arange(6).repeat(2), normalize(rows(2, 5, 20), dim=0)
+    assert_alike(
+        lambda z: solo.simclr_loss_func(z, index, 0.2), lambda z: theirs(*z.chunk(2), temperature=0.2), rows(0, 12, 5)
+    )
+    assert_alike(
+        lambda q, k: solo.mocov2plus_loss_func(q, k, queue, 0.2),
+        lambda q, k: moco(q, k, queue, 0.2),
+        *(normalize(rows(seed, 6, 5)) for seed in (0, 1)),
+    )
 
 
 def simclr(z: Tensor, indexes: Tensor, temperature: float) -> Tensor:
@@ -147,7 +192,7 @@ def test_dino(crops: int, n: int, k: int, dtype: torch.dtype) -> None:
 
         assert_alike(lambda student, t=teacher: ours(student, t), formula, rows(epoch, crops * n, k, dtype=dtype))
         center = 0.8 * center + 0.2 * teacher.double().mean(0, keepdim=True)
-        torch.testing.assert_close(ours.center.double(), center, rtol=2e-5, atol=2e-6)
+        torch.testing.assert_close(ours.center.double(), center, **BOUNDS[dtype])
 
 
 def test_a_center_survives_to_the_bit() -> None:
@@ -192,7 +237,10 @@ def test_what_cannot_be_used_is_refused() -> None:
         (lambda: solo.simclr_loss_func(z[:1], indexes[:1]), r"at least two rows; got \(1, 5\)"),
         (lambda: solo.simclr_loss_func(z, indexes, 0.0), r"temperature must be finite and above 0; got 0\.0"),
         (lambda: solo.mocov2plus_loss_func(z, z[:5], z.T), r"same shape \(N, D\); got \(6, 5\) and \(5, 5\)"),
-        (lambda: solo.mocov2plus_loss_func(z, z, z), r"agree on D; got \(6, 5\) and \(5, 6\)"),
+        (
+            lambda: solo.mocov2plus_loss_func(z, z, z),
+            r"query \(N, D\) and queue \(D, K\) must agree on D; got \(6, 5\) and \(6, 5\)",
+        ),
         (lambda: solo.mocov3_loss_func(z, z[:5]), r"same shape \(N, D\); got \(6, 5\) and \(5, 5\)"),
         (lambda: solo.mae_loss_func(rows(0, 1, 3, 8, 8), rows(0, 1, 4, 48), torch.ones(1, 3), 4), r"got \(1, 3\)"),
         (lambda: solo.DINOLoss(5, 0.04, 0.07, 3, 2), "of 2 epochs, 3 cannot be for the teacher's warmup"),

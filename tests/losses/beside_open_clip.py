@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks import rivals
 from fastssl import losses
+from fastssl.compat import open_clip as compat
 
+WAYS = ("bidir", "shift", "reduce", "gather")  # in which open_clip computes SigLIP's loss
 N, D = 8, 6  # pairs of the whole batch, features
 
 
@@ -49,8 +52,16 @@ def both(rank: int, world: int) -> dict[str, tuple[Loss, Loss]]:
             lambda a, b, scale, bias: clip(a, b, scale) + 0 * bias,
             lambda a, b, scale, bias, ours=our_clip: ours(a, b, scale) + 0 * bias,
         )
-        for how in ("bidir", "shift", "reduce", "gather"):
+        for how in WAYS:
             found[f"SigLipLoss, {strategy}, theirs {how}"] = theirs.SigLipLoss(dist_impl=how, **place), our_siglip
+    for local, with_grad in itertools.product((False, True), repeat=2):  # all of these are exact by our name
+        ours = compat.ClipLoss(local, with_grad, **place)
+        found[f"compat ClipLoss, {local}, {with_grad}"] = (
+            lambda a, b, scale, bias: clip(a, b, scale) + 0 * bias,
+            lambda a, b, scale, bias, ours=ours: ours(a, b, scale) + 0 * bias,
+        )
+    for how in WAYS:
+        found[f"compat SigLipLoss, {how}"] = tuple(x.SigLipLoss(dist_impl=how, **place) for x in (theirs, compat))
     return found
 
 

@@ -27,3 +27,6 @@ def test_bad_input_is_named() -> None:
         loss(grid, grid[:, :, :2], grid, grid)
     with pytest.raises(ValueError, match="DenseContrastive: the queue has keys of 5 features; got query"):
         loss(grid[:, :4], grid[:, :4], grid, grid)
+    many = torch.zeros(10, 5, 1, 1)
+    with pytest.raises(ValueError, match=r"DenseContrastive: the queue has 9 keys, and the batch \(.*\) 10"):
+        loss(many, many, many, many)

@@ -17,7 +17,9 @@ def test_centers_by_what_earlier_batches_moved() -> None:
     torch.testing.assert_close(loss(STUDENT, TEACHER), dino(STUDENT, centered(TEACHER, torch.zeros(7), 0.05), 0.1))
     center = 0.25 * TEACHER.mean((0, 1))
     torch.testing.assert_close(loss.center, center)
-    torch.testing.assert_close(loss(STUDENT, TEACHER, 0.2), dino(STUDENT, centered(TEACHER, center, 0.2), 0.1))
+    torch.testing.assert_close(
+        loss(STUDENT, TEACHER, teacher_temp=0.2), dino(STUDENT, centered(TEACHER, center, 0.2), 0.1)
+    )
 
 
 def test_the_backward_takes_the_center_of_its_forward() -> None:
@@ -87,12 +89,25 @@ def test_the_center_may_be_moved_by_hand() -> None:
         (lambda: DINOLoss(8)(STUDENT, TEACHER), r"DINOLoss: student must have 8 prototypes; got \(4, 3, 7\)"),
         (lambda: DINOLoss(7)(STUDENT[0], TEACHER), r"DINOLoss: student must have shape \(S, B, K\); got \(3, 7\)"),
         (lambda: DINOLoss(7)(STUDENT[:, :2], TEACHER), r"DINOLoss: student \(S, B, K\) and teacher .* must agree on B"),
+        (lambda: DINOLoss(7)(TEACHER, STUDENT), r"teacher's crops must be the first of .*; got student \(2, 3, 7\)"),
         (lambda: DINOLoss(7)(STUDENT[:1], TEACHER[:1]), "DINOLoss: needs two different crops"),
         (lambda: DINOLoss(7, centering="mean"), "DINOLoss: centering must be one of center, sinkhorn; got 'mean'"),
         (lambda: DINOLoss(7, teacher_temp=0.0), "DINOLoss: teacher_temp must be finite and above 0; got 0.0"),
+        (lambda: DINOLoss(7, center_momentum=2.0), r"DINOLoss: center_momentum must be a number in \[0, 1\]; got 2.0"),
         (lambda: DINOLoss(0), "DINOLoss: num_prototypes must be at least 1; got 0"),
     ],
 )
 def test_bad_input_is_named(call, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_an_epoch_is_not_taken_for_a_temperature() -> None:
+    """Facebook's and lightly's losses take it third."""
+    with pytest.raises(TypeError, match="positional"):
+        DINOLoss(7)(STUDENT, TEACHER, 3)
+
+
+def test_a_list_of_crops_is_told_how_to_become_a_tensor() -> None:
+    with pytest.raises(TypeError, match=r"student must be a tensor; got list of 4 \(torch\.stack or torch\.cat makes"):
+        DINOLoss(7)(list(STUDENT), list(TEACHER))

@@ -179,6 +179,14 @@ def test_compiles_to_one_graph(name: str) -> None:
 
 
 @every_loss
+def test_shapes_are_found_without_memory(name: str) -> None:
+    case = CASES[name]
+    loss = case.make()
+    loss = loss.to("meta") if isinstance(loss, torch.nn.Module) else loss
+    assert loss(*(x.to("meta") for x in case.inputs)).shape == ()
+
+
+@every_loss
 def test_two_dtypes_are_right_or_refused(name: str) -> None:
     case = CASES[name]
     inputs = [cast(x, torch.float32) for x in case.inputs]

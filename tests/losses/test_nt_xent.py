@@ -27,6 +27,18 @@ def test_the_least_it_can_be_and_what_chance_gives() -> None:
     torch.testing.assert_close(NTXent(0.5)(same, same), torch.tensor(math.log(31)))
 
 
+def test_a_temperature_is_learnt_through_the_rows() -> None:
+    """As the docstring tells."""
+    z0, z1 = normalize(torch.randn(2, 20, 8, dtype=torch.float64), dim=-1)
+    temperature = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    root = temperature.sqrt()
+    loss = NTXent(1, normalized=True)(z0 / root, z1 / root)
+    loss.backward()
+    above, below = (NTXent(t)(z0, z1) for t in (0.3 + 1e-5, 0.3 - 1e-5))
+    torch.testing.assert_close(loss, NTXent(0.3)(z0, z1))
+    torch.testing.assert_close(temperature.grad, (above - below) / 2e-5, rtol=1e-6, atol=0)
+
+
 def test_trains() -> None:
     torch.manual_seed(0)
     x = torch.randn(32, 10)

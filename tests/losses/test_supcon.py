@@ -6,7 +6,7 @@ import pytest
 import torch
 from formulas import sup_con
 
-from fastssl.losses import NTXent, SupCon
+from fastssl.losses import NTXent, SupCon, supcon_loss
 
 Z = torch.randn(10, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -39,5 +39,7 @@ def test_bad_input_is_named() -> None:
         SupCon(0.1)(Z, torch.arange(9))
     with pytest.raises(TypeError, match=r"SupCon: labels must be int64; got torch\.float32"):
         SupCon(0.1)(Z, torch.zeros(10))
+    with pytest.raises(ValueError, match=r"SupCon: temperature must be finite and above 0; got 0\.0"):
+        supcon_loss(Z, torch.arange(10), temperature=0.0)
     with pytest.raises(ValueError, match="SupCon: needs at least two rows; got 1"):
         SupCon(0.1)(Z[:1], torch.arange(1))

@@ -44,6 +44,23 @@ def test_one_sample_has_no_variance(loss) -> None:
         loss(Z0[:1], Z1[:1])
 
 
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (
+            lambda: BarlowTwins(-0.1),
+            ValueError,
+            "BarlowTwins: redundancy_weight must be finite and at least 0; got -0.1",
+        ),
+        (lambda: BarlowTwins("1"), TypeError, "BarlowTwins: redundancy_weight must be a number; got str"),
+        (lambda: VICReg(variance=float("nan")), ValueError, "VICReg: variance must be finite and at least 0; got nan"),
+    ],
+)
+def test_weights_that_are_none_are_refused(make, error, message: str) -> None:
+    with pytest.raises(error, match=message):
+        make()
+
+
 def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="KoLeo: needs at least two rows; got 1"):
         KoLeo()(Z0[:1])

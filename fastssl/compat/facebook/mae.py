@@ -53,5 +53,4 @@ def forward_loss(imgs: Tensor, pred: Tensor, mask: Tensor, norm_pix_loss: bool =
             f"forward_loss: pred must have P x P x {channels} numbers a patch for images {_check.shape(imgs)}; "
             f"got {_check.shape(pred)}"
         )
-    loss: Tensor = losses.MAELoss(side, normalize_pixels=norm_pix_loss)(imgs, pred, mask)
-    return loss
+    return losses.mae_loss(imgs, pred, mask, patch_size=side, normalize_pixels=norm_pix_loss)

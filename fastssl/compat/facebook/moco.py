@@ -31,6 +31,7 @@ class MoCo(nn.Module):
         T: temperature, finite, > 0.
         mlp: MoCo v2's head (2003.04297): the encoder's ``fc``, a linear layer, becomes a network of two.
     Raises:
+        TypeError: for an encoder that is made already.
         ValueError: for another momentum or temperature, sizes below 1, or no such ``fc`` where ``mlp`` needs it.
     """
 
@@ -47,10 +48,15 @@ class MoCo(nn.Module):
         mlp: bool = False,
     ) -> None:
         super().__init__()
+        if isinstance(base_encoder, nn.Module):
+            raise TypeError(
+                "MoCo: base_encoder must make an encoder when called with num_classes, as torchvision.models.resnet50 "
+                f"does; got a {type(base_encoder).__name__} that is made already"
+            )
         for name, value in (("dim", dim), ("K", K)):
             if _check.whole("MoCo", name, value) < 1:
                 raise ValueError(f"MoCo: {name} must be at least 1; got {value}")
-        self.K, self.m, self.T = K, _check.momentum("MoCo", m), _check.positive("MoCo", "T", T)
+        self.K, self.m, self.T = K, _check.momentum("MoCo", m, "momentum m"), _check.positive("MoCo", "T", T)
         self.encoder_q = base_encoder(num_classes=dim)
         self.encoder_k = base_encoder(num_classes=dim)
         if mlp:
@@ -92,9 +98,7 @@ class MoCo(nn.Module):
         _group.agreed(
             "MoCo", processes, lambda: self._checked(im_q, im_k, _group.size(processes)), training=self.training
         )
-        if processes is not None and not self._is_shared:  # each process drew another queue
-            _group.copy_from_first((self.queue, self.queue_ptr), processes)
-            self._is_shared = True
+        _group.share_once(self, (self.queue, self.queue_ptr), processes)
         query = self._unit(self.encoder_q(im_q))
         with torch.no_grad():
             if self.training:

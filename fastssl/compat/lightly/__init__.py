@@ -3,13 +3,14 @@
 So either ``from fastssl.compat.lightly import NTXentLoss``, or ``fastssl.compat.`` before the name of lightly's module.
 """
 
-from fastssl.compat.lightly.loss import DINOLoss, MemoryBankModule, NegativeCosineSimilarity, NTXentLoss
+from fastssl.compat.lightly.loss import DINOLoss, NegativeCosineSimilarity, NTXentLoss
 from fastssl.compat.lightly.models.modules.heads import (
     DINOProjectionHead,
     MoCoProjectionHead,
     ProjectionHead,
     SimCLRProjectionHead,
 )
+from fastssl.compat.lightly.models.modules.memory_bank import MemoryBankModule
 from fastssl.compat.lightly.models.utils import (
     batch_shuffle,
     batch_unshuffle,

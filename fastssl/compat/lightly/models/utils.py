@@ -7,7 +7,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastssl import losses, ops
-from fastssl.losses import _group
+from fastssl.losses import _group, _rows
+from fastssl.ops import _check
 
 
 @torch.no_grad()
@@ -23,11 +24,16 @@ def deactivate_requires_grad(model: nn.Module) -> None:
 
 @torch.no_grad()
 def batch_shuffle(batch: Tensor, distributed: bool = False) -> tuple[Tensor, Tensor]:
-    """The batch in a random order, over all processes if ``distributed``, and what ``batch_unshuffle`` needs."""
+    """The batch in a random order, over all processes if ``distributed``, and what ``batch_unshuffle`` needs.
+
+    Raises:
+        RuntimeError: if ``distributed`` before torch.distributed is initialised.
+        ValueError: on every process, if their batches differ in shape or dtype.
+    """
     if not distributed:
         shuffle = torch.randperm(len(batch), device=batch.device)
         return batch[shuffle], shuffle
-    everyones = _gathered(batch)
+    everyones = _gathered("batch_shuffle", batch)
     order = torch.randperm(len(everyones), device=batch.device)
     dist.broadcast(order, src=0)
     return everyones[order.chunk(dist.get_world_size())[dist.get_rank()]], order.argsort()
@@ -35,15 +41,16 @@ def batch_shuffle(batch: Tensor, distributed: bool = False) -> tuple[Tensor, Ten
 
 @torch.no_grad()
 def batch_unshuffle(batch: Tensor, shuffle: Tensor, distributed: bool = False) -> Tensor:
-    """The order before ``batch_shuffle``."""
+    """The order before ``batch_shuffle``. Raises what it does."""
     if not distributed:
         return batch[shuffle.argsort()]
-    return _gathered(batch)[shuffle.chunk(dist.get_world_size())[dist.get_rank()]]
+    return _gathered("batch_unshuffle", batch)[shuffle.chunk(dist.get_world_size())[dist.get_rank()]]
 
 
-def _gathered(batch: Tensor) -> Tensor:
-    everyone = _group.resolved("batch_shuffle", "world")
+def _gathered(owner: str, batch: Tensor) -> Tensor:
+    everyone = _group.resolved(owner, "world")
     assert everyone is not None
+    _group.agreed(owner, everyone, lambda: (_rows.not_empty(owner, _check.tensor(owner, "batch", batch)),))
     return _group.gathered(batch, everyone)
 
 
