@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dali_helpers import RAW, bare, files, needs_dali, photo, photos, pixels
 from image_files import encode, noise, plain
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -24,40 +24,7 @@ from fastssl.data.encoded import Encoded
 from fastssl.data.images import ImageSet
 from fastssl.data.loader import Loader, Schedule
 from fastssl.data.plans import ViewPlan
-from fastssl.data.sources import Entry, Listing
-from fastssl.data.views import make_views
 from fastssl.errors import UserError
-
-try:
-    dali.require()
-    MISSING = ""
-except UserError as error:
-    MISSING = str(error)
-needs_dali = pytest.mark.skipif(bool(MISSING), reason=MISSING)
-
-RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-GEOMETRY = dict(jitter=0.0, grayscale=0.0, blur=0.0, solarize=0.0)
-MANY = 600
-
-
-def files(contents: Sequence[bytes]) -> Listing:
-    return Listing([Entry(f"{i}.jpg", lambda data=data: data) for i, data in enumerate(contents)])
-
-
-def photo(seed: int, height: int = 60, width: int = 80) -> Image.Image:
-    """Smooth, with some noise, as photographs are."""
-    rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 256, (height // 12, width // 12, 3), dtype=np.uint8))
-    smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
-    return Image.fromarray((smooth + rng.integers(-8, 9, smooth.shape)).clip(0, 255).astype(np.uint8))
-
-
-def photos(count: int, form: str = "PNG", **shape: int) -> list[Image.Image]:
-    return [photo(i, **shape) for i in range(count)]
-
-
-def pixels(images: Sequence[Image.Image]) -> Tensor:
-    return torch.stack([torch.tensor(np.asarray(image)) for image in images]).permute(0, 3, 1, 2).contiguous()
 
 
 def native(images: Sequence[Image.Image], plan: ViewPlan, batch: int, epoch: int = 0) -> list[list[Tensor]]:
@@ -74,11 +41,6 @@ def served(images: Sequence[Image.Image], plan: ViewPlan, batch: int, epoch: int
 def levels(a: Tensor, b: Tensor, plan: ViewPlan) -> Tensor:
     """How far two views are apart, in 1 / 255 of a channel's range."""
     return (a - b).abs() * torch.tensor(plan.std)[:, None, None] * 255
-
-
-def bare(plan: ViewPlan) -> ViewPlan:
-    """Crops, flips and turns alone."""
-    return replace(plan, **GEOMETRY, others=tuple(bare(other) for other in plan.others))
 
 
 def still(plan: ViewPlan) -> ViewPlan:
@@ -115,81 +77,6 @@ def test_whole_plans_stay_near_the_native_engines_views() -> None:
     for mine, theirs in zip(served(images, plan, 4), native(images, plan, 4), strict=True):
         for a, b in zip(mine, theirs, strict=True):
             assert levels(a, b, plan).mean() < 1
-
-
-def ramp(side: int = 256) -> Image.Image:
-    """Red tells the column and green the row of a pixel."""
-    line = np.arange(side, dtype=np.uint8)
-    return Image.fromarray(np.stack([*np.meshgrid(line, line), np.zeros((side, side), np.uint8)], 2).astype(np.uint8))
-
-
-def where(view: Tensor) -> dict[str, Tensor]:
-    """What a view of `ramp` shows: area, aspect and centre of its crop, and whether it is flipped."""
-    size = view.shape[2]
-    inner = slice(size // 4, 3 * size // 4)  # away from the edges, where filters differ
-
-    def extent(line: Tensor) -> Tensor:
-        steps = line[:, inner].diff(dim=1).mean(1) * 255
-        return steps * size
-
-    across, down = extent(view[:, 0].mean(1)), extent(view[:, 1].mean(2))
-    middle = (255 * view[:, :2]).mean((2, 3))
-    return {
-        "area": across.abs() * down,
-        "aspect": across.abs() / down,
-        "column": middle[:, 0],
-        "row": middle[:, 1],
-        "flipped": (across < 0).double(),
-    }
-
-
-def coloured(image: Image.Image, setting: str, strength: float, seed: int, engine: str) -> Tensor:
-    """(MANY, 3) the mean colour of the left half of views that one step of jitter changed."""
-    plan = ViewPlan(size=8, jitter=0.8, **RAW, **{setting: strength})
-    images = pixels([image]).expand(MANY, -1, -1, -1)
-    if engine == "native":
-        (view,) = make_views(images, plan, torch.Generator().manual_seed(seed))
-    else:
-        with DaliLoader(files([encode(image)] * MANY), plan, MANY, seed) as loader:
-            ((view,),) = loader.epoch(0)
-    return view[..., :4].mean((2, 3)).double()
-
-
-def distance(a: Tensor, b: Tensor) -> float:
-    """Kolmogorov and Smirnov's: the largest between two samples' distribution functions."""
-    at = torch.cat([a, b]).unique()
-    shares = [torch.searchsorted(x.double().sort().values, at.double(), right=True) / len(x) for x in (a, b)]
-    return float((shares[0] - shares[1]).abs().max())
-
-
-LIMIT = 1.95 * math.sqrt(2 / MANY)  # one in a thousand pairs of samples is farther apart, if both are drawn alike
-
-
-@needs_dali
-def test_both_engines_draw_the_same_crops() -> None:
-    plan = replace(bare(plans.simclr(32)), views=1, **RAW)
-    with DaliLoader(files([encode(ramp())] * MANY), plan, MANY, seed=1) as loader:
-        ((mine,),) = loader.epoch(0)
-    (theirs,) = make_views(pixels([ramp()]).expand(MANY, -1, -1, -1), plan, torch.Generator().manual_seed(2))
-    found, expected = where(mine), where(theirs)
-    far = {name: distance(found[name], expected[name]) for name in found}
-    assert not {name: far[name] for name in far if far[name] > LIMIT}
-    assert found["area"].min() >= 0.07 * 256**2
-    assert found["area"].max() <= 1.03 * 256**2
-    assert found["flipped"].mean() == pytest.approx(0.5, abs=0.1)
-
-
-@needs_dali
-@pytest.mark.parametrize(
-    ("setting", "strength"), [("brightness", 0.8), ("contrast", 0.8), ("saturation", 0.8), ("hue", 0.2)]
-)
-def test_both_engines_draw_the_same_jitter(setting: str, strength: float) -> None:
-    image = Image.new("RGB", (8, 8), (120, 60, 30))
-    image.paste((40, 90, 100), (4, 0, 8, 8))
-    mine, theirs = (coloured(image, setting, strength, seed, engine) for seed, engine in ((1, "dali"), (2, "native")))
-    for channel in range(3):
-        assert distance(mine[:, channel], theirs[:, channel]) <= LIMIT
-    assert mine.std(0).max() > 0.02
 
 
 @needs_dali
