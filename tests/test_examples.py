@@ -35,6 +35,9 @@ SCRIPTS = {
 }
 RISES = {"facebook_moco", "lightly_moco", "torch_dino"}  # in the first steps, as their headers say
 
+# of losses: their first difference is a rounding, and each step of training doubles it or so
+SAME = 2e-4
+
 
 def losses(said: str) -> list[float]:
     return [float(loss) for loss in re.findall(r"^step \d+: loss (\S+)$", said, re.MULTILINE)]
@@ -94,7 +97,7 @@ def test_lightlys_loop_gives_the_same_losses_with_ours(
     needs("lightly.loss")
     theirs = printed_here(EXAMPLES / f"{THEIRS}.py", monkeypatch, capsys)
     assert "NTXentLoss came from lightly.loss" in theirs
-    assert losses(output("lightly_simclr")) == pytest.approx(losses(theirs), rel=1e-5)
+    assert losses(output("lightly_simclr")) == pytest.approx(losses(theirs), rel=SAME)
 
 
 @pytest.mark.parametrize(
@@ -119,11 +122,11 @@ def test_the_others_give_the_losses_of_the_library_they_come_from(
     assert source.count(f"from {ours} import") == 1
     (tmp_path / "before.py").write_text(source.replace(f"from {ours} import", f"from {theirs} import"))
     before = printed_here(tmp_path / "before.py", monkeypatch, capsys)
-    assert losses(output(script)) == pytest.approx(losses(before), rel=1e-5)
+    assert losses(output(script)) == pytest.approx(losses(before), rel=SAME)
 
 
 def test_two_processes_give_the_losses_of_one() -> None:
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     said = output("distributed_simclr", *launcher)
     assert "64 in each of 2 processes" in said
-    assert losses(said) == pytest.approx(losses(output("distributed_simclr")), rel=1e-5)
+    assert losses(said) == pytest.approx(losses(output("distributed_simclr")), rel=SAME)

@@ -201,13 +201,13 @@ print(peak() - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the high-water mark from /proc")
 def test_nothing_but_the_result_is_stored() -> None:
-    """Which is 32 MB."""
+    """Which is 32 MB, but for an eighth of it for the groups of rows."""
 
     def extra_megabytes(backend: str) -> float:
         command = [sys.executable, "-c", MEASURE, backend]
         return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
-    assert 31 < extra_megabytes("cpu") < 36
+    assert 31 < extra_megabytes("cpu") < 39
     assert extra_megabytes("reference") > 60  # the measurement does see temporaries
 
 
