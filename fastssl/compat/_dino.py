@@ -6,10 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastssl import ops
 from fastssl.compat._processes import everyone
 from fastssl.losses import _group, _rows
-from fastssl.losses.dino import Centered, check_prototypes, move_center
+from fastssl.losses.dino import Centered
 from fastssl.ops import _check
 
 OWNER = "DINOLoss"
@@ -56,20 +55,11 @@ class DINOOfCrops(Centered):
             if not 0 <= _check.whole(OWNER, "epoch", epoch) < epochs:
                 raise ValueError(f"{OWNER}: epoch must be in [0, {epochs}); got {epoch}")
             student = _by_crop("student_output", student_output, self._crops)
-            check_prototypes("student_output", student_output, self.center)
+            self.check_prototypes("student_output", student_output)
             return _check.crops(OWNER, student, _by_crop("teacher_output", teacher_output, LARGE_CROPS).detach())
 
         student, teacher = _group.agreed(OWNER, processes, check, training=self.training, epoch=int(epoch))
-        loss = ops.distillation_loss(
-            student,
-            teacher,
-            student_temp=self.student_temp,
-            teacher_temp=float(self.teacher_temp_schedule[epoch]),
-            center=self.center.flatten(),
-        )
-        if self.training:
-            move_center(self.center.view(-1), teacher, self.center_momentum, processes)
-        return loss
+        return self.centered_loss(student, teacher, float(self.teacher_temp_schedule[epoch]), processes)
 
     @torch.no_grad()
     def update_center(self, teacher_output: Tensor) -> None:
@@ -78,10 +68,10 @@ class DINOOfCrops(Centered):
 
         def check() -> tuple[Tensor]:
             found = _check.float_tensor(OWNER, "teacher_output", teacher_output, "NK")
-            check_prototypes("teacher_output", found, self.center)
+            self.check_prototypes("teacher_output", found)
             return (_rows.not_empty(OWNER, found),)
 
-        move_center(self.center.view(-1), *_group.agreed(OWNER, processes, check), self.center_momentum, processes)
+        self.move_center(*_group.agreed(OWNER, processes, check), processes)
 
 
 def _by_crop(name: str, logits: Tensor, crops: int) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
 from fastssl import ops
 from fastssl.losses import _rows
@@ -69,8 +68,7 @@ def info_nce(
     else:
         with _rows.without_autocast(scaled):
             others = torch.bmm(negatives, scaled[:, :, None]).squeeze(2).logsumexp(1)
-    # log(1 + e^x), which is x to float64's last bit from 40 on
-    losses = softplus(others - (scaled * positive_key).sum(1), threshold=40)
+    losses = _rows.log_one_plus_exp(others - (scaled * positive_key).sum(1))
     return {"none": losses, "mean": losses.mean(), "sum": losses.sum()}[reduction]
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
 from fastssl import ops
 from fastssl.compat import _labels, info_nce
@@ -92,8 +91,7 @@ def _loss(rows: Tensor, others: Tensor, positives: Tensor, negatives: Tensor, te
     with _rows.without_autocast(rows):
         products = rows @ others.T / temperature
     counted = (products + negatives.clamp_min(1).log()).masked_fill(negatives == 0, float("-inf"))
-    # log(1 + e^x), which is x to float64's last bit from 40 on; 0 for an anchor without negatives
-    losses = softplus(counted.logsumexp(1, keepdim=True) - products, threshold=40)
+    losses = _rows.log_one_plus_exp(counted.logsumexp(1, keepdim=True) - products)  # 0 without negatives
     return (losses * positives).sum() / positives.sum().clamp_min(1)
 
 

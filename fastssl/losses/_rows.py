@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, softplus
 
 from fastssl import ops
 from fastssl.losses import _group
@@ -125,3 +125,8 @@ def log_sum_exp(queries: Tensor, keys: Tensor, exclude: Tensor | None = None) ->
         target = (exclude + 1) % len(keys)
     margin = ops.info_nce(queries, keys, target, temperature=1.0, exclude=exclude, reduction="none")
     return margin + (queries * keys[target]).sum(1)
+
+
+def log_one_plus_exp(x: Tensor) -> Tensor:
+    """log(1 + e^x), which is x to float64's last bit from 40 on."""
+    return softplus(x, threshold=40)

@@ -18,9 +18,14 @@ SINKHORN_ITERATIONS = 3  # as SwAV and DINOv2 have it
 
 
 class Centered(nn.Module):
-    """A loss with a center, which stays in float32 at least when the module is cast: a narrower one would not move."""
+    """A loss with a center, which stays in float32 at least when the module is cast: a narrower one would not move.
+
+    ``center`` is a buffer of K numbers, whatever dimensions of 1 lie around them.
+    """
 
     center: Tensor
+    center_momentum: float
+    student_temp: float
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         before = self.center
@@ -28,6 +33,40 @@ class Centered(nn.Module):
         if self.center.dtype in (torch.bfloat16, torch.float16):
             self.center = before.to(self.center.device)
         return self
+
+    def centered_loss(
+        self, student: Tensor, teacher: Tensor, teacher_temp: float, processes: dist.ProcessGroup | None
+    ) -> Tensor:
+        """The loss of (S, B, K) and (T, B, K) logits; in training the center then moves."""
+        loss = ops.distillation_loss(
+            student,
+            teacher,
+            student_temp=self.student_temp,
+            teacher_temp=teacher_temp,
+            center=self.center.flatten(),
+        )
+        if self.training:
+            self.move_center(teacher, processes)
+        return loss
+
+    @torch.no_grad()
+    def move_center(self, teacher: Tensor, processes: dist.ProcessGroup | None) -> None:
+        """Moves the center in place towards the mean of (..., K) logits, and of those of the other processes."""
+        center = self.center.view(-1)
+        # rounded where it is float64 and the center is not
+        narrowed = teacher.to(center.dtype) if teacher.dtype == torch.float64 else teacher
+        ops.update_center_(center, narrowed.detach(), self.center_momentum)
+        if processes is not None:  # all moved from the same center: their mean moved to the mean of all
+            dist.all_reduce(center, group=processes)
+            center /= dist.get_world_size(processes)
+
+    def check_prototypes(self, name: str, logits: Tensor, is_used: bool = True) -> None:
+        """Logits must have the center's prototypes, and lie where it does if it is used."""
+        count = self.center.shape[-1]
+        if logits.shape[-1] != count:
+            raise ValueError(f"DINOLoss: {name} must have {count} prototypes; got {_check.shape(logits)}")
+        if is_used:
+            _check.one_device("DINOLoss", (name, logits), ("the center", self.center))
 
 
 class DINOLoss(Centered):
@@ -100,7 +139,7 @@ class DINOLoss(Centered):
                     f"{owner}: the teacher's crops must be the first of the student's; got student "
                     f"{_check.shape(student)} and teacher {_check.shape(teacher)}"
                 )
-            self._check_prototypes("student", student)
+            self.check_prototypes("student", student, self.centering == "center")
             _check.positive(owner, "teacher_temp", temp)
             return student, teacher.detach()
 
@@ -108,15 +147,7 @@ class DINOLoss(Centered):
         if self.centering == "sinkhorn":
             assigned = _assigned(teacher, temp, processes)
             return ops.distillation_loss(student, assigned, student_temp=self.student_temp, teacher_temp=None)
-        loss = ops.distillation_loss(
-            student, teacher, student_temp=self.student_temp, teacher_temp=temp, center=self.center
-        )
-        if self.training:
-            move_center(self.center, teacher, self.center_momentum, processes)
-        return loss
-
-    def _check_prototypes(self, name: str, logits: Tensor) -> None:
-        check_prototypes(name, logits, self.center, self.centering == "center")
+        return self.centered_loss(student, teacher, temp, processes)
 
     @torch.no_grad()
     def update_center(self, teacher: Tensor) -> None:
@@ -130,36 +161,16 @@ class DINOLoss(Centered):
 
         def check() -> tuple[Tensor]:
             _rows.not_empty(owner, _check.float_tensor(owner, "teacher", teacher, "TBK"))
-            self._check_prototypes("teacher", teacher)
+            self.check_prototypes("teacher", teacher, self.centering == "center")
             return (teacher,)
 
-        move_center(self.center, *_group.agreed(owner, processes, check), self.center_momentum, processes)
+        self.move_center(*_group.agreed(owner, processes, check), processes)
 
     def extra_repr(self) -> str:
         return (
             f"{len(self.center)}, student_temp={self.student_temp}, teacher_temp={self.teacher_temp}, "
             f"centering={self.centering!r}, center_momentum={self.center_momentum}"
         )
-
-
-def check_prototypes(name: str, logits: Tensor, center: Tensor, is_used: bool = True) -> None:
-    """Logits must have the center's prototypes, and lie where it does if it is used."""
-    count = center.shape[-1]
-    if logits.shape[-1] != count:
-        raise ValueError(f"DINOLoss: {name} must have {count} prototypes; got {_check.shape(logits)}")
-    if is_used:
-        _check.one_device("DINOLoss", (name, logits), ("the center", center))
-
-
-@torch.no_grad()
-def move_center(center: Tensor, teacher: Tensor, momentum: float, processes: dist.ProcessGroup | None) -> None:
-    """Moves a center (K) in place towards the mean of (T, B, K) logits, and of those of the other processes."""
-    # rounded where it is float64 and the center is not
-    narrowed = teacher.to(center.dtype) if teacher.dtype == torch.float64 else teacher
-    ops.update_center_(center, narrowed.detach(), momentum)
-    if processes is not None:  # all moved from the same center: their mean moved to the mean of all
-        dist.all_reduce(center, group=processes)
-        center /= dist.get_world_size(processes)
 
 
 def _assigned(teacher: Tensor, temp: float, processes: dist.ProcessGroup | None) -> Tensor:

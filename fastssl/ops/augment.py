@@ -101,7 +101,7 @@ def reference(
     """The definition in plain torch: one step after the other, in float32 (float64 where that is asked for)."""
     params = ViewParams(crop, flip, rot90, order, factors, gray, sigma, solarize)
     _views.refuse_outside(_OP, images, places, params)
-    out = _fake(images, places, *params, sizes, mean, std, bicubic, dtype, channels_last, None)
+    out = _fake(images, places, *params, sizes, mean, std, bicubic, dtype, channels_last)
     wide = _native.accumulator(dtype)
     means, stds = (torch.tensor(x, dtype=torch.float64).to(images.device, wide).view(3, 1, 1) for x in (mean, std))
     for v, view in enumerate(out):
@@ -210,25 +210,8 @@ def _blurred(x: Tensor, sigma: Tensor) -> Tensor:
     return conv2d(planes, kernel[:, :, None], groups=3 * count).view(x.shape)
 
 
-def _fake(
-    images: Tensor,
-    places: Tensor | None,
-    crop: Tensor,
-    flip: Tensor,
-    rot90: Tensor,
-    order: Tensor,
-    factors: Tensor,
-    gray: Tensor,
-    sigma: Tensor,
-    solarize: Tensor,
-    sizes: Sequence[int],
-    mean: Sequence[float],
-    std: Sequence[float],
-    bicubic: bool,
-    dtype: torch.dtype,
-    channels_last: bool,
-    backend: str | None = None,
-) -> list[Tensor]:
+def _fake(images: Tensor, places: Tensor | None, crop: Tensor, *rest: Any) -> list[Tensor]:
+    sizes, _, _, _, dtype, channels_last, *_ = rest[7:]
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return [
         torch.empty((crop.shape[1], 3, size, size), dtype=dtype, device=images.device, memory_format=layout)

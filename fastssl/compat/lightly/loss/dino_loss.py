@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastssl import ops
 from fastssl.compat._processes import everyone
 from fastssl.losses import _group, _rows
-from fastssl.losses.dino import Centered, check_prototypes, move_center
+from fastssl.losses.dino import Centered
 from fastssl.ops import _check
 
 OWNER = "DINOLoss"
@@ -82,20 +81,11 @@ class DINOLoss(Centered):
         def check() -> tuple[Tensor, Tensor]:
             _check.positive(OWNER, "teacher_temp", self._temperature(teacher_temp, epoch))
             student = _stacked("student_out", student_out)
-            check_prototypes("student_out", student, self.center)
+            self.check_prototypes("student_out", student)
             return _check.crops(OWNER, student, _stacked("teacher_out", teacher_out).detach())
 
         student, teacher = _group.agreed(OWNER, processes, check, training=self.training)
-        loss = ops.distillation_loss(
-            student,
-            teacher,
-            student_temp=self.student_temp,
-            teacher_temp=self._temperature(teacher_temp, epoch),
-            center=self.center.flatten(),
-        )
-        if self.training:
-            move_center(self.center.view(-1), teacher, self.center_momentum, processes)
-        return loss
+        return self.centered_loss(student, teacher, self._temperature(teacher_temp, epoch), processes)
 
     def _temperature(self, of_the_call: float | None, epoch: int | None) -> float:
         if of_the_call is not None:
@@ -115,10 +105,10 @@ class DINOLoss(Centered):
 
         def check() -> tuple[Tensor]:
             found = _rows.not_empty(OWNER, _check.float_tensor(OWNER, "teacher_out", teacher_out, "TNK"))
-            check_prototypes("teacher_out", found, self.center)
+            self.check_prototypes("teacher_out", found)
             return (found,)
 
-        move_center(self.center.view(-1), *_group.agreed(OWNER, processes, check), self.center_momentum, processes)
+        self.move_center(*_group.agreed(OWNER, processes, check), processes)
 
 
 def _stacked(name: str, views: Sequence[Tensor]) -> Tensor:
