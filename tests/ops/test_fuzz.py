@@ -87,9 +87,15 @@ def test_fuzz_of_any_values_never_ends_the_process(name: str, data: st.DataObjec
         assert_shaped_like_the_fake(name, arguments, got)
         nans[engine] = {key: x.isnan() for key, x in got.items() if key.startswith("result")}
     if poisoned:  # what is lost to a NaN in the formula may not look like a number
+        with ops.backend("reference"):  # without what overflows, or does not, as the order of a sum has it
+            tamed = run(name, {key: mapped(value, without_overflow) for key, value in arguments.items()}, op.written)
         for engine, found in nans.items():
             for key, lost in nans["reference"].items():
-                assert (found[key] | ~lost).all(), f"{engine}: {key}"
+                assert (found[key] | ~(lost & tamed[key].isnan())).all(), f"{engine}: {key}"
+
+
+def without_overflow(x: Tensor) -> Tensor:
+    return x.where(x.isnan() | (x.abs() < 1e4), x.sign()) if x.is_floating_point() else x
 
 
 @st.composite
