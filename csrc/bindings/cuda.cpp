@@ -2,6 +2,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "../cuda/augment.h"
 #include "../cuda/block_masking.h"
 #include "../cuda/decode_ab.h"
 #include "../cuda/distillation_loss.h"
@@ -37,6 +38,8 @@ void bind_launch(py::module_& module, const char* name, cudaError_t (*launch)(A.
 PYBIND11_MODULE(_cuda, m) {
     m.attr("architectures") = FASTSSL_CUDA_ARCHITECTURES;
     m.attr("runtime_version") = CUDART_VERSION;
+    bind(m, "augment_blocks", +[] { return &cuda::augment_blocks; });
+    m.def("augment_largest", [] { return cuda::kAugmentLargest; });
     bind(m, "distillation_loss_scratch", +[] { return &cuda::distillation_loss_scratch; });
     m.def("ema_chunk", [] { return cuda::kEmaChunk; });
     bind(m, "restore_patches_scratch", +[] { return &cuda::restore_patches_scratch; });
@@ -44,6 +47,7 @@ PYBIND11_MODULE(_cuda, m) {
     bind(m, "take_patches_scratch", +[] { return &cuda::take_patches_scratch; });
     bind(m, "update_center_scratch", +[] { return &cuda::update_center_scratch; });
 
+    bind_launch(m, "augment", &cuda::augment);
     bind_launch(m, "block_masking", &cuda::block_masking);
     bind_launch(m, "decode_ab", &cuda::decode_ab);
     bind_launch(m, "distillation_loss_backward", &cuda::distillation_loss_backward);

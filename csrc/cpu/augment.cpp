@@ -24,68 +24,6 @@ namespace {
 
 std::int64_t round_up(std::int64_t x, std::int64_t step) { return (x + step - 1) / step * step; }
 
-// What is done to one image. Steps of colour that change nothing are left out.
-struct Sample {
-    Crop crop;
-    bool reversed_rows, reversed_columns;
-    int steps;
-    Step step[4];
-    float factor[4];
-    bool gray, solarize;
-    float sigma;
-
-    int before_contrast() const {
-        int i = 0;
-        while (i < steps && step[i] != Step::contrast) ++i;
-        return i;
-    }
-};
-
-struct Batch {
-    const std::uint8_t* images;
-    const std::int64_t* places;
-    std::int64_t image_step, channel_step, row_step, column_step;
-    const std::int64_t* crop;
-    const bool* flip;
-    const std::int64_t* rot90;
-    const std::int64_t* order;
-    const float* factors;
-    const bool* gray;
-    const float* sigma;
-    const bool* solarize;
-
-    Crop cropped(std::int64_t i) const {
-        const std::int64_t* box = crop + 4 * i;
-        const std::int64_t row = places != nullptr ? 3 * places[3 * i + 2] : row_step;
-        const std::uint8_t* image = images + (places != nullptr ? places[3 * i] : i * image_step);
-        return {image + box[0] * row + box[1] * column_step, box[2], box[3], channel_step, row, column_step};
-    }
-
-    Sample sample(std::int64_t i) const {
-        Sample s;
-        s.crop = cropped(i);
-        const std::int64_t turns = rot90[i];
-        const bool f = flip[i];
-        // Turned by a quarter, rows of the view are columns of the crop, and one of the two is read backwards.
-        s.reversed_rows = turns == 0 ? false : turns == 1 ? !f : turns == 2 ? true : f;
-        s.reversed_columns = turns == 0 ? f : turns == 1 ? false : turns == 2 ? !f : true;
-        if (turns % 2 == 1)
-            s.crop = {s.crop.pixels, s.crop.width, s.crop.height, s.crop.channel_step, s.crop.column_step, s.crop.row_step};
-        s.steps = 0;
-        for (int place = 0; place < 4; ++place) {
-            const std::int64_t step = order[4 * i + place];
-            const float factor = factors[4 * i + step];
-            if (factor == (step == 3 ? 0.0f : 1.0f)) continue;
-            s.step[s.steps] = static_cast<Step>(step);
-            s.factor[s.steps++] = factor;
-        }
-        s.gray = gray[i];
-        s.sigma = sigma[i];
-        s.solarize = solarize[i];
-        return s;
-    }
-};
-
 // What all views of a call share.
 struct Form {
     std::int64_t size;
@@ -98,10 +36,7 @@ struct Form {
     std::int64_t padded() const { return round_up(size, 4); }
     std::int64_t rows() const { return round_up(size, kLanes); }
     std::int64_t plane() const { return rows() * row(); }
-    std::int64_t radius() const {
-        const std::int64_t tenth = size / 20 > 1 ? size / 20 : 1;
-        return tenth < size - 1 ? tenth : size - 1;
-    }
+    std::int64_t radius() const { return blur_radius(size); }
     std::int64_t blurred_room() const { return row() + 2 * radius() + kWidth<float>; }
 };
 
@@ -112,7 +47,9 @@ struct Room {
     static Room of(const Batch& batch, const Form& form, std::int64_t n) {
         Room most;
         for (std::int64_t i = 0; i < n; ++i) {
-            const Crop crop = batch.sample(i).crop;
+            Sample sample;
+            batch.read(i, sample);
+            const Crop& crop = sample.crop;
             raise(most.line, crop.width + kWidth<float>);
             raise(most.row_weights, form.size * most_taps(crop.height, form.size, form.bicubic));
             raise(most.column_weights, form.padded() * most_taps(crop.width, form.size, form.bicubic));
@@ -174,7 +111,7 @@ void write_view_row(const Form& form, const Sample& sample, std::int64_t i, std:
     for (int c = 0; c < 3; ++c)
         for (std::int64_t x = 0; x < width; x += kWidth<float>) {
             Vec<float> v = load<float>(row + c * plane + x);
-            if (sample.solarize) v = v >= 0.5f * kWhite ? kWhite - v : v;
+            if (sample.solarize) v = solarized(v);
             store<float>(normalized + c * width + x, v * form.scale[c] + form.bias[c]);
         }
     with_type(form.dtype, [&](auto type) {
@@ -195,17 +132,14 @@ void write_view_row(const Form& form, const Sample& sample, std::int64_t i, std:
 // The taps of a Gaussian, all that float can tell from 0 beside the largest, at most `radius` to each side: returns how
 // many to each side there are.
 std::int64_t make_kernel(float sigma, std::int64_t radius, float* kernel) {
-    constexpr double kReach = 5.7;  // e^(-5.7^2 / 2) < 2^-23
-    const double reach = kReach * sigma, sharpness = 1.0 / sigma;
-    const std::int64_t taps = reach < static_cast<double>(radius) ? static_cast<std::int64_t>(reach) : radius;
+    const double sharpness = 1.0 / sigma;
+    const std::int64_t taps = blur_reach(sigma, radius);
     const auto gaussian = [=](std::int64_t k) { return ::exp(-0.5 * (k * sharpness) * (k * sharpness)); };
     double total = 0;
     for (std::int64_t k = -taps; k <= taps; ++k) total += gaussian(k);
     for (std::int64_t k = -taps; k <= taps; ++k) kernel[k + taps] = static_cast<float>(gaussian(k) / total);
     return taps;
 }
-
-std::int64_t mirrored(std::int64_t x, std::int64_t size) { return x < 0 ? -x : x >= size ? 2 * (size - 1) - x : x; }
 
 // out[x] = sum over k < taps of kernel[k] * from(k)[x], for N vectors.
 template <int N, class From>
@@ -321,7 +255,8 @@ void augment(const std::uint8_t* images, const std::int64_t* places, std::int64_
         w.column_first = w.row_first + size;
         w.starts = w.column_first + form.padded();
         w.copied = copies.get() + thread * copied;
-        Sample sample = batch.sample(i);
+        Sample sample;
+        batch.read(i, sample);
         if (!sample.crop.interleaved() && sample.crop.column_step != 1) sample.crop = gathered(sample.crop, w.copied);
         make_view(form, sample, i, w);
         stream_fence();

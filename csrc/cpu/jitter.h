@@ -1,44 +1,11 @@
-// Changes of colour, on vectors of pixels with values in [0, 255]: torchvision's, in float.
+// Changes of colour of rows, by the formulas of ../shared/views.h on vectors of pixels.
 #pragma once
 
+#include "../shared/views.h"
 #include "simd.h"
 
 namespace fastssl::FASTSSL_ISA {
 namespace {
-
-constexpr float kWhite = 255.0f;
-
-enum class Step : std::int64_t { brightness = 0, contrast = 1, saturation = 2, hue = 3 };
-
-inline Vec<float> clamp(Vec<float> x, float most) {
-    return vmax(Vec<float>{}, vmin(broadcast<float>(most), x));
-}
-
-inline Vec<float> luma(const Vec<float> (&c)[3]) { return c[0] * 0.2989f + c[1] * 0.587f + c[2] * 0.114f; }
-
-// c = factor c + (1 - factor) other
-inline void blend(Vec<float> (&c)[3], Vec<float> other, float factor) {
-    other *= 1.0f - factor;
-#pragma GCC unroll 4
-    for (int i = 0; i < 3; ++i) c[i] = clamp(c[i] * factor + other, kWhite);
-}
-
-// Adds to the hue of HSV. With it in turns, channel i is value - chroma clamp(2 - 6 d, 0, 1), where d is how far the hue
-// is, on the circle, from the colour opposite to that channel's.
-inline void turn_hue(Vec<float> (&c)[3], float turn) {
-    constexpr float opposite[3] = {-3.0f / 6.0f, 1.0f / 6.0f, -1.0f / 6.0f};  // less cyan, magenta, yellow
-    constexpr float rounder = ExpConstants<float>::rounder;                   // adding it rounds to an integer
-    const Vec<float> value = vmax(vmax(c[0], c[1]), c[2]), chroma = value - vmin(vmin(c[0], c[1]), c[2]);
-    const Vec<float> share = (1.0f / 6.0f) / (chroma > 0.0f ? chroma : broadcast<float>(1.0f));  // of greys: any
-    const Vec<float> of_red = (c[1] - c[2]) * share, of_green = (c[2] - c[0]) * share + 2.0f / 6.0f;
-    const Vec<float> of_blue = (c[0] - c[1]) * share + 4.0f / 6.0f;
-    const Vec<float> hue = (value == c[0] ? of_red : (value == c[1] ? of_green : of_blue)) + turn;
-#pragma GCC unroll 4
-    for (int i = 0; i < 3; ++i) {
-        const Vec<float> turns = hue + opposite[i], off = turns - ((turns + rounder) - rounder);
-        c[i] = value - chroma * clamp(2.0f - vmax(off, -off) * 6.0f, 1.0f);
-    }
-}
 
 // Applies change(Vec<float>[3]) to every pixel of three rows of whole vectors, `plane` apart.
 template <class Change>
@@ -72,7 +39,7 @@ inline void drop_colour(float* row, std::int64_t plane, std::int64_t width) {
 inline void clamp_row(float* row, std::int64_t plane, std::int64_t width) {
     change_row(row, plane, width, [](Vec<float>(&c)[3]) {
 #pragma GCC unroll 4
-        for (int i = 0; i < 3; ++i) c[i] = clamp(c[i], kWhite);
+        for (int i = 0; i < 3; ++i) c[i] = within(c[i], kBrightest);
     });
 }
 

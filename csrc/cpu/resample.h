@@ -4,12 +4,11 @@
 // column's weight is one number for all of it and nothing is gathered.
 #pragma once
 
-#include <math.h>
-
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
+#include "../shared/views.h"
 #include "simd.h"
 
 namespace fastssl::FASTSSL_ISA {
@@ -17,34 +16,12 @@ namespace {
 
 constexpr int kLanes = kWidth<float> / 4;
 
-// A part of an image: where a pixel's bytes lie.
-struct Crop {
-    const std::uint8_t* pixels;
-    std::int64_t height, width, channel_step, row_step, column_step;
-
-    bool interleaved() const { return column_step == 3 && channel_step == 1; }
-};
-
 // A resized line: output i is sum over k < taps of weights[i * taps + k] * in[first[i] + k].
 struct Line {
     std::int64_t taps;
     const std::int64_t* first;
     const float* weights;
 };
-
-// The triangle, or Keys' cubic with a = -0.5: torch's and Pillow's filters.
-inline double filter(double x, bool bicubic) {
-    x = ::fabs(x);
-    if (!bicubic) return x < 1 ? 1 - x : 0;
-    if (x < 1) return (1.5 * x - 2.5) * x * x + 1;
-    return x < 2 ? ((2.5 - 0.5 * x) * x - 4) * x + 2 : 0;
-}
-
-// How far from its centre an output pixel reaches, in input pixels.
-inline double reach(std::int64_t extent, std::int64_t size, bool bicubic) {
-    const double scale = static_cast<double>(extent) / static_cast<double>(size);
-    return (bicubic ? 2.0 : 1.0) * (scale > 1 ? scale : 1.0);
-}
 
 inline std::int64_t most_taps(std::int64_t extent, std::int64_t size, bool bicubic) {
     const std::int64_t most = static_cast<std::int64_t>(2 * reach(extent, size, bicubic)) + 2;
@@ -55,19 +32,15 @@ inline std::int64_t most_taps(std::int64_t extent, std::int64_t size, bool bicub
 // there on, `room` of them, the last ones 0; `count` of them are not.
 inline std::int64_t weigh(std::int64_t i, std::int64_t extent, std::int64_t size, bool bicubic, std::int64_t room,
                           float* weights, std::int64_t& count) {
-    const double scale = static_cast<double>(extent) / static_cast<double>(size), centre = (i + 0.5) * scale;
-    const double support = reach(extent, size, bicubic), shrink = scale > 1 ? 1 / scale : 1;
-    const double from = centre - support + 0.5, to = centre + support + 0.5;
-    const std::int64_t first = from > 0 ? static_cast<std::int64_t>(from) : 0;
-    const std::int64_t last = to < static_cast<double>(extent) ? static_cast<std::int64_t>(to) : extent;
+    const Span span = span_of(i, extent, size, bicubic);
     double total = 0;
-    for (std::int64_t j = first; j < last; ++j) total += filter((j + 0.5 - centre) * shrink, bicubic);
+    for (std::int64_t j = span.first; j < span.last; ++j) total += filter(span.distance(j), bicubic);
     const double share = 1 / total;
-    count = last - first;
+    count = span.last - span.first;
     for (std::int64_t k = 0; k < room; ++k)
-        weights[k] = k < count ? static_cast<float>(filter((first + k + 0.5 - centre) * shrink, bicubic) * share) : 0.0f;
+        weights[k] = k < count ? static_cast<float>(filter(span.distance(span.first + k), bicubic) * share) : 0.0f;
     while (count > 1 && weights[count - 1] == 0.0f) --count;
-    return first;
+    return span.first;
 }
 
 // All output pixels of a line, in the other direction if `reversed`, with as few taps as do for each of them. `first`

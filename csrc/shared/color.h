@@ -6,11 +6,7 @@
 // follow the same formulas. Reference: fastssl/ops/_color.py.
 #pragma once
 
-#if defined(__CUDACC__)
-#define FASTSSL_SHARED __device__
-#else
-#define FASTSSL_SHARED
-#endif
+#include "shared.h"
 
 namespace fastssl {
 

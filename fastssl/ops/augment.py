@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
 from fastssl.ops import _check, _native, _views
-from fastssl.ops._backend import Implementation, Op, anything, native_cpu, refuse_gradient
+from fastssl.ops._backend import Implementation, Op, anything, native_cpu, native_cuda, refuse_gradient
 from fastssl.ops._views import PackedImages, ViewParams
 
 _OP = "augment"
@@ -41,7 +41,8 @@ def augment(
     Args:
         images: (N, 3, H, W) or (N, H, W, 3) uint8, in any memory layout, or ``PackedImages`` of different sizes. A
             shape that fits both is taken for the first.
-        params: what is done to each image for each of V views.
+        params: what is done to each image for each of V views. The GPU's kernel lets nothing wait to see what they and
+            the places of packed images hold: a view of what is outside its range is NaN.
         sizes: the side of a view in pixels, one for all or one for each.
         mean: subtracted from each channel of values in [0, 1].
         std: divides each channel after that.
@@ -54,7 +55,7 @@ def augment(
     Raises:
         TypeError: for tensors of another dtype, or something that is no tensor or number.
         ValueError: for shapes, devices or sizes that do not agree, and for parameters outside their range, which are
-            named.
+            named (but see ``params``).
         RuntimeError: if ``backend`` cannot serve the call, or in a backward, which is not supported.
     """
     pixels, places = _views.check_images(_OP, images)
@@ -219,17 +220,19 @@ def _fake(images: Tensor, places: Tensor | None, crop: Tensor, *rest: Any) -> li
     ]
 
 
-def _cpu(images: Tensor, places: Tensor | None, *rest: Any) -> list[Tensor]:
+def _run(
+    kernel: Callable[..., None], last: tuple[int, ...], images: Tensor, places: Tensor | None, *rest: Any
+) -> list[Tensor]:
+    """A native kernel, which makes one view of each image at a time; ``last``: what it alone takes."""
     params, (sizes, mean, std, bicubic, dtype, channels_last) = ViewParams(*rest[:8]), rest[8:]
-    _views.refuse_outside(_OP, images, places, params)
     out = _fake(images, places, *rest)
     drawn = [x.contiguous() for x in params]
     places = None if places is None else places.contiguous()
     # x -> x * scale + bias of values in [0, 255]
     scale, bias = [1 / (255 * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
-    normalization = torch.tensor([scale, bias], dtype=torch.float64).float()
+    normalization = torch.tensor([scale, bias], dtype=torch.float64, device="cpu").float()
     for v, (view, size) in enumerate(zip(out, sizes, strict=True)):
-        _native.cpu.augment(
+        kernel(
             images.data_ptr(),
             0 if places is None else places.data_ptr(),
             params.crop.shape[1],
@@ -241,16 +244,48 @@ def _cpu(images: Tensor, places: Tensor | None, *rest: Any) -> list[Tensor]:
             _native.DTYPES[dtype],
             channels_last,
             view.data_ptr(),
-            _native.threads(),
+            *last,
         )
     return out
 
 
-def _not_on_cpu(images: Tensor, places: Tensor | None, *rest: Any) -> str | None:
-    dtype = rest[12]
+def _cpu(images: Tensor, places: Tensor | None, *rest: Any) -> list[Tensor]:
+    _views.refuse_outside(_OP, images, places, ViewParams(*rest[:8]))
+    return _run(_native.cpu.augment, (_native.threads(),), images, places, *rest)
+
+
+def _cuda(images: Tensor, places: Tensor | None, crop: Tensor, *rest: Any) -> list[Tensor]:
+    bounds = (*images.shape[2:], 0) if places is None else (0, 0, len(images))
+    scratch = _native.scratch(images, 8 * _most_blocks(crop, rest[7]))  # the views take turns with it
+    with torch.cuda.device(images.device):
+        last = (*bounds, scratch.data_ptr(), _native.stream(images))
+        return _run(_native.cuda.augment, last, images, places, crop, *rest)
+
+
+def _most_blocks(crop: Tensor, sizes: Sequence[int]) -> int:
+    return max(_native.cuda.augment_blocks(crop.shape[1], size) for size in sizes)
+
+
+def _not_as(dtype: torch.dtype) -> str | None:
+    """Why the native kernels cannot give views of ``dtype``."""
     if dtype == torch.float64:
         return "it gives float32, bfloat16 and float16, and was asked for torch.float64"
-    return native_cpu(images, *rest[:8])
+    return None
+
+
+def _not_on_cpu(images: Tensor, places: Tensor | None, *rest: Any) -> str | None:
+    return _not_as(rest[12]) or native_cpu(images, *rest[:8])
+
+
+def _not_on_cuda(images: Tensor, places: Tensor | None, *rest: Any) -> str | None:
+    sizes = rest[8]
+    if reason := _not_as(rest[12]) or native_cuda(images, *rest[:8]):
+        return reason
+    if max(sizes) > _native.cuda.augment_largest():
+        return f"it makes views of at most {_native.cuda.augment_largest()} pixels a side, got {max(sizes)}"
+    if places is None and max(images.shape[2:]) >= 2**31:
+        return f"it takes images of less than 2^31 pixels a side, got {max(images.shape[2:])}"
+    return native_cuda(images, blocks=_most_blocks(rest[0], sizes))
 
 
 def _example(device: torch.device) -> tuple[Any, ...]:
@@ -276,6 +311,7 @@ _augment = Op(
     "Tensor gray, Tensor sigma, Tensor solarize, SymInt[] sizes, float[] mean, float[] std, bool bicubic, "
     "ScalarType dtype, bool channels_last, str? backend) -> Tensor[]",
     {
+        "cuda": Implementation(_cuda, _not_on_cuda),
         "cpu": Implementation(_cpu, _not_on_cpu),
         "reference": Implementation(reference, anything),
     },

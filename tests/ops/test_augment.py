@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from beyond_32_bits import zeros
@@ -13,7 +15,7 @@ from fastssl import ops
 from fastssl.ops import PackedImages, ViewParams, augment
 from fastssl.ops.augment import reference  # type: ignore[attr-defined]
 
-BACKENDS = ("reference", "cpu")
+BACKENDS = ("reference", "cpu", "cuda")
 LEVEL = 1 / 255
 NEAR = 2e-5  # roundings of float32, of values in [0, 1]
 
@@ -35,7 +37,7 @@ def exact(images: Tensor, params: ViewParams, sizes: list[int], bicubic: bool = 
 @pytest.mark.parametrize(
     ("count", "height", "width", "size"),
     [(1, 1, 1, 1), (2, 1, 1, 5), (3, 9, 1, 4), (2, 1, 40, 3), (5, 12, 12, 12), (7, 33, 61, 17), (3, 90, 100, 7),
-     (4, 10, 8, 67), (3, 48, 36, 112), (1, 400, 3, 2)],
+     (4, 10, 8, 67), (3, 48, 36, 112), (1, 400, 3, 2), (2, 50, 60, 200)],
 )  # fmt: skip
 def test_everything_at_once_is_the_formula(engine, count: int, height: int, width: int, size: int, bicubic) -> None:
     images, params = images_of(count, height, width), random_params(2, count, height, width, seed=size)
@@ -118,6 +120,8 @@ def test_every_type_and_layout_is_the_same_view_rounded_once(engine, dtype, chan
 
 
 def test_large_views_are_written_past_the_caches_all_the_same(engine) -> None:
+    if engine.slow:
+        pytest.skip("a GPU's kernel writes all views alike")
     images, params = images_of(11, 60, 50), random_params(1, 11, 60, 50)
     (view,) = augment(images, params, 384)
     for i in (0, 10):
@@ -322,7 +326,7 @@ BAD = [
     (places(offsets=PACKED.offsets - 1), ValueError, r"got \[-1, 9, 12\] for image 0"),
     (places(heights=PACKED.heights * 0), ValueError, r"got \[0, 0, 12\] for image 0"),
     (places(widths=PACKED.widths + 2**62), ValueError, "parts of 648 bytes"),
-    (dict(backend="triton"), RuntimeError, "no such backend, only cpu, reference"),
+    (dict(backend="triton"), RuntimeError, "no such backend, only cuda, cpu, reference"),
 ]
 
 
@@ -331,6 +335,60 @@ def test_bad_input_is_named(change: dict[str, object], error: type[Exception], m
     arguments: dict[str, object] = dict(images=X, params=PARAMS, sizes=5)
     with pytest.raises(error, match=message):
         augment(**{**arguments, **change})  # type: ignore[arg-type]
+
+
+OUTSIDE = [
+    {"crop": [-1, 0, 9, 12]},
+    {"crop": [0, 1, 9, 12]},
+    {"crop": [1, 0, 9, 12]},
+    {"crop": [0, 0, 0, 12]},
+    {"crop": [0, 0, 9, -1]},
+    {"crop": [2**63 - 1, 0, 2, 2]},
+    {"rot90": 4},
+    {"rot90": -1},
+    {"order": [0, 1, 2, 4]},
+    {"order": [0, 0, 1, 1]},
+    *({"factors": [1.0, x, 1.0, 0.0]} for x in (-1.0, float("inf"), float("nan"))),
+    *({"factors": [1.0, 1.0, 1.0, x]} for x in (0.6, -0.6, float("nan"))),
+    *({"sigma": x} for x in (-1.0, float("inf"), float("nan"))),
+]
+
+
+@pytest.mark.parametrize("size", [5, 8])
+@pytest.mark.parametrize("bad", OUTSIDE, ids=str)
+def test_what_is_outside_its_range_is_a_view_of_nan_on_a_gpu(engine, bad: dict[str, Any], size: int) -> None:
+    if engine.backend != "cuda":
+        pytest.skip("another engine names it")
+    images, params = images_of(3, 9, 12), random_params(2, 3, 9, 12)
+    (first, second) = augment(images, params, size)
+    for name, value in bad.items():
+        getattr(params, name)[1, 1] = torch.tensor(value)
+    (same, changed) = augment(images, params, size)
+    assert torch.equal(same, first)
+    assert changed[1].isnan().all()
+    assert torch.equal(changed[::2], second[::2])
+
+
+@pytest.mark.parametrize("place", [(325, 9, 12), (-1, 9, 12), (0, 0, 12), (0, 9, -12), (0, 1, 2**62), (0, 2**40, 2**40)])
+def test_a_place_beyond_the_bytes_is_a_view_of_nan_on_a_gpu(engine, place: tuple[int, int, int]) -> None:
+    if engine.backend != "cuda":
+        pytest.skip("another engine names it")
+    images = PACKED._replace(pixels=images_of(2, 9, 12).movedim(1, 3).flatten())
+    params = random_params(1, 2, 1, 1)
+    (want,) = augment(images, params, 5)
+    for column, value in zip(images[1:], place, strict=True):
+        column[1] = value
+    (got,) = augment(images, params, 5)
+    assert got[1].isnan().all()
+    assert torch.equal(got[0], want[0])
+
+
+def test_a_view_too_large_for_the_gpus_kernel_is_refused_in_words(engine) -> None:
+    if not engine.slow:
+        pytest.skip("needs no GPU")
+    images, params = images_of(1, 2, 2), neutral(1, 1, 2, 2)
+    with pytest.raises(RuntimeError, match="it makes views of at most 1699 pixels a side, got 1700"):
+        augment(images, params, 1700)
 
 
 def test_the_image_of_the_cases_is_large_enough() -> None:
