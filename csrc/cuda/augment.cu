@@ -222,6 +222,7 @@ __device__ void blur_down(const Cut& cut, const Workspace& w, int reach, int col
         for (int k = 0; k < kRun; ++k) w.raw[(channel * kRows + k) * cut.pitch() + x] = out[k];
     }
 }
+
 // ---- views ----
 
 // Where row y and column x of the view of `image` is.
@@ -297,7 +298,7 @@ __global__ void __launch_bounds__(kThreads)
             blur_across(cut, w, reach, part.columns, slot);
             slot = slot + kRows < ring_rows ? slot + kRows : slot + kRows - ring_rows;
             __syncthreads();
-            blur_down(cut, w, reach, part.columns, slot);
+            if (first + kRows > 2 * reach) blur_down(cut, w, reach, part.columns, slot);  // else no row is known yet
             __syncthreads();
         }
         if (form.packs)
