@@ -6,7 +6,7 @@
 
 namespace fastssl::cuda {
 
-constexpr int kAugmentLargest = 1699;  // the side of a view, whose blur must fit into a block's shared memory
+constexpr int kAugmentLargest = 1680;  // the side of a view, whose blur must fit into a block's shared memory
 
 // Blocks that make views of n images, each of which keeps 8 bytes of scratch memory.
 std::int64_t augment_blocks(std::int64_t n, std::int64_t size);

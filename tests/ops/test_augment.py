@@ -387,8 +387,8 @@ def test_a_view_too_large_for_the_gpus_kernel_is_refused_in_words(engine) -> Non
     if not engine.slow:
         pytest.skip("needs no GPU")
     images, params = images_of(1, 2, 2), neutral(1, 1, 2, 2)
-    with pytest.raises(RuntimeError, match="it makes views of at most 1699 pixels a side, got 1700"):
-        augment(images, params, 1700)
+    with pytest.raises(RuntimeError, match="it makes views of at most 1680 pixels a side, got 1681"):
+        augment(images, params, 1681)
 
 
 def test_the_image_of_the_cases_is_large_enough() -> None:
