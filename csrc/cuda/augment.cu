@@ -123,7 +123,7 @@ __device__ void make_pixel(const Form& form, const Sample& sample, const Taps& r
 }
 
 // sums: of each block, of views whose contrast changes.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 3)
     luma_kernel(const __grid_constant__ Batch batch, const __grid_constant__ Form form, double* sums) {
     __shared__ Sample sample;
     const Part part(form.cut, blockIdx.x);

@@ -263,7 +263,7 @@ def _cuda(images: Tensor, places: Tensor | None, crop: Tensor, *rest: Any) -> li
 
 
 def _most_blocks(crop: Tensor, sizes: Sequence[int]) -> int:
-    return max(_native.cuda.augment_blocks(crop.shape[1], size) for size in sizes)
+    return max(int(_native.cuda.augment_blocks(crop.shape[1], size)) for size in sizes)
 
 
 def _not_as(dtype: torch.dtype) -> str | None:
