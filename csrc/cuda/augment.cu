@@ -93,10 +93,11 @@ __device__ void resample(const Crop& crop, const Taps& row, const Taps& column, 
     for (int j = 0; j < row.count; ++j, line += crop.row_step) {
         const std::uint8_t* pixel = line;
         float sums[3] = {};
+#pragma unroll 2
         for (int k = 0; k < column.count; ++k, pixel += crop.column_step) {
             const float weight = filter(column.offset + static_cast<float>(k) * column.shrink, kBicubic);
 #pragma unroll
-            for (int i = 0; i < 3; ++i) sums[i] += weight * static_cast<float>(pixel[i * crop.channel_step]);
+            for (int i = 0; i < 3; ++i) sums[i] += weight * static_cast<float>(__ldg(pixel + i * crop.channel_step));
         }
         const float weight = filter(row.offset + static_cast<float>(j) * row.shrink, kBicubic);
 #pragma unroll
@@ -123,7 +124,7 @@ __device__ void make_pixel(const Form& form, const Sample& sample, const Taps& r
 }
 
 // sums: of each block, of views whose contrast changes.
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, kResident)
     luma_kernel(const __grid_constant__ Batch batch, const __grid_constant__ Form form, double* sums) {
     __shared__ Sample sample;
     const Part part(form.cut, blockIdx.x);
@@ -270,7 +271,7 @@ __device__ void fill_part(const Form& form, const Part& part, S* out) {
 }
 
 template <class S>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kResident)
     view_kernel(const __grid_constant__ Batch batch, const __grid_constant__ Form form, const double* sums, S* out) {
     __shared__ Sample sample;
     const Cut& cut = form.cut;

@@ -9,6 +9,7 @@ namespace fastssl::cuda {
 namespace {  // as what it is made of
 
 constexpr int kThreads = 256, kRows = kThreads / kWarp;  // a warp makes a row
+constexpr int kResident = 4;                             // blocks a processor: unasked, ptxas spills to have more
 constexpr int kWidest = 64, kLongest = 128;              // of a part
 constexpr int kRun = kRows, kStep = 4;                   // blur: outputs of a thread, taps at a time
 constexpr std::size_t kShared = 47 * 1024;  // of the 48 KB that every GPU gives without being asked; the rest is static

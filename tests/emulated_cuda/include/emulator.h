@@ -118,6 +118,9 @@ inline unsigned __ballot_sync(unsigned lanes, int predicate) {
 
 // ---- memory ----
 
+template <class T>
+T __ldg(const T* p) { return *p; }
+
 template <class T, class F>
 T emulated_atomic(T* p, F change) {
     const T before = *p;
