@@ -23,11 +23,12 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from fastssl.data import plans
 from fastssl.data.decode import UnreadableError
 from fastssl.data.encoded import Encoded, decode_whole, read_header
 from fastssl.data.images import MAX_SKIPPED
 from fastssl.data.loader import Schedule
-from fastssl.data.plans import ViewPlan, evaluation
+from fastssl.data.plans import ViewPlan
 from fastssl.data.reading import quote
 from fastssl.data.sources import Listing, Skipped
 from fastssl.data.views import draw
@@ -192,7 +193,7 @@ class DaliLoader:
 
     def undecodable(self, batches: Iterable[_Batch]) -> set[int]:
         """The files in ``batches`` that DALI cannot decode: a pipeline that failed does not say on which it did."""
-        found, alone, pipeline = set(), evaluation(1), None
+        found, alone, pipeline = set(), plans.eval(1), None
         for batch in batches:
             for position, image in zip(batch.taken, batch.images, strict=True):
                 pipeline = pipeline or _Pipeline(alone, 1, 1, self._gpu)
