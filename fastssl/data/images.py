@@ -132,6 +132,15 @@ def files_of(data: ImageSet) -> Listing:
     return replace(listing, entries=[by_name[name] for name in data.names], skipped=[])
 
 
+def list_files(source: str) -> Listing:
+    """The image files of ``source``, in the order in which reading them is cheapest; to be closed. Idx files are none.
+
+    Raises:
+        UserError: if there is no such source, or it is damaged.
+    """
+    return list_images(_locate(source))
+
+
 def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Positions (sorted int64) of a seeded split that holds out ``share`` of each class of ``labels`` (N,) int64.
 
