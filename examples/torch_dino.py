@@ -21,7 +21,7 @@ from fastssl.momentum import EMA, cosine
 
 parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
 parser.add_argument("--steps", type=int, default=100)
-steps = parser.parse_args().steps
+steps = max(0, parser.parse_args().steps)
 PROTOTYPES = 512
 LARGE = replace(plans.drawings(32), crop_scale=(0.4, 1.0))
 SMALL = replace(plans.drawings(16), crop_scale=(0.1, 0.4), views=4)
