@@ -17,7 +17,9 @@ Time how fast each engine makes views of your own images, and how fast an encode
 
 DATA is a folder, zip or tar of images. Each engine runs in a process of its own; they and the training step (forward
 and backward of the encoder on all views) take turns. An engine's images a second are those of whole batches, each
-image with all its views. Presets: {presets}.
+image with all its views.
+
+Presets: {presets}.
 """
 
 EXAMPLES = """\

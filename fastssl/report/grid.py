@@ -31,7 +31,7 @@ def draw_grid(images: ImageSet, plan: ViewPlan, *, rows: int, seed: int) -> Imag
     pen = ImageDraw.Draw(picture)
     left = _GAP
     for heading, width, side, column in zip(headings, widths, sides, [originals, *views], strict=True):
-        pen.text((left + width / 2, _HEADING), heading, _INK, font, anchor="mb")
+        pen.text((left + (width - pen.textlength(heading, font)) / 2, _GAP), heading, _INK, font)
         for row, image in enumerate(column):
             top = _HEADING + _GAP + row * (_SIDE + _GAP)
             place = (left + (width - side) // 2, top + (_SIDE - side) // 2)
