@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastssl.data.images import ImageSet
+from fastssl.data.imageset import ImageSet
 from fastssl.data.plans import ViewPlan
 from fastssl.data.views import make_views
 from fastssl.errors import UserError
@@ -94,7 +94,8 @@ class Loader:
     """Batches of views of a data set, whole batches only, reshuffled every epoch.
 
     The order is a function of (seed, epoch) and the augmentation of (seed, epoch, step) alone, so that a run resumed
-    in mid-epoch sees what an uninterrupted one sees. All images are moved to ``device`` once.
+    in mid-epoch sees what an uninterrupted one sees. The views are made when they are asked for, by all threads that
+    torch uses; nothing is made ahead, for which there would be no thread to spare. A GPU gets all images once.
 
     Args:
         data: the images; labels are never used.
@@ -111,7 +112,8 @@ class Loader:
         self, data: ImageSet, plan: ViewPlan, batch_size: int, seed: int, device: torch.device | str = "cpu"
     ) -> None:
         self.schedule = Schedule(len(data), batch_size, seed)
-        self.images = data.images.to(device)
+        self.device = torch.device(device)
+        self.images = data.images if self.device.type == "cpu" else data.images[:].to(self.device)
         self.plan = plan
 
     @property
@@ -121,11 +123,16 @@ class Loader:
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[list[Tensor]]:
         """The batches of ``epoch`` from ``start_step`` on, each ``plan.total`` tensors (batch_size, 3, size, size)."""
         for step, chosen in self.schedule.chosen(epoch, start_step):
-            images = self.images[chosen.to(self.images.device)]
+            images = self.images[chosen.to(self.device)]
             yield make_views(images, self.plan, self.schedule.generator(epoch, step))
 
     def close(self) -> None:
         """Nothing to let go of: this engine has no threads or files of its own."""
+
+
+def view_sizes(plan: ViewPlan) -> list[int]:
+    """The side of each view of ``plan``."""
+    return [part.size for part in plan.parts for _ in range(part.views)]
 
 
 def _generator(*key: int) -> torch.Generator:

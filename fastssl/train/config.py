@@ -35,8 +35,9 @@ class RunConfig:
         data: name of an embedded set, or path of an image folder, a zip or tar of images, or idx files.
         image_size: side of the square images, in pixels.
         views: preset of the augmentations; null takes the method's own.
-        engine: what makes the views: "native" from the images in memory, resized to ``image_size``; "dali" from the
-            pixels of the files, which NVIDIA DALI decodes anew each epoch.
+        engine: what makes the views: "native" from the images in memory, resized to ``image_size``; "stream" from the
+            pixels of the files, which are decoded anew each epoch, for what does not fit into memory; "dali" likewise,
+            by NVIDIA DALI.
         encoder: network to train.
         stem: first layers; "cifar" (3x3, no pooling) for images of 32 pixels or so, "imagenet" (7x7, pooled) for larger
             ones and for speed.
@@ -57,7 +58,7 @@ class RunConfig:
     data: str = "clipart"
     image_size: int = 64
     views: str | None = None
-    engine: Literal["native", "dali"] = "native"
+    engine: Literal["native", "stream", "dali"] = "native"
     encoder: str = "resnet18"
     stem: Literal["imagenet", "cifar"] = "imagenet"
     width: int = 64
@@ -101,7 +102,7 @@ class RunConfig:
 
 
 _LARGEST_SEED = 2**32 - 1  # what the report's t-SNE takes
-_CHOICES = {"engine": ("native", "dali"), "stem": ("imagenet", "cifar"), "precision": ("float32", "bfloat16")}
+_CHOICES = {"engine": ("native", "stream", "dali"), "stem": ("imagenet", "cifar"), "precision": ("float32", "bfloat16")}
 _LEAST = {"image_size": 8, "width": 1, "epochs": 1, "batch_size": 2, "seed": 0, "threads": 0, "eval_every": 0}
 
 

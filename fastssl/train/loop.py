@@ -15,6 +15,7 @@ from fastssl import methods, models
 from fastssl.data.dali import DaliLoader
 from fastssl.data.images import ImageSet, Splits, files_of
 from fastssl.data.loader import Batches, Loader
+from fastssl.data.stream import StreamLoader
 from fastssl.errors import UserError
 from fastssl.eval.features import extract
 from fastssl.eval.knn import KNNConfig, knn_accuracy
@@ -143,8 +144,10 @@ def _loader(config: RunConfig, data: ImageSet, device: torch.device) -> Batches:
     rest = config.view_plan(), config.batch_size, config.seed
     if config.engine == "native":
         return Loader(data, *rest, device)
-    files = files_of(data)
+    files = files_of(data, config.engine)
     try:
+        if config.engine == "stream":
+            return StreamLoader(files, *rest, device=device)
         if device.type == "cpu":
             return DaliLoader(files, *rest)
         with torch.cuda.device(device):
@@ -199,11 +202,12 @@ class _Trainer:
         steps = self.loader.steps_per_epoch
         started = time.perf_counter()
         for views in self.loader.epoch(self.epoch, self.step):
+            waited = time.perf_counter() - started
             loss = self._train_step(views)
             elapsed = time.perf_counter() - started
             self.seconds += elapsed
             self.step += 1
-            row = self._row(loss, elapsed)
+            row = self._row(loss, elapsed, waited)
             log.write(row)
             watch(Progress(row, self.steps_total, steps, self.config.epochs))
             if stop.requested:
@@ -228,8 +232,8 @@ class _Trainer:
         self.method.after_step((self.steps_done + 1) / self.steps_total)
         return value
 
-    def _row(self, loss: float, seconds: float) -> Row:
-        """Of the step just done, which took ``seconds``."""
+    def _row(self, loss: float, seconds: float, waited: float) -> Row:
+        """Of the step just done, which took ``seconds``, of which it ``waited`` for its views."""
         batch = self.config.batch_size
         last_of_epoch = self.step == self.loader.steps_per_epoch
         return Row(
@@ -239,6 +243,7 @@ class _Trainer:
             loss=loss,
             images_per_second=batch / seconds,
             seconds=self.seconds,
+            waiting=waited / seconds,
             knn=self._online_knn() if last_of_epoch and self._evaluation_due() else None,
             extra=self.method.metrics(loss, batch),
         )

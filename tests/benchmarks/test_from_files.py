@@ -10,7 +10,7 @@ from fastssl.data import dali, plans
 from fastssl.errors import UserError
 
 
-@pytest.mark.parametrize("make", [from_files.by_dali, from_files.by_pillow, from_files.by_torchvision])
+@pytest.mark.parametrize("make", [from_files.by_dali, from_files.by_stream, from_files.by_torchvision])
 def test_a_call_makes_every_view_of_every_file(make, monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         if make is from_files.by_dali:

@@ -57,6 +57,7 @@ def test_exponents_that_yaml_reads_as_words_are_numbers(tmp_path: Path) -> None:
         ("stem: cifer", "unknown stem 'cifer': did you mean 'cifar'"),
         ("precision: float16", "unknown precision 'float16'"),
         ("engine: dalli", "unknown engine 'dalli': did you mean 'dali'"),
+        ("engine: steam", "unknown engine 'steam': did you mean 'stream'"),
         ("optim: {lr: -1}", "lr must be"),
         ("optim: {name: sdg}", "did you mean 'sgd'"),
         ("method: 5", "unknown method '5'"),
