@@ -19,7 +19,7 @@ from fastssl.data.loader import Loader
 
 parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
 parser.add_argument("--steps", type=int, default=20)
-steps = parser.parse_args().steps
+steps = max(0, parser.parse_args().steps)
 
 
 class SimCLR(nn.Module):

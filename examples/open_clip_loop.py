@@ -22,7 +22,7 @@ from fastssl.data import images
 
 parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
 parser.add_argument("--steps", type=int, default=100)
-steps = parser.parse_args().steps
+steps = max(0, parser.parse_args().steps)
 BATCH, WORDS = 128, 4096
 
 

@@ -18,7 +18,7 @@ from fastssl.data.views import make_views
 
 parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
 parser.add_argument("--steps", type=int, default=20)
-steps = parser.parse_args().steps
+steps = max(0, parser.parse_args().steps)
 
 torch.manual_seed(0)
 generator = torch.Generator().manual_seed(0)

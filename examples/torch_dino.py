@@ -21,7 +21,7 @@ from fastssl.momentum import EMA, cosine
 
 parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
 parser.add_argument("--steps", type=int, default=100)
-steps = parser.parse_args().steps
+steps = max(0, parser.parse_args().steps)
 PROTOTYPES = 512
 LARGE = replace(plans.drawings(32), crop_scale=(0.4, 1.0))
 SMALL = replace(plans.drawings(16), crop_scale=(0.1, 0.4), views=4)
@@ -67,6 +67,6 @@ for step in range(1, steps + 1):
     print(f"step {step}: loss {loss.item():.6f}")
 
 with torch.no_grad():
-    (whole,) = make_views(drawings[:512], plans.evaluation(32), generator)
+    (whole,) = make_views(drawings[:512], plans.eval(32), generator)
     chosen = teacher(whole).sub(criterion.center).argmax(1).unique()
 print(f"{steps} steps; the teacher gives 512 drawings {len(chosen)} of {PROTOTYPES} prototypes (1 would be a collapse)")

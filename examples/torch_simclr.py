@@ -21,7 +21,7 @@ from fastssl.momentum import EMA, cosine
 
 parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
 parser.add_argument("--steps", type=int, default=60)
-steps = parser.parse_args().steps
+steps = max(0, parser.parse_args().steps)
 
 
 def accuracy(encoder):

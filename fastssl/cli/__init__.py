@@ -18,6 +18,8 @@ COMMANDS = {
     "embed": "turn a folder of images into a table of features",
     "export": "write a run's encoder as safetensors that torchvision loads",
     "report": "draw a run's report.html again",
+    "views": "draw what a view plan makes of images, and say it in words",
+    "bench-data": "which engine makes views fastest here, and whether a training step waits for it",
     "info": "versions, hardware, and which kernels serve each operation",
 }
 
@@ -27,7 +29,7 @@ usage: fastssl COMMAND [options]
 Self-supervised learning on images: train an encoder without labels, see what it learnt, use it.
 
 commands:
-{chr(10).join(f"  {name:<10} {text}" for name, text in COMMANDS.items())}
+{chr(10).join(f"  {name:<11} {text}" for name, text in COMMANDS.items())}
 
 options:
   -h, --help     show this; after a command, that command's options
@@ -85,5 +87,5 @@ def _dispatch(words: list[str]) -> int:
         return 0
     if words[0] not in COMMANDS:
         raise unknown("command", words[0], COMMANDS)
-    code: int = importlib.import_module(f"fastssl.cli.{words[0]}").run(words[1:])
+    code: int = importlib.import_module(f"fastssl.cli.{words[0].replace('-', '_')}").run(words[1:])
     return code

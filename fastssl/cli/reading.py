@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fastssl.cli import console
 from fastssl.cli.parser import Parser
-from fastssl.data import images
+from fastssl.data import engines, images
 from fastssl.data.images import Cache, ImageSet, Splits
 from fastssl.train.config import RunConfig
 
@@ -26,7 +26,7 @@ def add_no_cache(parser: Parser) -> None:
 def load(config: RunConfig, *, no_cache: bool, other: str | None = None) -> Splits:
     """The images of a run, which are not brought into memory where its engine reads files; or ``other`` ones."""
     source, size, seed = other or config.data, config.image_size, config.seed
-    if other is None and config.engine != "native":
+    if other is None and config.engine not in engines.IN_MEMORY:
         return images.stream(source, size=size, seed=seed)
     with console.reading(source) as progress:
         return images.load(source, size=size, seed=seed, progress=progress, cache=_cache(no_cache))

@@ -58,7 +58,9 @@ class DINOOfCrops(Centered):
             self.check_prototypes("student_output", student_output)
             return _check.crops(OWNER, student, _by_crop("teacher_output", teacher_output, LARGE_CROPS).detach())
 
-        student, teacher = _group.agreed(OWNER, processes, check, training=self.training, epoch=int(epoch))
+        student, teacher = _group.agreed(
+            OWNER, processes, check, training=self.training, epoch=int(epoch), student_temp=self.student_temp
+        )
         return self.centered_loss(student, teacher, float(self.teacher_temp_schedule[epoch]), processes)
 
     @torch.no_grad()

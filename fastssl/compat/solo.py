@@ -45,7 +45,7 @@ def simclr_loss_func(z: Tensor, indexes: Tensor, temperature: float = 0.1) -> Te
         _rows.not_empty(owner, _check.float_tensor(owner, "z", z, "ND"))
         return z, _labels.checked(owner, "indexes", indexes, z)
 
-    z, classes = _group.agreed(owner, processes, check)
+    z, classes = _group.agreed(owner, processes, check, temperature=temperature)
     rows = _rows.unit(z, False)
     (candidates, own), (classes, _) = (_group.with_places(x, processes) for x in (rows, classes))
     if len(candidates) < 2:

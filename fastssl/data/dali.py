@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from fastssl.data import plans
 from fastssl.data.encoded import Encoded, decode_whole, read_header
 from fastssl.data.files import MAX_SKIPPED, Files
 from fastssl.data.loader import Schedule, view_sizes
-from fastssl.data.plans import ViewPlan, evaluation
+from fastssl.data.plans import ViewPlan
 from fastssl.data.sources import Listing, Skipped
 from fastssl.data.views import draw
 from fastssl.errors import UserError
@@ -180,7 +181,7 @@ class DaliLoader:
 
     def undecodable(self, batches: Iterable[_Batch]) -> set[int]:
         """The files in ``batches`` that DALI cannot decode: a pipeline that failed does not say on which it did."""
-        found, alone, pipeline = set(), evaluation(1), None
+        found, alone, pipeline = set(), plans.eval(1), None
         for batch in batches:
             for position, image in zip(batch.taken, batch.images, strict=True):
                 pipeline = pipeline or _Pipeline(alone, 1, 1, self._gpu)

@@ -117,6 +117,15 @@ def files_of(data: ImageSet, engine: str) -> Listing:
     return replace(listing, entries=entries.subset([places[name] for name in data.names]), skipped=[])
 
 
+def list_files(source: str) -> Listing:
+    """The image files of ``source``, in the order in which reading them is cheapest; to be closed. Idx files are none.
+
+    Raises:
+        UserError: if there is no such source, or it is damaged.
+    """
+    return list_images(_locate(source))
+
+
 def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Positions (sorted int64) of a seeded split that holds out ``share`` of each class of ``labels`` (N,) int64.
 
@@ -158,11 +167,10 @@ def _split(contents: Contents, seed: int) -> Splits:
 
 def _list_single(source: str, reader: str) -> Listing:
     """The files of ``source`` for a reader that takes single ones, in any order."""
-    path = _locate(source)
-    why = f"{reader} reads single files in any order: take the engine 'native'"
+    path, why = _locate(source), f"{reader} reads single files in any order: take the engine 'native'"
     if path.is_dir() and idx.find(path):
         raise UserError(f"{source!r} has all its images in idx files, and {why}")
-    listing = list_images(path)
+    listing = list_files(source)
     if listing.forwards_only:
         listing.close()
         raise UserError(f"{source!r} is a compressed tar, and {why}, or unpack it")

@@ -37,7 +37,7 @@ def extract(
     batch_size: int = BATCH_SIZE,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Features of whole images (``plans.evaluation``), the encoder in evaluation mode and afterwards in its own again.
+    """Features of whole images (``plans.eval``), the encoder in evaluation mode and afterwards in its own again.
 
     Args:
         encoder: (B, 3, size, size) float32 to (B, F).
@@ -52,7 +52,7 @@ def extract(
     """
     if device is None:
         device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
-    plan = plans.evaluation(size)
+    plan = plans.eval(size)
     generator = torch.Generator()  # which the plan has no use for
     features = []
     with evaluating(encoder):

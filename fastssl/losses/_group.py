@@ -44,6 +44,13 @@ def resolved(owner: str, group: Group) -> dist.ProcessGroup | None:
     return found
 
 
+def told(group: Group) -> str:
+    """What a module's repr says of its group: nothing without one."""
+    if group is None:
+        return ""
+    return f", group={group!r}" if isinstance(group, str) else f", group of {dist.get_world_size(group)} processes"
+
+
 def _is_group(value: object) -> bool:
     """Whether it is a process group, or what ``new_group`` gives to those who are not of it."""
     return dist.is_available() and (isinstance(value, dist.ProcessGroup) or value is dist.GroupMember.NON_GROUP_MEMBER)
@@ -58,7 +65,7 @@ def agreed(owner: str, group: dist.ProcessGroup | None, check: Callable[[], Chec
     """What ``check`` returns of this process's input, once all processes have found theirs good, and alike.
 
     One that raised by itself, or gathered other shapes, would leave the others waiting for ever. ``settings`` are what
-    else decides which collectives follow. Costs one all-reduce of two numbers.
+    else the result depends on, or which collectives follow. Costs one all-reduce of two numbers.
 
     Raises:
         TypeError, ValueError: on every process, naming the ranks and what they had, if the input of one is bad, or if
@@ -80,11 +87,14 @@ def agreed(owner: str, group: dist.ProcessGroup | None, check: Callable[[], Chec
 
 
 def _described(tensors: tuple[Tensor, ...], settings: dict[str, object]) -> str:
+    """Of a setting that is learnt no value: reading it would wait for the device."""
+
     def one(x: Tensor) -> str:
         gradient = " with gradient" if x.requires_grad and torch.is_grad_enabled() else ""
         return f"{_check.shape(x)} {str(x.dtype).removeprefix('torch.')}{gradient}"
 
-    return ", ".join([*map(one, tensors), *(f"{name}={value!r}" for name, value in settings.items())])
+    told = {name: one(value) if isinstance(value, Tensor) else repr(value) for name, value in settings.items()}
+    return ", ".join([*map(one, tensors), *(f"{name}={value}" for name, value in told.items())])
 
 
 def _all_say(mine: Account, group: dist.ProcessGroup) -> bool:

@@ -33,7 +33,8 @@ class OfRows(nn.Module):
         return dict(normalized=self.normalized, group=self.group, strategy=self.strategy)
 
     def extra_repr(self) -> str:
-        return f"normalized={self.normalized}"
+        strategy = "" if self.group is None else f", strategy={self.strategy!r}"
+        return f"normalized={self.normalized}{_group.told(self.group)}{strategy}"
 
 
 def unit(rows: Tensor, normalized: bool) -> Tensor:
@@ -53,10 +54,11 @@ def begun(
     group: Group,
     strategy: str,
     numbers: Callable[[Tensor], object],
+    **settings: object,
 ) -> tuple[Tensor, Tensor, dist.ProcessGroup | None]:
     """What a loss of two (N, D) begins with: checked on all processes, rows of unit length, and the processes.
 
-    ``numbers``, given the first rows, checks what else the loss was given.
+    ``settings`` are what else the loss was given; ``numbers``, told the first rows, checks them.
     """
     processes = _group.resolved(owner, group)
 
@@ -66,7 +68,7 @@ def begun(
         numbers(x0)
         return x0, x1
 
-    x0, x1 = _group.agreed(owner, processes, check, strategy=strategy)
+    x0, x1 = _group.agreed(owner, processes, check, strategy=strategy, normalized=normalized, **settings)
     return unit(x0, normalized), unit(x1, normalized), processes
 
 

@@ -47,6 +47,7 @@ def clip_loss(
         group=group,
         strategy=strategy,
         numbers=lambda a: _check.scale(owner, "logit_scale", logit_scale, a),
+        logit_scale=logit_scale,
     )
     if processes is None:
         return ops.clip_loss(a, b, logit_scale=logit_scale)
@@ -111,7 +112,15 @@ def siglip_loss(
         _check.scale(owner, "logit_bias", logit_bias, a)
 
     a, b, processes = _rows.begun(
-        owner, ("a", a), ("b", b), normalized=normalized, group=group, strategy=strategy, numbers=numbers
+        owner,
+        ("a", a),
+        ("b", b),
+        normalized=normalized,
+        group=group,
+        strategy=strategy,
+        numbers=numbers,
+        logit_scale=logit_scale,
+        logit_bias=logit_bias,
     )
     if processes is None:
         return ops.siglip_loss(a, b, logit_scale=logit_scale, logit_bias=logit_bias)

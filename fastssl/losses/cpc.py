@@ -42,7 +42,7 @@ def cpc_loss(
         _check.positive(owner, "temperature", temperature)
         return _steps(owner, predictions, targets)
 
-    found = _group.agreed(owner, processes, check, strategy=strategy)
+    found = _group.agreed(owner, processes, check, strategy=strategy, normalized=normalized, temperature=temperature)
     losses = [
         contrasted(prediction, target, temperature, None, processes, strategy)
         for prediction, target in zip(*(_rows.unit(x, normalized) for x in found), strict=True)

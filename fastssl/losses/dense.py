@@ -42,6 +42,7 @@ class DenseContrastive(MoCoLoss):
             processes,
             lambda: self._checked(query, key, query_features, key_features, processes),
             training=self.training,
+            **self._settings(),
         )
         places, keys = (_rows.unit(x.flatten(2).mT, self.normalized) for x in (query, key))
         matched = keys.gather(1, _matches(query_features, key_features)[..., None].expand_as(keys))

@@ -143,7 +143,16 @@ class DINOLoss(Centered):
             _check.positive(owner, "teacher_temp", temp)
             return student, teacher.detach()
 
-        student, teacher = _group.agreed(owner, processes, check, training=self.training)
+        student, teacher = _group.agreed(
+            owner,
+            processes,
+            check,
+            training=self.training,
+            centering=self.centering,
+            student_temp=self.student_temp,
+            teacher_temp=temp,
+            center_momentum=self.center_momentum,
+        )
         if self.centering == "sinkhorn":
             assigned = _assigned(teacher, temp, processes)
             return ops.distillation_loss(student, assigned, student_temp=self.student_temp, teacher_temp=None)
@@ -169,7 +178,7 @@ class DINOLoss(Centered):
     def extra_repr(self) -> str:
         return (
             f"{len(self.center)}, student_temp={self.student_temp}, teacher_temp={self.teacher_temp}, "
-            f"centering={self.centering!r}, center_momentum={self.center_momentum}"
+            f"centering={self.centering!r}, center_momentum={self.center_momentum}{_group.told(self.group)}"
         )
 
 

@@ -55,6 +55,8 @@ def info_nce_loss(
         group=group,
         strategy=strategy,
         numbers=numbers,
+        temperature=temperature,
+        symmetric=symmetric,
     )
     if negatives is not None:
         negatives = _rows.unit(negatives.detach(), normalized)

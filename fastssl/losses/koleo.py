@@ -29,7 +29,10 @@ def koleo_loss(features: Tensor, *, normalized: bool = False, group: Group = Non
     owner = "KoLeo"
     processes = _group.resolved(owner, group)
     (rows,) = _group.agreed(
-        owner, processes, lambda: (_rows.not_empty(owner, _check.float_tensor(owner, "features", features, "ND")),)
+        owner,
+        processes,
+        lambda: (_rows.not_empty(owner, _check.float_tensor(owner, "features", features, "ND")),),
+        normalized=normalized,
     )
     rows = _rows.unit(_rows.widened(rows), normalized)
     candidates, own = _group.with_places(rows, processes)
@@ -60,7 +63,7 @@ class KoLeo(nn.Module):
         return koleo_loss(features, normalized=self.normalized, group=self.group)
 
     def extra_repr(self) -> str:
-        return f"normalized={self.normalized}"
+        return f"normalized={self.normalized}{_group.told(self.group)}"
 
 
 @torch.no_grad()

@@ -67,12 +67,16 @@ class MoCoLoss(nn.Module):
             self._check_fit(owner, queries, processes, self.training)
             return queries, keys.detach()
 
-        query, key = _group.agreed(owner, processes, check, training=self.training)
+        query, key = _group.agreed(owner, processes, check, training=self.training, **self._settings())
         query, key = _rows.unit(query, self.normalized), _rows.unit(key, self.normalized)
         loss = ops.queue_info_nce(query, key, self._shared(processes), temperature=self.temperature)
         if self.training:
             self._write(key, processes)
         return loss
+
+    def _settings(self) -> dict[str, object]:
+        """What must be the same on all processes."""
+        return dict(normalized=self.normalized, temperature=self.temperature)
 
     def _check_fit(self, owner: str, rows: Tensor, processes: dist.ProcessGroup | None, written: bool) -> None:
         """(N, D) must have the queue's features and device, and be no more than it holds if they are written there."""
@@ -114,4 +118,7 @@ class MoCoLoss(nn.Module):
 
     def extra_repr(self) -> str:
         length, dim = self.queue.shape
-        return f"temperature={self.temperature}, dim={dim}, length={length}, normalized={self.normalized}"
+        return (
+            f"temperature={self.temperature}, dim={dim}, length={length}, normalized={self.normalized}"
+            f"{_group.told(self.group)}"
+        )

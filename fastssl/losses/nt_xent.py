@@ -41,6 +41,7 @@ def nt_xent_loss(
         group=group,
         strategy=strategy,
         numbers=lambda _: positive(owner, "temperature", temperature),
+        temperature=temperature,
     )
     if processes is None:
         return ops.nt_xent(z0, z1, temperature=temperature)

@@ -24,7 +24,7 @@ class _Batch:
                 _weight(owner, name, weight)
             return _rows.pair(owner, ("z0", z0), ("z1", z1))
 
-        self.views = _group.agreed(owner, self.processes, check)
+        self.views = _group.agreed(owner, self.processes, check, **weights)
         self.count = len(z0) * _group.size(self.processes)
         if self.count < 2:
             raise ValueError(f"{owner}: needs at least two samples, for their variance; got {self.count}")
@@ -97,7 +97,7 @@ class BarlowTwins(nn.Module):
         return barlow_twins_loss(z0, z1, redundancy_weight=self.redundancy_weight, group=self.group)
 
     def extra_repr(self) -> str:
-        return f"redundancy_weight={self.redundancy_weight}"
+        return f"redundancy_weight={self.redundancy_weight}{_group.told(self.group)}"
 
 
 def vicreg_loss(
@@ -160,4 +160,4 @@ class VICReg(nn.Module):
         return vicreg_loss(z0, z1, group=self.group, **self.weights)
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={weight}" for name, weight in self.weights.items())
+        return ", ".join(f"{name}={weight}" for name, weight in self.weights.items()) + _group.told(self.group)

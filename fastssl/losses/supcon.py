@@ -37,7 +37,7 @@ def supcon_loss(
         _check.positive(owner, "temperature", temperature)
         return features, _check.index_tensor(owner, "labels", labels, len(features), features.device)
 
-    features, labels = _group.agreed(owner, processes, check)
+    features, labels = _group.agreed(owner, processes, check, normalized=normalized, temperature=temperature)
     rows = _rows.unit(_rows.widened(features), normalized)
     (candidates, own), (classes, _) = (_group.with_places(x, processes) for x in (rows, labels))
     if len(candidates) < 2:
@@ -80,7 +80,7 @@ class SupCon(nn.Module):
         return supcon_loss(features, labels, temperature=self.temperature, normalized=self.normalized, group=self.group)
 
     def extra_repr(self) -> str:
-        return f"temperature={self.temperature}, normalized={self.normalized}"
+        return f"temperature={self.temperature}, normalized={self.normalized}{_group.told(self.group)}"
 
 
 def _of_same_class(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 
 from fastssl import methods, models
-from fastssl.data.dali import DaliLoader
-from fastssl.data.images import ImageSet, Splits, files_of
-from fastssl.data.loader import Batches, Loader
-from fastssl.data.stream import StreamLoader
+from fastssl.data import engines
+from fastssl.data.images import ImageSet, Splits
 from fastssl.errors import UserError
 from fastssl.eval.features import extract
 from fastssl.eval.knn import KNNConfig, knn_accuracy
@@ -139,24 +137,6 @@ def _resumed(trainer: _Trainer, folder: RunFolder) -> Checkpoint:
     return state
 
 
-def _loader(config: RunConfig, data: ImageSet, device: torch.device) -> Batches:
-    """The engine that the config asks for."""
-    rest = config.view_plan(), config.batch_size, config.seed
-    if config.engine == "native":
-        return Loader(data, *rest, device)
-    files = files_of(data, config.engine)
-    try:
-        if config.engine == "stream":
-            return StreamLoader(files, *rest, device=device)
-        if device.type == "cpu":
-            return DaliLoader(files, *rest)
-        with torch.cuda.device(device):
-            return DaliLoader(files, *rest, device="mixed")
-    except UserError:
-        files.close()
-        raise
-
-
 class _Trainer:
     """What a step touches: method, optimizer, loader, and the position in the run."""
 
@@ -165,7 +145,9 @@ class _Trainer:
             raise UserError(f"{config.data} has {len(splits.train)} training image: training needs at least 2")
         self.config, self.splits, self.device = config, splits, device
         self.method = method.to(device).train()
-        self.loader = _loader(config, splits.train, device)
+        self.loader = engines.open_loader(
+            config.engine, splits.train, config.view_plan(), config.batch_size, config.seed, device
+        )
         self.optimizer = build_optimizer(self.method, config.optim)
         self.data = fingerprint(splits.train.images)
         self.epoch, self.step, self.seconds = 0, 0, 0.0

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import harness, rivals
 from benchmarks.harness import OURS, Case
-from benchmarks.whole import facebook, lightly, open_clip, pml
+from benchmarks.whole import facebook, lightly, open_clip, pml, solo
 
 CASES: dict[str, Callable[[], Case]] = {
     "lightly, SimCLR": lambda: lightly.simclr(6, 5),
@@ -17,7 +17,12 @@ CASES: dict[str, Callable[[], Case]] = {
     "lightly, DINO": lambda: lightly.dino(3, 7),
     "open_clip": lambda: open_clip.clip(6, 5),
     "facebook, DINO": lambda: facebook.dino(3, 7),
+    "facebook, MoCo": lambda: facebook.moco(6, 20, 5),
+    "facebook, MAE's masking": lambda: facebook.masking(3, 12, 5),
+    "facebook, MAE's loss": lambda: facebook.pixels(2, 48),
     "pml, SimCLR": lambda: pml.simclr(6, 5),
+    "solo-learn, SimCLR": lambda: solo.simclr(6, 5),
+    "solo-learn, MoCo": lambda: solo.moco_v2(6, 20, 5),
 }
 
 

@@ -91,7 +91,7 @@ def test_damaged_images_are_used_or_named(tmp_path: Path) -> None:
     assert 100 < len(named) < 500  # of either kind there are many
 
     listing = list_images(tmp_path)
-    with StreamLoader(listing, plans.evaluation(16), 50, 0, max_skipped=1.0) as loader:
+    with StreamLoader(listing, plans.eval(16), 50, 0, max_skipped=1.0) as loader:
         for epoch in (0, 1):
             for (view,) in loader.epoch(epoch):
                 assert bool(view.isfinite().all())

@@ -9,9 +9,9 @@ import pytest
 import torch
 from image_files import encode, noise, plain, write_tree
 
+from fastssl.data import plans
 from fastssl.data.files import Files
 from fastssl.data.images import files_of, load_all, stream
-from fastssl.data.plans import evaluation
 from fastssl.data.rows import Mapped, Rows, Undecoded, checksums, identity
 from fastssl.data.sources import list_images
 from fastssl.data.stream import StreamLoader
@@ -102,7 +102,7 @@ def test_an_unreadable_file_is_white_and_named_once(tmp_path: Path) -> None:
 def test_a_file_that_an_engine_has_named_is_not_named_again(tmp_path: Path) -> None:
     content = {f"{i}.png": encode(noise(seed=i)) for i in range(9)} | {"3.png": b"no image"}
     data = stream(str(write_tree(tmp_path, content)), size=16).train
-    with StreamLoader(files_of(data, "stream"), evaluation(8), 3, 0) as loader:
+    with StreamLoader(files_of(data, "stream"), plans.eval(8), 3, 0) as loader:
         with pytest.warns(UserWarning, match=r"'3\.png' cannot be read .* another image takes its place"):
             list(loader.epoch(0))
         assert loader.skipped == tuple(data.skipped)

@@ -119,7 +119,7 @@ def test_ranks_see_files_of_their_own_and_draw_on_their_own() -> None:
     grey = [plain((10 * i, 10 * i, 10 * i)) for i in range(11)]
     seen = []
     for rank in (0, 1):
-        with StreamLoader(files(grey), replace(plans.evaluation(4), **RAW), 2, 0, rank=rank, world=2) as loader:
+        with StreamLoader(files(grey), replace(plans.eval(4), **RAW), 2, 0, rank=rank, world=2) as loader:
             assert loader.steps_per_epoch == 2
             seen.append({round(float(x) * 25.5) for (view,) in loader.epoch(0) for x in view[:, 0, 0, 0]})
     assert [len(part) for part in seen] == [4, 4]
@@ -155,10 +155,10 @@ def test_corrupt_files_are_named_and_replaced_and_nothing_else_changes() -> None
 def test_too_many_corrupt_files_end_the_epoch() -> None:
     contents = [b"no image"] * 3 + [plain()] * 5
     with pytest.raises(UserError, match=r"too many unreadable files: \d so far, 1 of 8 allowed") as caught:
-        served(contents, plans.evaluation(4), 8)
+        served(contents, plans.eval(4), 8)
     assert "\n" not in str(caught.value)
     with (
-        StreamLoader(files([b"no image"] * 2), plans.evaluation(4), 2, 0, max_skipped=1.0) as loader,
+        StreamLoader(files([b"no image"] * 2), plans.eval(4), 2, 0, max_skipped=1.0) as loader,
         pytest.raises(UserError, match="none of the 2 files of a batch can be read"),
     ):
         list(loader.epoch(0))
@@ -240,7 +240,7 @@ def working() -> list[str]:
 @pytest.mark.parametrize("ahead", [1, 3])
 def test_batches_are_made_ahead_and_no_more_than_asked(ahead: int) -> None:
     counted = Counted(100)
-    with StreamLoader(counted.listing, plans.evaluation(4), 5, 0, threads=2, ahead=ahead) as loader:
+    with StreamLoader(counted.listing, plans.eval(4), 5, 0, threads=2, ahead=ahead) as loader:
         batches = loader.epoch(0)
         assert counted.read == []
         for step in range(4):
@@ -256,7 +256,7 @@ def test_what_fails_on_a_thread_fails_the_epoch_and_ends_the_threads() -> None:
         raise RuntimeError("out of order")
 
     entries = [Entry("a.png", plain), Entry("b.png", fail)]
-    with StreamLoader(Listing(entries), plans.evaluation(4), 1, 0) as loader:
+    with StreamLoader(Listing(entries), plans.eval(4), 1, 0) as loader:
         with pytest.raises(RuntimeError, match="out of order"):
             list(loader.epoch(0))
         assert working() == []
@@ -264,7 +264,7 @@ def test_what_fails_on_a_thread_fails_the_epoch_and_ends_the_threads() -> None:
 
 def test_an_epoch_that_is_left_ends_its_threads() -> None:
     counted = Counted(400)
-    loader = StreamLoader(counted.listing, plans.evaluation(4), 50, 0, threads=2)
+    loader = StreamLoader(counted.listing, plans.eval(4), 50, 0, threads=2)
     batches = loader.epoch(0)
     next(batches)
     batches.close()  # type: ignore[attr-defined]
@@ -286,7 +286,7 @@ def test_its_threads_give_way_to_the_others() -> None:
         return plain()
 
     before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    with StreamLoader(Listing([Entry("a.png", content)] * 4), plans.evaluation(4), 2, 0) as loader:
+    with StreamLoader(Listing([Entry("a.png", content)] * 4), plans.eval(4), 2, 0) as loader:
         list(loader.epoch(0))
     assert set(found) == {min(19, before + 10)}
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
@@ -368,7 +368,7 @@ def test_what_can_only_be_read_forwards_is_refused_by_name(tmp_path: Path) -> No
 )
 def test_what_cannot_be_used_is_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        StreamLoader(files([plain()] * 5), plans.evaluation(4), 2, 0, **settings)  # type: ignore[arg-type]
+        StreamLoader(files([plain()] * 5), plans.eval(4), 2, 0, **settings)  # type: ignore[arg-type]
 
 
 ABANDONED = """

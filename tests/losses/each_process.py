@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from whole_and_parts import CASES, DTYPES, EXACT, D, N, computed, facebooks_training, inputs, learnt_by, left_behind
 
 from fastssl import losses
-from fastssl.compat import lightly
+from fastssl.compat import lightly, solo
 from fastssl.compat.facebook import dino
 from fastssl.losses import _group, _ring
 
@@ -28,8 +28,8 @@ def assert_uneven_batches_are_refused(rank: int, world: int) -> None:
     others = ", ".join(map(str, range(1, world)))
     told = (
         "NTXent: every process must have as many samples, of one kind, and the same settings; got "
-        "(3, 6) float32, (3, 6) float32, strategy='gather' on rank 0; "
-        "(2, 6) float32, (2, 6) float32, strategy='gather' on "
+        "(3, 6) float32, (3, 6) float32, strategy='gather', normalized=False, temperature=0.2 on rank 0; "
+        "(2, 6) float32, (2, 6) float32, strategy='gather', normalized=False, temperature=0.2 on "
         f"rank{'s' if world > 2 else ''} {others} (of batches that differ in size, leave out the last: drop_last=True)"
     )
     with pytest.raises(ValueError, match=re.escape(told)):
@@ -79,8 +79,36 @@ def assert_bad_numbers_on_one_process_are_told_on_all(rank: int, world: int) -> 
     crops = rows.flatten(0, 1)
     with pytest.raises(ValueError, match=rf"^DINOLoss: epoch must be in \[0, 4\); got 9 \(on rank {world - 1}\)"):
         dino.DINOLoss(D, 2, 0.04, 0.07, 2, 4)(crops, crops, 9 if rank == world - 1 else 0)
-    with pytest.raises(ValueError, match=f"strategy='ring' on rank {world - 1}"):
+    with pytest.raises(ValueError, match=f"strategy='ring', .* on rank {world - 1}"):
         losses.nt_xent_loss(*rows, temperature=0.5, group="world", strategy="ring" if rank == world - 1 else "gather")
+
+
+def assert_settings_that_differ_are_told(rank: int, world: int) -> None:
+    """The mean of losses with two temperatures is the loss of no batch."""
+    x, own, on_all = torch.randn(2, 3, D), 0.25 if rank == 0 else 0.5, "world"
+    labels = torch.arange(3)
+    calls = {
+        "NTXent": lambda: losses.NTXent(own, group=on_all)(*x),
+        "InfoNCE": lambda: losses.InfoNCE(own, group=on_all)(*x),
+        "ClipLoss": lambda: losses.ClipLoss(group=on_all)(*x, own),
+        "SigLipLoss": lambda: losses.SigLipLoss(group=on_all)(*x, 1.0, own),
+        "CPCLoss": lambda: losses.CPCLoss(own, group=on_all)(x, x),
+        "SupCon": lambda: losses.SupCon(own, group=on_all)(x[0], labels),
+        "BarlowTwins": lambda: losses.BarlowTwins(own, group=on_all)(*x),
+        "VICReg": lambda: losses.VICReg(own, group=on_all)(*x),
+        "MoCoLoss": lambda: losses.MoCoLoss(own, dim=D, length=64, group=on_all)(*x),
+        "DINOLoss": lambda: losses.DINOLoss(D, student_temp=own, group=on_all)(x, x),
+        "KoLeo": lambda: losses.KoLeo(normalized=rank == 0, group=on_all)(x[0]),
+        "NTXentLoss": lambda: lightly.NTXentLoss(own, gather_distributed=True)(*x),
+        "simclr_loss_func": lambda: solo.simclr_loss_func(x[0], labels, own),
+    }
+    for name, call in calls.items():
+        differ = r"normalized=True on rank 0; .*normalized=False" if name == "KoLeo" else r"=0\.25.* on rank 0; .*=0\.5"
+        told = {"NTXentLoss": "NTXent"}.get(name, name)
+        with pytest.raises(
+            ValueError, match=f"^{told}.*: every process must have .* the same settings; got .*{differ}"
+        ):
+            call()
 
 
 def assert_a_scale_may_be_any_number(rank: int, world: int) -> None:
@@ -196,6 +224,7 @@ def process(rank: int, world: int, folder: str) -> None:
         assert_uneven_batches_are_refused(rank, world)
         assert_bad_input_on_one_process_is_told_on_all(rank, world)
         assert_bad_numbers_on_one_process_are_told_on_all(rank, world)
+        assert_settings_that_differ_are_told(rank, world)
         assert_a_scale_may_be_any_number(rank, world)
         assert_gradients_only_where_asked(rank, world)
         assert_the_ring_gathers_nothing(rank, world)

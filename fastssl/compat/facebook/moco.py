@@ -96,7 +96,12 @@ class MoCo(nn.Module):
         """(N, dim) unit queries and keys, in float32 at least; the key encoder has moved before."""
         processes = _group.resolved("MoCo", everyone())
         _group.agreed(
-            "MoCo", processes, lambda: self._checked(im_q, im_k, _group.size(processes)), training=self.training
+            "MoCo",
+            processes,
+            lambda: self._checked(im_q, im_k, _group.size(processes)),
+            training=self.training,
+            T=self.T,
+            m=self.m,
         )
         _group.share_once(self, (self.queue, self.queue_ptr), processes)
         query = self._unit(self.encoder_q(im_q))

@@ -84,7 +84,15 @@ class DINOLoss(Centered):
             self.check_prototypes("student_out", student)
             return _check.crops(OWNER, student, _stacked("teacher_out", teacher_out).detach())
 
-        student, teacher = _group.agreed(OWNER, processes, check, training=self.training)
+        student, teacher = _group.agreed(
+            OWNER,
+            processes,
+            check,
+            training=self.training,
+            student_temp=self.student_temp,
+            teacher_temp=teacher_temp,
+            epoch=epoch,
+        )
         return self.centered_loss(student, teacher, self._temperature(teacher_temp, epoch), processes)
 
     def _temperature(self, of_the_call: float | None, epoch: int | None) -> float:

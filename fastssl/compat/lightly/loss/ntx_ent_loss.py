@@ -61,7 +61,8 @@ class NTXentLoss(nn.Module):
             self.memory_bank.check_fit(OWNER, key)
             return query, key
 
-        query, key = (_rows.unit(x, False) for x in _group.agreed(OWNER, processes, check, written=written))
+        pair = _group.agreed(OWNER, processes, check, written=written, temperature=self.temperature)
+        query, key = (_rows.unit(x, False) for x in pair)
         bank = self.memory_bank.beside(key, processes)
         loss = ops.queue_info_nce(query, key, bank, temperature=self.temperature)
         if written:
