@@ -47,20 +47,23 @@ def folder(n: int) -> Path:
 
 
 class Epochs:
-    """One epoch a call, each another."""
+    """One epoch a call, each another; with a plan, if views are made."""
 
-    def __init__(self, epoch: Callable[[int], Any], plan: ViewPlan) -> None:
-        self._epoch, self._next, self._plan = epoch, 0, plan
-
-    def first_op(self) -> None:
-        """The op that makes the views, called here and not by an engine's threads."""
-        pixel = torch.zeros(1, 3, 1, 1, dtype=torch.uint8, device=where.device())
-        make_views(pixel, self._plan, torch.Generator(device="cpu"))
+    def __init__(self, epoch: Callable[[int], Any], plan: ViewPlan | None = None) -> None:
+        self._epoch, self._next = epoch, 0
+        if plan is not None:
+            self.first_op = functools.partial(_make_one, plan)
 
     def __call__(self) -> int:
         """Views that were made; none is kept."""
         self._next += 1
         return sum(len(views) for views in self._epoch(self._next))
+
+
+def _make_one(plan: ViewPlan) -> None:
+    """Calls the op that makes the views, here and not on an engine's threads."""
+    pixel = torch.zeros(1, 3, 1, 1, dtype=torch.uint8, device=where.device())
+    make_views(pixel, plan, torch.Generator(device="cpu"))
 
 
 def by_dali(plan: ViewPlan, n: int) -> Work:

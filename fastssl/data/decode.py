@@ -48,7 +48,7 @@ def decode(data: bytes, size: int) -> np.ndarray:
     with opened(data) as image:
         # A JPEG is decoded at the nearest half, quarter or eighth that still has pixels to spare.
         image.draft(None, (2 * size, 2 * size))
-        return np.asarray(_centre(upright(image), size))
+        return np.asarray(centre(upright(image), size))
 
 
 def decode_full(data: bytes) -> np.ndarray:
@@ -115,8 +115,11 @@ def on_white(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _centre(image: Image.Image, size: int) -> Image.Image:
-    """Cuts before it resizes, so that a very long image never becomes a very large one."""
+def centre(image: Image.Image, size: int) -> Image.Image:
+    """The short side resized to ``size`` and the centre cut out, antialiased.
+
+    Cuts before it resizes, so that a very long image never becomes a very large one.
+    """
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     if image.size == (size, size):

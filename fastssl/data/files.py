@@ -33,11 +33,9 @@ class Files:
     """
 
     def __init__(self, listing: Listing, max_skipped: float, instead: str) -> None:
-        if not 0 <= max_skipped <= 1:
-            raise UserError(f"max_skipped is a share of the files, from 0 to 1; got {max_skipped}")
         self.listing = listing
         self._instead = instead
-        self._allowed = max(1, int(max_skipped * len(listing.entries)))
+        self._allowed = allowed(len(listing.entries), max_skipped)
         self._unreadable: set[int] = set()
 
     @property
@@ -88,3 +86,14 @@ class Files:
         if not readable:
             raise UserError(f"none of the {len(found)} files of a batch can be read ({quote(self.skipped)})")
         return [next((j for j in readable if j >= i), readable[0]) for i in range(len(found))]
+
+
+def allowed(count: int, max_skipped: float) -> int:
+    """How many of ``count`` files may be unreadable: a share of them, and always one.
+
+    Raises:
+        UserError: if ``max_skipped`` is no share.
+    """
+    if not 0 <= max_skipped <= 1:
+        raise UserError(f"max_skipped is a share of the files, from 0 to 1; got {max_skipped}")
+    return max(1, int(max_skipped * count))

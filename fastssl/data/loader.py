@@ -45,6 +45,7 @@ class Schedule:
         seed: 0 or more.
         rank: of this process among all, on all machines.
         world: how many processes there are.
+        what: the images are, in the plural, where they are something else.
 
     Raises:
         UserError: if one of them is out of range.
@@ -55,6 +56,7 @@ class Schedule:
     seed: int
     rank: int = 0
     world: int = 1
+    what: str = "images"
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -64,8 +66,8 @@ class Schedule:
         if self.batch_size * self.world > self.images:
             several = f" for each of {self.world} processes" if self.world > 1 else ""
             raise UserError(
-                f"a batch of {self.batch_size}{several} is larger than the data set of {self.images} images to train "
-                f"on: give --batch_size {self.images // self.world} or less, or more images"
+                f"a batch of {self.batch_size}{several} is larger than the data set of {self.images} {self.what} to "
+                f"train on: give --batch_size {self.images // self.world} or less, or more {self.what}"
             )
         if self.seed < 0:
             raise UserError(f"the seed must be 0 or more; got {self.seed}")
@@ -76,7 +78,7 @@ class Schedule:
 
     def chosen(self, epoch: int, start_step: int = 0) -> Iterator[tuple[int, Tensor]]:
         """The steps of ``epoch`` from ``start_step`` on, each with the positions of its images (batch_size,) int64."""
-        order = torch.randperm(self.images, generator=_generator(_ORDER, self.seed, epoch))
+        order = torch.randperm(self.images, generator=self.order_generator(epoch))
         for step in range(start_step, self.steps_per_epoch):
             batch = self._batch(step)
             yield step, order[batch * self.batch_size : (batch + 1) * self.batch_size]
@@ -84,6 +86,10 @@ class Schedule:
     def generator(self, epoch: int, step: int) -> torch.Generator:
         """The source of all randomness of a batch, on the CPU, so that the draws do not depend on the device."""
         return _generator(_AUGMENTATION, self.seed, epoch, self._batch(step))
+
+    def order_generator(self, epoch: int) -> torch.Generator:
+        """The source of the order of an epoch, the same for all processes."""
+        return _generator(_ORDER, self.seed, epoch)
 
     def _batch(self, step: int) -> int:
         """Among those of all processes."""

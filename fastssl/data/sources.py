@@ -7,7 +7,7 @@ import os
 import tarfile
 import threading
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -114,7 +114,7 @@ def list_images(path: Path) -> Listing:
         if zipfile.is_zipfile(path):
             return _list_zip(zipfile.ZipFile(path))
         if tarfile.is_tarfile(path):
-            return _list_tar(tarfile.open(path, tarinfo=_Member))
+            return _list_tar(tarfile.open(path, tarinfo=StrictMember))
     except Exception as error:  # what a damaged archive makes these modules raise may be anything
         raise UserError(f"cannot read {str(path)!r} ({one_line(error)}): download or pack it again") from error
     raise UserError(f"{str(path)!r} is no folder and no whole zip or tar archive: give one of these")
@@ -153,8 +153,18 @@ def one_line(error: BaseException) -> str:
 _File = tuple[str, int, int]
 
 
-def _scan(folder: Path) -> tuple[list[_File], list[Skipped]]:
-    """All image files below ``folder``, by name."""
+def find_files(folder: Path, suffixes: Container[str]) -> tuple[list[tuple[str, Path]], list[Skipped]]:
+    """The files below ``folder`` with one of ``suffixes`` (in lower case), and the folders that cannot be read.
+
+    Each by its path inside ``folder``, with ``/``, and its whole path; in the order of the former. Hidden ones are left
+    out; links are followed, each real folder entered once.
+    """
+    found, skipped = _scan(folder, suffixes)
+    return [(_printable(name), folder / name) for name, _, _ in found], skipped
+
+
+def _scan(folder: Path, suffixes: Container[str] = SUFFIXES) -> tuple[list[_File], list[Skipped]]:
+    """All files below ``folder`` with one of ``suffixes``, by name."""
     found: list[_File] = []
     skipped: list[Skipped] = []
     entered: set[tuple[int, int]] = set()
@@ -174,7 +184,7 @@ def _scan(folder: Path) -> tuple[list[_File], list[Skipped]]:
                         continue
                     if _is_folder(child):
                         inside.append(f"{here}{name}/")
-                    elif _has_suffix(name):
+                    elif _has_suffix(name, suffixes):
                         found.append((here + name, *_size_and_time(child)))
         except OSError as error:
             skipped.append(Skipped(_printable(here.rstrip("/") or "."), one_line(error)))
@@ -227,11 +237,11 @@ def _list_tar(archive: tarfile.TarFile) -> Listing:
     return Listing(entries, skipped, archive.close, forwards_only)
 
 
-class _Member(tarfile.TarInfo):
+class StrictMember(tarfile.TarInfo):
     """A member of a tar whose damage is an error: the module ends the list at it, or never ends."""
 
     @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> _Member:
+    def fromtarfile(cls, archive: tarfile.TarFile) -> StrictMember:
         try:
             return super().fromtarfile(archive)
         except tarfile.HeaderError as error:
@@ -292,14 +302,14 @@ def _readable() -> Iterator[None]:
         raise UnreadableError(one_line(error)) from error
 
 
-def _has_suffix(name: str) -> bool:
+def _has_suffix(name: str, suffixes: Container[str]) -> bool:
     stem, _, ending = name.rpartition(".")
-    return stem != "" and f".{ending.lower()}" in SUFFIXES
+    return stem != "" and f".{ending.lower()}" in suffixes
 
 
 def _is_image(name: str) -> bool:
     path = PurePosixPath(name)
-    return _has_suffix(path.name) and not any(_hidden(part) for part in path.parts)
+    return _has_suffix(path.name, SUFFIXES) and not any(_hidden(part) for part in path.parts)
 
 
 def _hidden(part: str) -> bool:

@@ -6,27 +6,21 @@ all its views: a JPEG decoded at half its size (libjpeg's scaled DCT) is done so
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
-from types import TracebackType
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fastssl.data.ahead import AheadLoader
 from fastssl.data.decode import UnreadableError, decode_full, sides
-from fastssl.data.files import MAX_SKIPPED, Files
+from fastssl.data.files import MAX_SKIPPED
 from fastssl.data.loader import Schedule, view_sizes
 from fastssl.data.plans import ViewPlan
-from fastssl.data.sources import Listing, Skipped
+from fastssl.data.sources import Listing
 from fastssl.data.views import draw
 from fastssl.errors import UserError
 from fastssl.ops import PackedImages, ViewParams, augment
@@ -34,11 +28,9 @@ from fastssl.ops._native import on_one_thread
 
 # Pixels that a thread decodes before it makes their views: bounds its memory, and one call serves several small images.
 _PIXELS_AT_ONCE = 1 << 20
-# What the threads give way by to those of the training step, in the system's units of niceness.
-_NICENESS = 10
 
 
-class StreamLoader:
+class StreamLoader(AheadLoader):
     """Batches of views from image files, by Pillow and ``ops.augment``; the contract is `fastssl.data.loader.Loader`'s.
 
     The order and every parameter of a view are drawn as the other engines draw them: by (seed, epoch, step and rank)
@@ -48,8 +40,8 @@ class StreamLoader:
     A file that cannot be read is counted, named in ``skipped``, and its place taken by the next readable one of its
     batch.
 
-    ``ahead`` batches are in the making, or made, while one is trained on. On Linux the threads that make them give way
-    to those of the training step: they take what processors it leaves idle, and all of them while it waits.
+    ``ahead`` batches are in the making, or made, while one is trained on; the threads give way to those of the training
+    step (`fastssl.data.ahead`).
 
     Args:
         files: of a folder, zip or tar, as `fastssl.data.sources.list_images` gives them; closed with the loader.
@@ -68,6 +60,8 @@ class StreamLoader:
     Raises:
         UserError: if the files can only be read forwards, as those of a compressed tar, or a number is out of range.
     """
+
+    instead = "another image takes its place"
 
     def __init__(
         self,
@@ -88,76 +82,13 @@ class StreamLoader:
                 "a compressed tar can only be read forwards, and each epoch has an order of its own: unpack it, or "
                 "pack it again as a zip or a plain tar"
             )
-        self._threads = torch.get_num_threads() if threads is None else threads
-        for name, value in (("threads", self._threads), ("ahead", ahead)):
-            if value < 1:
-                raise UserError(f"{name} must be 1 or more; got {value}")
-        self.plan, self.device, self._ahead = plan, torch.device(device), ahead
-        self.schedule = Schedule(len(files.entries), batch_size, seed, rank, world)
-        self._files = Files(files, max_skipped, "another image takes its place")
+        schedule = Schedule(len(files.entries), batch_size, seed, rank, world)
+        super().__init__(files, schedule, device=device, threads=threads, ahead=ahead, max_skipped=max_skipped)
+        self.plan = plan
         self._sides: dict[int, tuple[int, int]] = {}  # of images that are of others than their headers tell
-        self._pools: set[ThreadPoolExecutor] = set()
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.schedule.steps_per_epoch
-
-    @property
-    def skipped(self) -> tuple[Skipped, ...]:
-        """The files met so far that cannot be read, and why."""
-        return self._files.skipped
-
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[list[Tensor]]:
-        """The batches of ``epoch`` from ``start_step`` on, each ``plan.total`` tensors (batch_size, 3, size, size).
-
-        float32, normalised by the plan's mean and std, on ``device``.
-
-        Raises:
-            UserError: if more files cannot be read than are allowed, or a whole batch of them.
-        """
-        # each batch waits for the threads that work on all of them
-        batches = ThreadPoolExecutor(self._ahead, "batch")
-        workers = ThreadPoolExecutor(self._threads, "decode", _give_way)
-        self._pools |= {workers, batches}
-        steps = self.schedule.chosen(epoch, start_step)
-        waiting: deque[Future[list[Tensor]]] = deque()
-
-        def begin(count: int) -> None:
-            for step, chosen in islice(steps, count):
-                waiting.append(batches.submit(self._make, workers, epoch, step, chosen.tolist()))
-
-        try:
-            begin(self._ahead)
-            while waiting:
-                views = waiting.popleft().result()
-                begin(1)
-                yield [view.to(self.device) for view in views]
-        finally:
-            self._end(workers, batches)
-
-    def close(self) -> None:
-        """Ends all threads and closes the files."""
-        self._end(*self._pools)
-        self._files.listing.close()
-
-    def __enter__(self) -> StreamLoader:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _end(self, *pools: ThreadPoolExecutor) -> None:
-        """What is not begun yet never is, and batches that wait for it end by an error that nobody sees."""
-        for pool in pools:
-            pool.shutdown(wait=False, cancel_futures=True)
-        for pool in pools:
-            pool.shutdown()
-        self._pools -= set(pools)
-
-    def _make(self, workers: ThreadPoolExecutor, epoch: int, step: int, chosen: list[int]) -> list[Tensor]:
-        """The views of a batch: by its arguments and by which files are readable, alone."""
+    def make(self, workers: ThreadPoolExecutor, epoch: int, step: int, chosen: list[int]) -> list[Tensor]:
+        """``plan.total`` views (batch_size, 3, size, size) float32, normalised by the plan's mean and std."""
         while True:
             found = list(workers.map(self._open, chosen))
             images = [image for image in (found[i] for i in self._files.substitutes(found)) if image is not None]
@@ -236,11 +167,3 @@ def _pack(images: Sequence[np.ndarray]) -> PackedImages:
     starts = torch.cat([ends.new_zeros(1), ends[:-1]])
     pixels = torch.from_numpy(np.concatenate([image.reshape(-1) for image in images]))
     return PackedImages(pixels, starts, *shapes.unbind(1))
-
-
-def _give_way() -> None:
-    """Lowers the priority of this thread, where threads have one of their own."""
-    if sys.platform == "linux":
-        with suppress(OSError):
-            niceness = os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, niceness))

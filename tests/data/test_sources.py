@@ -13,7 +13,7 @@ from image_files import plain, write_tar, write_tree, write_zip
 
 from fastssl.data import sources
 from fastssl.data.decode import UnreadableError
-from fastssl.data.sources import list_images, stamp
+from fastssl.data.sources import find_files, list_images, stamp
 from fastssl.errors import UserError
 
 FILES = {"b/2.PNG": b"two", "a/1.jpg": b"one", "a/ü ö.webp": b"three", "b/notes.txt": b"no"}
@@ -238,3 +238,10 @@ def test_a_stamp_of_an_archive_tells_of_its_ends_its_size_and_its_time(tmp_path:
     longer = stamp(path)
     os.utime(path, ns=(0, 1))
     assert len({before, changed, longer, stamp(path)}) == 4
+
+
+def test_files_of_other_kinds_are_found_likewise(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"b/2.WAV": b"", "a/1.wav": b"", "c d/ü.flac": b"", "b/2.txt": b"", ".hidden/1.wav": b""})
+    found, skipped = find_files(tmp_path, {".wav", ".flac"})
+    names = ["a/1.wav", "b/2.WAV", "c d/ü.flac"]
+    assert (found, skipped) == ([(name, tmp_path / name) for name in names], [])
