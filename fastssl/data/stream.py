@@ -33,7 +33,7 @@ from fastssl.ops import PackedImages, ViewParams, augment
 from fastssl.ops._native import on_one_thread
 
 # Pixels that a thread decodes before it makes their views: bounds its memory, and one call serves several small images.
-_PIXELS_AT_ONCE = 1 << 20
+_PIXELS_AT_ONCE = 1 << 21
 # What the threads give way by to those of the training step, in the system's units of niceness.
 _NICENESS = 10
 
@@ -163,7 +163,10 @@ class StreamLoader:
             images = [image for image in (found[i] for i in self._files.substitutes(found)) if image is not None]
             shapes = torch.tensor([(image.height, image.width) for image in images])
             params = draw(self.plan, shapes, self.schedule.generator(epoch, step))
-            views = [torch.empty(len(images), 3, size, size) for size in view_sizes(self.plan)]
+            # by NumPy, which asks for huge pages: without them first writes to new memory take longer than the copying
+            views = [
+                torch.from_numpy(np.empty((len(images), 3, size, size), np.float32)) for size in view_sizes(self.plan)
+            ]
             if all(list(workers.map(partial(self._augment, images, params, views), _parts(images)))):
                 return views
 
