@@ -14,6 +14,7 @@ from itertools import islice
 from types import TracebackType
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -131,6 +132,14 @@ class AheadLoader(ABC):
         for pool in pools:
             pool.shutdown()
         self._pools -= set(pools)
+
+
+def room(*shape: int) -> Tensor:
+    """New float32 memory of that shape, whatever it holds.
+
+    By NumPy, which asks for huge pages: without them first writes to new memory take longer than the copying.
+    """
+    return torch.from_numpy(np.empty(shape, np.float32))
 
 
 def _give_way() -> None:

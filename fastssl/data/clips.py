@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastssl.data import video
-from fastssl.data.ahead import AheadLoader
+from fastssl.data.ahead import AheadLoader, room
 from fastssl.data.decode import UnreadableError
 from fastssl.data.files import MAX_SKIPPED, allowed
 from fastssl.data.loader import Schedule, view_sizes
@@ -190,7 +190,7 @@ class ClipLoader(AheadLoader):
         shapes = torch.tensor([frame.shape[:2] for frames in drawn for frame in frames])
         params = draw(self.plan, shapes, self.schedule.generator(epoch, step))
         sizes = view_sizes(self.plan)
-        views = [torch.empty(len(clips), len(clips[0]), 3, size, size) for size in sizes]
+        views = [room(len(clips), len(clips[0]), 3, size, size) for size in sizes]
 
         def augmented(i: int) -> None:
             count, frames = len(drawn[i]), clips[i].movedim(3, 1)

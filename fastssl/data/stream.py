@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastssl.data.ahead import AheadLoader
+from fastssl.data.ahead import AheadLoader, room
 from fastssl.data.decode import UnreadableError, decode_full, sides
 from fastssl.data.files import MAX_SKIPPED
 from fastssl.data.loader import Schedule, view_sizes
@@ -27,7 +27,7 @@ from fastssl.ops import PackedImages, ViewParams, augment
 from fastssl.ops._native import on_one_thread
 
 # Pixels that a thread decodes before it makes their views: bounds its memory, and one call serves several small images.
-_PIXELS_AT_ONCE = 1 << 20
+_PIXELS_AT_ONCE = 1 << 21
 
 
 class StreamLoader(AheadLoader):
@@ -94,7 +94,7 @@ class StreamLoader(AheadLoader):
             images = [image for image in (found[i] for i in self._files.substitutes(found)) if image is not None]
             shapes = torch.tensor([(image.height, image.width) for image in images])
             params = draw(self.plan, shapes, self.schedule.generator(epoch, step))
-            views = [torch.empty(len(images), 3, size, size) for size in view_sizes(self.plan)]
+            views = [room(len(images), 3, size, size) for size in view_sizes(self.plan)]
             if all(list(workers.map(partial(self._augment, images, params, views), _parts(images)))):
                 return views
 

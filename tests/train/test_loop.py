@@ -14,13 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
+from fastssl.data import engines
 from fastssl.data.images import ImageSet, Splits, load, stream
 from fastssl.data.loader import Loader
 from fastssl.errors import UserError
 from fastssl.methods.simclr import SimCLR
 from fastssl.train import checkpoint as checkpoints
 from fastssl.train import config as configs
-from fastssl.train import log, loop
+from fastssl.train import log
 from fastssl.train.config import RunConfig
 from fastssl.train.folder import RunFolder
 from fastssl.train.loop import Progress, build_method, pretrain
@@ -159,7 +160,7 @@ class Slow(Loader):
 def test_the_share_of_a_step_that_waits_for_views_is_logged(
     config: RunConfig, splits: Splits, folder: RunFolder, whole: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "Loader", Slow)
+    monkeypatch.setattr(engines, "Loader", Slow)
     pretrain(config, splits, folder)
     for row in log.read(folder.metrics):
         assert row.waiting is not None
