@@ -25,6 +25,7 @@ from torch import Tensor
 
 from fastssl.data.decode import decoder
 from fastssl.data.rows import checksums
+from fastssl.data.sources import one_line
 from fastssl.errors import UserError
 from fastssl.files import atomic_write
 
@@ -34,6 +35,8 @@ _MAGIC = b"fastssl images\r\n"
 _PAGE = 4096
 # After the magic: bytes of the JSON, images, side of an image; then a digest of the JSON and the checksums.
 _LENGTHS = struct.Struct("<QQQ16s")
+
+_HOW_TO_REMOVE = "remove it whenever you like; --no_cache does without"
 
 
 class Kept(NamedTuple):
@@ -80,15 +83,18 @@ class Cache:
         try:
             with place.open("rb") as file:
                 kept = _read(file, _key(stamp), fits)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        except OSError as error:
+            self.tell(f"{place} cannot be read ({one_line(error)}): reading the images anew")
+            return None
+        except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
             self.tell(f"{place} is damaged ({error}): reading the images anew")
             with suppress(OSError):
                 place.unlink()
             return None
         if kept is not None:
-            self.tell(f"{_amount(kept.pixels)} from {place} ({HOW_TO_REMOVE})")
+            self.tell(f"{_amount(kept.pixels)} from {place} ({_HOW_TO_REMOVE})")
         return kept
 
     def keep(self, place: Path, stamp: str, about: dict[str, Any], images: Tensor) -> Kept | None:
@@ -101,7 +107,7 @@ class Cache:
         except (UserError, OSError, ValueError) as error:
             self.tell(f"the images are not kept for the next start: {error}")
             return None
-        self.tell(f"kept {_amount(images)} in {place} for the next start ({HOW_TO_REMOVE})")
+        self.tell(f"kept {_amount(images)} in {place} for the next start ({_HOW_TO_REMOVE})")
         return kept
 
     @contextmanager
@@ -125,9 +131,6 @@ class Cache:
                 for partial in self.folder.glob(f".{glob.escape(place.name)}.*.tmp"):  # of one that was killed
                     partial.unlink(missing_ok=True)
             yield
-
-
-HOW_TO_REMOVE = "remove it whenever you like; --no_cache does without"
 
 
 def _key(stamp: str) -> str:

@@ -118,7 +118,7 @@ class StreamLoader(AheadLoader):
                 packed, own, view_sizes(plan), mean=plan.mean, std=plan.std, interpolation=plan.interpolation
             )
         for view, some in zip(views, made, strict=True):
-            view[part] = some
+            view.numpy()[part] = some.numpy()  # on this thread alone; torch would share it out among others
         return True
 
     def _decode(self, image: _Image) -> np.ndarray | None:

@@ -213,7 +213,28 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path, told: Told) -> Non
     source = str(write_tree(tmp_path / "pets", PETS))
     found = load(source, size=8, cache=Cache(tmp_path / "file" / "cache", told.append))
     assert_same_splits(found, load(source, size=8))
-    assert told("not kept for the next start: cannot write") == 1
+    (line,) = told
+    assert line.startswith(f"the images are not kept for the next start: cannot write {tmp_path}/file/cache/pets-8px-")
+
+
+def test_a_file_that_may_not_be_read_is_left_alone(
+    tmp_path: Path, cache: Cache, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = str(write_tree(tmp_path / "pets", PETS))
+    expected = load(source, size=8, cache=cache)
+    (path,) = files(cache)
+    open_ = Path.open
+
+    def refuse(file: Path, *args: str) -> object:
+        if file == path:
+            raise PermissionError(13, "Permission denied")
+        return open_(file, *args)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    told.clear()
+    assert_same_splits(load(source, size=8, cache=cache), expected)
+    assert f"{path} cannot be read (Permission denied): reading the images anew" in told
+    assert path.exists()
 
 
 def test_what_is_written_to_an_image_stays_in_this_process(tmp_path: Path, cache: Cache) -> None:
