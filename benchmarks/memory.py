@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
-from pathlib import Path
 
 import torch
 
 from benchmarks.harness import cases
-
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-
-def kilobytes(name: str) -> int:
-    found = re.search(rf"{name}:\s+(\d+)", STATUS.read_text())
-    assert found is not None
-    return int(found[1])
+from fastssl.train.memory import PeakMemory
 
 
 def main(op: str, name: str, provider: str, count: str) -> None:
@@ -25,10 +16,9 @@ def main(op: str, name: str, provider: str, count: str) -> None:
     (case,) = (case for case in cases(op) if case.name == name)
     work = case.providers[provider]()
     work()
-    CLEAR.write_text("5")  # the mark falls to what is resident now
-    before = kilobytes("VmRSS")
+    peak = PeakMemory()
     work()
-    print((kilobytes("VmHWM") - before) / 1024)
+    print(peak.megabytes())
 
 
 if __name__ == "__main__":

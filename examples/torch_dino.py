@@ -67,6 +67,6 @@ for step in range(1, steps + 1):
     print(f"step {step}: loss {loss.item():.6f}")
 
 with torch.no_grad():
-    (whole,) = make_views(drawings[:512], plans.evaluation(32), generator)
+    (whole,) = make_views(drawings[:512], plans.eval(32), generator)
     chosen = teacher(whole).sub(criterion.center).argmax(1).unique()
 print(f"{steps} steps; the teacher gives 512 drawings {len(chosen)} of {PROTOTYPES} prototypes (1 would be a collapse)")

@@ -183,9 +183,15 @@ inline void add_rows_to_lanes(const Weights<O>& weights, const Inner<O>& inner, 
                               std::int64_t columns, Sum<O>* sums) {
     const O* in = inner.along_rows;
     for (std::int64_t k = 0; k < columns; k += kPanel<O>, in += kTile * kPanel<O> / kDepths<O>, sums += kTile * kPanel<O>)
-        for (int i = 0; i < lane_count; i += kBlockRows)  // sums[i] += sum_j tile[j][i] inner[j]
-            multiply_block<O, 1, kTile, true>(weights.along_columns + i, in, kPanel<O>, operands<O>(rows),
-                                              sums + i * kPanel<O>, kPanel<O>);
+        for (int i = 0; i < lane_count; i += kBlockRows) {  // sums[i] += sum_j tile[j][i] inner[j]
+            const O* weight = weights.along_columns + i;
+            Sum<O>* out = sums + i * kPanel<O>;
+            if (lane_count - i > kBlockRows / 2)
+                multiply_block<O, 1, kTile, true>(weight, in, kPanel<O>, operands<O>(rows), out, kPanel<O>);
+            else  // the last few lanes
+                multiply_block<O, 1, kTile, true, kBlockRows / 2>(weight, in, kPanel<O>, operands<O>(rows), out,
+                                                                  kPanel<O>);
+        }
 }
 
 // Row i of sums kept in panels, from `sums` of its block.

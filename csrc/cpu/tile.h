@@ -14,26 +14,26 @@ constexpr int kBlockVectors = 2;
 template <class T>
 constexpr int kBlockColumns = kBlockVectors * kWidth<T>;
 
-// c[i][j] (+)= sum_k a(i, k) * b[k][j] for i < kBlockRows, j < kBlockColumns, the depth counted in operands.
+// c[i][j] (+)= sum_k a(i, k) * b[k][j] for i < Rows, j < kBlockColumns, the depth counted in operands.
 // a(i, k) = a[i * RowStride + k * DepthStride]; both strides are constants, so every address is an immediate offset.
-template <class O, int RowStride, int DepthStride, bool Accumulate>
+template <class O, int RowStride, int DepthStride, bool Accumulate, int Rows = kBlockRows>
 inline void multiply_block(const O* a, const O* b, std::int64_t b_stride, std::int64_t depth, Sum<O>* c,
                            std::int64_t c_stride) {
     using T = Sum<O>;
-    Vec<T> sums[kBlockRows][kBlockVectors] = {};
+    Vec<T> sums[Rows][kBlockVectors] = {};
     for (std::int64_t k = 0; k < depth; ++k, a += DepthStride, b += b_stride) {
         Vec<O> column[kBlockVectors];
 #pragma GCC unroll 2
         for (int v = 0; v < kBlockVectors; ++v) column[v] = load<O>(b + v * kWidth<O>);
 #pragma GCC unroll 12
-        for (int i = 0; i < kBlockRows; ++i) {
+        for (int i = 0; i < Rows; ++i) {
             const Vec<O> scalar = broadcast<O>(a[i * RowStride]);
 #pragma GCC unroll 2
             for (int v = 0; v < kBlockVectors; ++v) sums[i][v] = multiply_add<O>(sums[i][v], scalar, column[v]);
         }
     }
 #pragma GCC unroll 12
-    for (int i = 0; i < kBlockRows; ++i)
+    for (int i = 0; i < Rows; ++i)
 #pragma GCC unroll 2
         for (int v = 0; v < kBlockVectors; ++v) {
             T* out = c + i * c_stride + v * kWidth<T>;

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import fastssl
 from fastssl.errors import UserError, unknown
@@ -18,6 +22,8 @@ COMMANDS = {
     "embed": "turn a folder of images into a table of features",
     "export": "write a run's encoder as safetensors that torchvision loads",
     "report": "draw a run's report.html again",
+    "views": "draw what a view plan makes of images, and say it in words",
+    "bench-data": "which engine makes views fastest here, and whether a training step waits for it",
     "info": "versions, hardware, and which kernels serve each operation",
 }
 
@@ -27,7 +33,7 @@ usage: fastssl COMMAND [options]
 Self-supervised learning on images: train an encoder without labels, see what it learnt, use it.
 
 commands:
-{chr(10).join(f"  {name:<10} {text}" for name, text in COMMANDS.items())}
+{chr(10).join(f"  {name:<11} {text}" for name, text in COMMANDS.items())}
 
 options:
   -h, --help     show this; after a command, that command's options
@@ -41,6 +47,7 @@ examples:
 """
 
 FAILED, INTERRUPTED = 2, 130
+PACKAGE = Path(__file__).parent.parent
 LESS_MEMORY = "give a smaller --batch_size, --image_size or --width"
 
 
@@ -52,7 +59,8 @@ def main(words: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if words is None else words)
     try:
-        return _dispatch(words)
+        with _plain_warnings():
+            return _dispatch(words)
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return FAILED
@@ -64,6 +72,22 @@ def main(words: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(str(stop) or "interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """A warning to the user is its sentence, without the line of the program that it comes from."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def tell(message: Warning | str, category: type[Warning], filename: str, *where: Any, **more: Any) -> None:
+            if category is UserWarning and Path(filename).is_relative_to(PACKAGE):
+                print(message, file=sys.stderr)
+            else:
+                show(message, category, filename, *where, **more)
+
+        warnings.showwarning = tell
+        yield
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -85,5 +109,5 @@ def _dispatch(words: list[str]) -> int:
         return 0
     if words[0] not in COMMANDS:
         raise unknown("command", words[0], COMMANDS)
-    code: int = importlib.import_module(f"fastssl.cli.{words[0]}").run(words[1:])
+    code: int = importlib.import_module(f"fastssl.cli.{words[0].replace('-', '_')}").run(words[1:])
     return code

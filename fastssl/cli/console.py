@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from statistics import harmonic_mean
 from types import TracebackType
 
 from rich import box
@@ -17,6 +16,7 @@ from fastssl.data.images import ImageSet, Splits
 from fastssl.eval import Scores
 from fastssl.eval.protocol import RANDOM, TRAINED
 from fastssl.train.loop import Progress
+from fastssl.train.throughput import EngineSpeed, Throughput
 
 SHOWN_SKIPPED = 5
 
@@ -40,6 +40,11 @@ def busy(what: str) -> AbstractContextManager[object]:
     )
     bar.add_task(what, total=None)
     return bar
+
+
+def tell(line: str) -> None:
+    """A line above whatever bar is shown, unbroken, so that a path in it can be copied."""
+    _err.print(line, markup=False, soft_wrap=True)
 
 
 def describe_data(splits: Splits) -> None:
@@ -73,7 +78,7 @@ class TrainingDisplay:
         columns = (text, BarColumn(), TimeRemainingColumn(), TextColumn("left"))
         self._bar = Bar(*columns, console=_err, transient=True, disable=not _err.is_terminal)
         self._task: TaskID | None = None
-        self._epoch, self._rates = 0, [0.0]
+        self._epoch, self._steps, self._seconds, self._waited = 0, 0, 0.0, 0.0  # of an image of each step so far
 
     def __enter__(self) -> TrainingDisplay:
         self._bar.start()
@@ -88,10 +93,13 @@ class TrainingDisplay:
         """`fastssl.train.loop.Watcher`: shows a step that was done."""
         row = progress.row
         if row.epoch != self._epoch:
-            self._epoch, self._rates = row.epoch, []
-        self._rates.append(row.images_per_second)
+            self._epoch, self._steps, self._seconds, self._waited = row.epoch, 0, 0.0, 0.0
+        self._steps += 1
+        self._seconds += 1 / row.images_per_second
+        self._waited += (row.waiting or 0.0) / row.images_per_second
         epoch = f"epoch {row.epoch}/{progress.epochs}"
-        numbers = f"{harmonic_mean(self._rates):,.0f} images/s  {_nats(progress)}"
+        speed = f"{self._steps / self._seconds:,.0f} images/s ({self._waited / self._seconds:.0%} waiting for data)"
+        numbers = f"{speed}  {_nats(progress)}"
         if self._task is None:
             self._task = self._bar.add_task(epoch, total=progress.steps, completed=row.step - 1, numbers=numbers)
         self._bar.update(self._task, completed=row.step, description=epoch, numbers=numbers)
@@ -128,3 +136,49 @@ def show_scores(scores: Scores) -> None:
     trained, untrained = scores.row(TRAINED), scores.row(RANDOM)
     knn, linear = 100 * (trained.knn - untrained.knn), 100 * (trained.linear - untrained.linear)
     _out.print(f"gain over {RANDOM}: {knn:+.1f} points by kNN, {linear:+.1f} by the linear probe")
+
+
+def show_throughput(result: Throughput) -> None:
+    """The table of engines, and what they mean for the training step."""
+    config, step = result.config, result.step.median
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=f"{config.preset}: {_images(result.images)} to views of {config.view_plan().size} pixels, "
+        f"in batches of {config.batch_size}",
+        title_justify="left",
+    )
+    table.add_column("engine")
+    for name in ("images/s", "lowest to highest", "decoding", "ready after", "peak memory"):
+        table.add_column(name, justify="right")
+    for engine in result.engines:
+        table.add_row(engine.engine, *_measured(engine))
+    _out.print(table)
+    for engine in result.engines:
+        if engine.cannot:
+            _out.print(f"{engine.engine}: {engine.cannot}", markup=False)
+    _out.print(
+        f"step: {config.encoder}, forward and backward, {step:,.3g} images/s, {config.batch_size / step:.2g} s a batch",
+        markup=False,
+    )
+    _out.print(_verdict(result), markup=False)
+
+
+def _measured(speed: EngineSpeed) -> tuple[str, ...]:
+    if speed.images is None:
+        return ("not here",)
+    decoding = f"{100 * speed.decoding:.0f} %" if speed.decoding else "once"
+    peak = "unknown" if speed.peak_megabytes is None else f"{speed.peak_megabytes:,.0f} MB"
+    turns = f"{speed.images.slowest:,.0f} to {speed.images.fastest:,.0f}"
+    return f"{speed.images.median:,.0f}", turns, decoding, f"{speed.ready_after:.1f} s", peak
+
+
+def _verdict(result: Throughput) -> str:
+    fastest = result.fastest
+    assert fastest.images is not None
+    times = fastest.images.median / result.step.median
+    said = f"{fastest.engine} is fastest, and makes {times:,.3g} times as many images as the step can take: "
+    said += f"{result.bottleneck} is the bottleneck"
+    if result.environment["device"].endswith("CPU"):
+        share = f"{100 / (1 + times):.0f} %" if times < 99 else "less than 1 %"
+        said += f"; on one and the same processor, views take {share} of the time of a step"
+    return said

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from fastssl import methods, models
-from fastssl.cli import console
+from fastssl.cli import console, reading
 from fastssl.cli.parser import Parser
+from fastssl.cli.plan_options import add_plan_options, early, part_names
 from fastssl.cli.scoring import score
-from fastssl.data import dali, images, plans
+from fastssl.data import engines, images, plans
+from fastssl.data.plans import ViewPlan
 from fastssl.errors import UserError
 from fastssl.report import write_report
 from fastssl.train import checkpoint as checkpoints
@@ -25,7 +27,9 @@ from fastssl.train.trained import open_run
 DESCRIPTION = """\
 Train an encoder on images without labels. Labels, where the folders name classes, are used only to score it.
 
-METHOD is one of: {methods}. Encoders: {encoders}. Presets of --views: {views}.
+METHOD is one of: {methods}. Encoders: {encoders}.
+Presets of --views: {views};
+`fastssl views` draws them.
 DATA may be the embedded set (clipart), a folder, zip or tar of images (one folder a class, or train/ and test/, or no
 order at all), or a folder of MNIST-like idx files.
 
@@ -37,6 +41,7 @@ EXAMPLES = """\
   fastssl pretrain simclr
   fastssl pretrain simclr --data photos --image_size 96 --epochs 100 --out runs/photos
   fastssl pretrain simclr --stem cifar --width 32 --optim.lr 0.3 --simclr.temperature 0.2
+  fastssl pretrain simclr --views moco_v2 --plan.crop_scale 0.4 1.0 --plan.blur 0.1
   fastssl pretrain --out runs/photos --resume
   fastssl pretrain --config runs/photos/config.yaml --seed 1 --out runs/photos-1
 """
@@ -44,13 +49,11 @@ EXAMPLES = """\
 
 def run(words: list[str]) -> int:
     """The command. Raises UserError for whatever cannot be used, KeyboardInterrupt when it is stopped."""
-    config, folder, resume, overwrite = _arguments(words)
+    config, folder, resume, overwrite, no_cache = _arguments(words)
     folder.check(resume=resume, overwrite=overwrite)
-    if config.engine == "dali":
-        dali.require()
+    engines.require(config.engine)
     with folder.lock():
-        with console.reading(config.data) as progress:
-            splits = images.load(config.data, size=config.image_size, seed=config.seed, progress=progress)
+        splits = reading.load(config, no_cache=no_cache)
         console.describe_data(splits)
         try:
             with console.TrainingDisplay() as display:
@@ -77,26 +80,27 @@ def _finish(folder: RunFolder, splits: images.Splits) -> None:
         print(f"no report: {error}, then: fastssl report {folder.path}", file=sys.stderr)
 
 
-def _arguments(words: list[str]) -> tuple[RunConfig, RunFolder, bool, bool]:
-    """What to run, where, and whether to resume or overwrite."""
+def _arguments(words: list[str]) -> tuple[RunConfig, RunFolder, bool, bool, bool]:
+    """What to run, where, whether to resume or overwrite, and whether to do without the cache."""
     method, words = (words[0], words[1:]) if words and not words[0].startswith("-") else (None, words)
     base = _base(method, words)
-    values = _parser(base).parse(words).as_dict()
-    out, resume, overwrite = (values.pop(name) for name in ("out", "resume", "overwrite"))
+    values = _parser(base, _preset(base, words)).parse(words).as_dict()
+    out, resume, overwrite, no_cache = (values.pop(name) for name in ("out", "resume", "overwrite", "no_cache"))
     values.pop("config")
     config = configs.from_dict({"method": base.method, **values})
-    return config, RunFolder(Path(out) if out else _usual_folder(config.method, config.data)), resume, overwrite
+    folder = RunFolder(Path(out) if out else _usual_folder(config.method, config.data))
+    return config, folder, resume, overwrite, no_cache
 
 
 def _base(method: str | None, words: list[str]) -> RunConfig:
     """The settings that the options change: those of the run to resume, of a file, or the defaults."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    early.add_argument("--config", type=Path)
-    early.add_argument("--data", default=RunConfig.data)
-    early.add_argument("--out", type=Path)
-    early.add_argument("--resume", action="store_true")
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--data", default=RunConfig.data)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--resume", action="store_true")
     try:
-        known, _ = early.parse_known_args(words)
+        known, _ = parser.parse_known_args(words)
     except argparse.ArgumentError as error:
         raise UserError(str(error).removeprefix("argument ")) from error
     folder = RunFolder(known.out or _usual_folder(method or RunConfig.method, known.data))
@@ -108,11 +112,18 @@ def _base(method: str | None, words: list[str]) -> RunConfig:
     return base if method is None else configs.with_method(base, method)
 
 
+def _preset(base: RunConfig, words: list[str]) -> ViewPlan:
+    """The plan whose parts the options may name."""
+    views = early(words, "--views", base.views)
+    preset = methods.get(base.method).view_plan if views in (None, "null") else plans.get(views)
+    return preset(base.image_size)
+
+
 def _usual_folder(method: str, data: str) -> Path:
     return Path("runs") / f"{method}-{Path(data).absolute().stem}"
 
 
-def _parser(base: RunConfig) -> Parser:
+def _parser(base: RunConfig, preset: ViewPlan) -> Parser:
     registries = {"methods": methods, "encoders": models, "views": plans}
     description = DESCRIPTION.format(**{name: ", ".join(registry.names()) for name, registry in registries.items()})
     parser = Parser("pretrain [METHOD] [options]", description, EXAMPLES)
@@ -122,7 +133,9 @@ def _parser(base: RunConfig) -> Parser:
     parser.add_argument(
         "--config", type=str | None, help="YAML of settings, as in a run's config.yaml; options given beside it win"
     )
-    parser.add_class_arguments(RunConfig, skip={"method", "method_config"})
+    reading.add_no_cache(parser)
+    parser.add_class_arguments(RunConfig, skip={"method", "method_config", "plan"})
+    add_plan_options(parser, part_names(preset, base.plan))
     parser.add_class_arguments(type(base.method_config), base.method)
     defaults: dict[str, Any] = configs.flat(base)
     del defaults["method"]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_type_hints
 
-from fastssl.errors import unknown
+from fastssl.errors import UserError, unknown
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -15,14 +15,16 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # Images of this side and above get SimCLR's ImageNet recipe, smaller ones its CIFAR recipe.
 BLUR_FROM_SIZE = 96
 
+# What `changed` leaves alone: how a plan is put together, and what the encoder is fed with wherever it is used.
+_FIXED = frozenset({"mean", "std", "others", "name"})
+
 
 @dataclass(frozen=True)
 class ViewPlan:
     """How views are made: crop, flip, rotation, colour jitter, grayscale, blur, solarization, normalisation.
 
-    In this order; but for the four steps of colour jitter, whose order is drawn for each sample. ``brightness``,
-    ``contrast`` and ``saturation`` are torchvision's: a factor drawn from [max(0, 1 - b), 1 + b]. ``hue`` is a shift
-    drawn from [-hue, hue], in turns of the colour wheel. The defaults leave an image as it is.
+    In this order; but for the four steps of colour jitter, which are torchvision's, and whose order is drawn for each
+    sample. The defaults leave an image as it is.
 
     Args:
         size: side of a view, in pixels.
@@ -33,6 +35,10 @@ class ViewPlan:
         flip: probability of a left-right flip.
         rot90: quarter turns against the clock, of which one is drawn.
         jitter: probability of colour jitter.
+        brightness: b of a factor drawn from [max(0, 1 - b), 1 + b].
+        contrast: likewise.
+        saturation: likewise.
+        hue: bound h, in turns of the colour wheel, of a shift drawn from [-h, h].
         grayscale: probability of dropping colour.
         blur: probability of a Gaussian blur.
         blur_sigma: bounds of its standard deviation, in pixels of the view.
@@ -41,6 +47,7 @@ class ViewPlan:
         std: divides each channel after that.
         others: plans of the further views, which are made with settings of their own; interpolation, mean and std are
             the same for all.
+        name: by which `changed` finds this part of a plan that has several; no two parts share one.
 
     Raises:
         ValueError: naming the field that is out of range.
@@ -65,6 +72,7 @@ class ViewPlan:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     others: tuple[ViewPlan, ...] = ()
+    name: str = ""
 
     @property
     def parts(self) -> tuple[ViewPlan, ...]:
@@ -97,16 +105,29 @@ class ViewPlan:
         for other in self.others:
             for name in ("interpolation", "mean", "std"):
                 _require(getattr(other, name) == getattr(self, name), name, getattr(other, name), "alike in all plans")
+        given = [part.name for part in self.parts if part.name]
+        own_fields = {field.name for field in fields(self)}
+        usable = len(set(given)) == len(given) and own_fields.isdisjoint(given)
+        _require(usable, "name", given, "another for each part, and no field's")
 
 
 def simclr(size: int) -> ViewPlan:
-    """SimCLR's two views (arXiv:2002.05709, appendix A; colour strength s and blur by the size of the images).
+    """SimCLR's two views (arXiv:2002.05709, appendix A): the ImageNet recipe from 96 pixels on, below `cifar`'s.
 
-    From 96 pixels on, the ImageNet recipe: s = 1, blur for half of the views. Below, the CIFAR recipe of appendix B.9:
-    s = 0.5, and no blur, which at such sizes removes what the images have to tell.
+    Colour strength s = 1, and blur for half of the views.
     """
-    large = size >= BLUR_FROM_SIZE
-    strength = 1.0 if large else 0.5
+    return _simclr(size, strength=1.0, blur=0.5) if size >= BLUR_FROM_SIZE else cifar(size)
+
+
+def cifar(size: int) -> ViewPlan:
+    """SimCLR's two views of small images (arXiv:2002.05709, appendix B.9), at any size.
+
+    Colour strength s = 0.5, and no blur, which at such sizes removes what the images have to tell.
+    """
+    return _simclr(size, strength=0.5, blur=0.0)
+
+
+def _simclr(size: int, strength: float, blur: float) -> ViewPlan:
     return ViewPlan(
         size=size,
         views=2,
@@ -119,7 +140,7 @@ def simclr(size: int) -> ViewPlan:
         saturation=0.8 * strength,
         hue=0.2 * strength,
         grayscale=0.2,
-        blur=0.5 if large else 0.0,
+        blur=blur,
     )
 
 
@@ -151,21 +172,24 @@ def moco_v2(size: int) -> ViewPlan:
 
 
 def byol(size: int) -> ViewPlan:
-    """BYOL's two views (arXiv:2006.07733, appendix B): one always blurred, the other seldom, at times solarized."""
-    first = replace(moco_v2(size), views=1, crop_scale=(0.08, 1.0), saturation=0.2, blur=1.0)
-    return replace(first, others=(replace(first, blur=0.1, solarize=0.2),))
+    """BYOL's two views (arXiv:2006.07733, appendix B): one always blurred, the other seldom, at times solarized.
+
+    Its parts are ``first`` and ``second``.
+    """
+    first = replace(moco_v2(size), views=1, crop_scale=(0.08, 1.0), saturation=0.2, blur=1.0, name="first")
+    return replace(first, others=(replace(first, blur=0.1, solarize=0.2, name="second"),))
 
 
 def dino(size: int, local_views: int = 8) -> ViewPlan:
     """DINO's multi-crop (arXiv:2104.14294, appendix A): two large crops of ``size``, small ones of less of the image.
 
     The small views have 96 pixels where the large ones have 224, and the same share at other sizes. Colours and blur
-    are BYOL's, the resizing bicubic.
+    are BYOL's, the resizing bicubic. Its parts are ``first``, ``second`` and ``local``.
     """
     whole = byol(size)
     first = replace(whole, crop_scale=(0.4, 1.0), interpolation="bicubic", others=())
-    second = replace(first, blur=0.1, solarize=0.2)
-    local = replace(first, size=max(1, round(size * 96 / 224)), crop_scale=(0.05, 0.4), blur=0.5)
+    second = replace(first, blur=0.1, solarize=0.2, name="second")
+    local = replace(first, size=max(1, round(size * 96 / 224)), crop_scale=(0.05, 0.4), blur=0.5, name="local")
     return replace(first, others=(second, replace(local, views=local_views)) if local_views else (second,))
 
 
@@ -177,21 +201,57 @@ def mae(size: int) -> ViewPlan:
 def rotation(size: int) -> ViewPlan:
     """Four views, the k-th turned by k quarters against the clock, to be told apart (RotNet, arXiv:1803.07728).
 
-    Each a crop of 224 pixels of 256, and half of them flipped, as its ImageNet recipe has it.
+    Each a crop of 224 pixels of 256, and half of them flipped, as its ImageNet recipe has it. Its parts are ``r0``,
+    ``r90``, ``r180`` and ``r270``.
     """
-    share = (224 / 256) ** 2
-    upright = ViewPlan(size=size, crop_scale=(share, share), flip=0.5)
-    return replace(upright, others=tuple(replace(upright, rot90=(turns,)) for turns in (1, 2, 3)))
+    upright = ViewPlan(size=size, crop_scale=_square(224, 256), flip=0.5, name="r0")
+    turned = (replace(upright, rot90=(turns,), name=f"r{90 * turns}") for turns in (1, 2, 3))
+    return replace(upright, others=tuple(turned))
 
 
-def evaluation(size: int) -> ViewPlan:
+def jigsaw(size: int) -> ViewPlan:
+    """One view, to be cut into the tiles of a puzzle (arXiv:1603.09246): 225 pixels of a square of 255.
+
+    Three of ten lose their colours: where those are shifted against each other, as lenses do towards the borders, tells
+    where in the image a tile was. What the paper does to each tile by itself is for the method to do: gap, place within
+    the cell and normalisation (all in ``fastssl.ops.tiles``), and to shift the channels by a pixel or two.
+    """
+    return ViewPlan(size=size, crop_scale=_square(225, 255), grayscale=0.3)
+
+
+def relative_patch(size: int) -> ViewPlan:
+    """One view, of which two neighbouring patches are cut (arXiv:1505.05192): a third of the area and more.
+
+    The paper's grid of 3 x 3 patches spans 384 pixels of images of 150,000 to 450,000. Against the shortcut by shifted
+    colours two views of three lose theirs, as later repetitions of it do to the whole image. The paper itself drops two
+    of the three channels of each patch, or projects colours: that, gap and jitter are for the method to do
+    (``fastssl.ops.tiles``).
+    """
+    return ViewPlan(size=size, crop_scale=(1 / 3, 1.0), grayscale=2 / 3)
+
+
+def colorization(size: int) -> ViewPlan:
+    """One view whose colours are to be guessed, and so are left alone (arXiv:1603.08511): a crop and a flip.
+
+    A crop of 176 pixels of 256, as the paper's training has it. Values stay in [0, 1], which ``fastssl.ops.rgb_to_lab``
+    takes.
+    """
+    return ViewPlan(size=size, crop_scale=_square(176, 256), flip=0.5, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
+def eval(size: int) -> ViewPlan:
     """One view for features: the whole image at ``size``, normalised as in training, nothing random."""
     return ViewPlan(size=size)
 
 
-_PLANS: dict[str, Callable[[int], ViewPlan]] = {
-    plan.__name__: plan for plan in (byol, dino, drawings, evaluation, mae, moco_v2, rotation, simclr)
-}
+def _square(pixels: int, of: int) -> tuple[float, float]:
+    """The share of the area of an image ``of`` so many pixels a side that a crop has."""
+    share = (pixels / of) ** 2
+    return share, share
+
+
+_PRESETS = (byol, cifar, colorization, dino, drawings, eval, jigsaw, mae, moco_v2, relative_patch, rotation, simclr)
+_PLANS: dict[str, Callable[[int], ViewPlan]] = {plan.__name__: plan for plan in _PRESETS}
 
 
 def names() -> list[str]:
@@ -208,6 +268,109 @@ def get(name: str) -> Callable[[int], ViewPlan]:
     if name not in _PLANS:
         raise unknown("view plan", name, _PLANS)
     return _PLANS[name]
+
+
+def changeable() -> dict[str, Any]:
+    """The fields that `changed` takes, by name, with their types."""
+    return {name: kind for name, kind in get_type_hints(ViewPlan).items() if name not in _FIXED}
+
+
+def changed(plan: ViewPlan, changes: Mapping[str, Any]) -> ViewPlan:
+    """``plan`` with other settings, of all its parts or of one by its name, which wins.
+
+    ``changed(dino(224), {"flip": 0.0, "local": {"views": 6, "crop_scale": (0.05, 0.25)}})`` flips nothing, and makes
+    six small views of smaller crops.
+
+    Args:
+        plan: a preset.
+        changes: values by field, or by a part's name again values by field.
+    Raises:
+        UserError: offering the nearest name, for one that is no field or part; naming the field that is out of range.
+    """
+    by_part = {part.name: changes.get(part.name, {}) for part in plan.parts if part.name}
+    for_all = {name: value for name, value in changes.items() if name not in by_part}
+    _refuse_unknown(for_all, "plan.", by_part)
+    for name, own in by_part.items():
+        _refuse_unknown(own, f"plan.{name}.")
+    if not changes:
+        return plan
+    parts = [
+        _replaced(_replaced(part, "plan.", {**for_all, "others": ()}), f"plan.{part.name}.", by_part.get(part.name, {}))
+        for part in plan.parts
+    ]
+    return _replaced(parts[0], "plan.", {"others": tuple(parts[1:])})
+
+
+def _refuse_unknown(changes: object, where: str, further: Iterable[str] = ()) -> None:
+    if not isinstance(changes, Mapping):
+        raise UserError(f"{where[:-1]} needs settings of the form name: value; got {changes!r}")
+    known = [f"{where}{name}" for name in (*changeable(), *further)]
+    for name in changes:
+        if f"{where}{name}" not in known:
+            raise unknown("setting", f"{where}{name}", known)
+
+
+def _replaced(plan: ViewPlan, where: str, values: Mapping[str, Any]) -> ViewPlan:
+    try:
+        return replace(plan, **values)
+    except ValueError as error:
+        raise UserError(f"{where}{str(error).removeprefix('ViewPlan: ')}") from error
+
+
+def describe(plan: ViewPlan) -> str:
+    """What ``plan`` does, in words: a line for each step, in their order; of later parts, where they differ."""
+    lines: list[str] = []
+    first, done = _steps(plan), 0
+    for part in plan.parts:
+        between = "and" if part.views == 2 else "to"
+        numbers = f"view {done + 1}" if part.views == 1 else f"views {done + 1} {between} {done + part.views}"
+        name = f" ({part.name})" if part.name else ""
+        steps = {what: how for what, how in _steps(part).items() if not done or how != first[what]}
+        like = ", as view 1 but for" if done and steps else ", as view 1" if done else ""
+        lines.append(f"{numbers}{name}: {part.size} x {part.size} pixels{like}")
+        lines += [f"  {what}: {how or 'none'}" for what, how in steps.items() if how or done]
+        done += part.views
+    return "\n".join([*lines, _normalization(plan)])
+
+
+def _steps(plan: ViewPlan) -> dict[str, str]:
+    """How a part takes each step; nothing where it does not."""
+    low, high = plan.crop_scale
+    sides = "a square" if plan.crop_ratio == (1, 1) else f"width to height {_span(*plan.crop_ratio)}"
+    crop = f"{_span(100 * low, 100 * high)} % of the area, {sides}"
+    if plan.crop_ratio == (1, 1) == plan.crop_scale:
+        crop = "the largest square in the middle"
+    strengths = (("brightness", plan.brightness), ("contrast", plan.contrast), ("saturation", plan.saturation))
+    changes = [f"{what} x {_span(max(0.0, 1 - by), 1 + by)}" for what, by in strengths if by]
+    changes += [f"hue by up to {plan.hue:.3g} turns"] if plan.hue else []
+    turns = " or ".join(filter(None, [", ".join(map(str, plan.rot90[:-1])), str(plan.rot90[-1])]))
+    return {
+        "crop": f"{crop}, resized {plan.interpolation}",
+        "flip": _often(plan.flip, "left to right"),
+        "turn": "" if set(plan.rot90) == {0} else f"by {turns} quarters against the clock",
+        "colour jitter": _often(plan.jitter if changes else 0, f"in an order drawn anew, {', '.join(changes)}"),
+        "grey": _often(plan.grayscale),
+        "blur": _often(plan.blur, f"sigma {_span(*plan.blur_sigma)} pixels"),
+        "solarization": _often(plan.solarize, "the brighter half of the values inverted"),
+    }
+
+
+def _often(probability: float, how: str = "") -> str:
+    share = "always" if probability == 1 else f"{100 * probability:.3g} % of the views"
+    return ", ".join(filter(None, [share, how])) if probability else ""
+
+
+def _span(low: float, high: float) -> str:
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+
+
+def _normalization(plan: ViewPlan) -> str:
+    if (plan.mean, plan.std) == (IMAGENET_MEAN, IMAGENET_STD):
+        return "normalised by ImageNet's mean and standard deviation"
+    if (plan.mean, plan.std) == ((0, 0, 0), (1, 1, 1)):
+        return "values stay in [0, 1]"
+    mean, std = (", ".join(f"{x:.3g}" for x in values) for values in (plan.mean, plan.std))
+    return f"normalised by mean ({mean}) and standard deviation ({std})"
 
 
 def _require(holds: bool, field: str, value: object, wanted: str) -> None:

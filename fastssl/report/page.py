@@ -19,6 +19,7 @@ from torch import Tensor
 
 import fastssl
 from fastssl import methods
+from fastssl.data import plans
 from fastssl.data.images import ImageSet, Splits
 from fastssl.errors import UserError
 from fastssl.eval import extract
@@ -58,7 +59,7 @@ def render(trained: Trained, splits: Splits) -> str:
     device = resolve_device(trained.config.device)
     encoder = trained.encoder.to(device)
     bank, queries = (extract(encoder, part.images, size=trained.config.image_size) for part in (splits.train, shown))
-    seed = trained.config.seed
+    seed, plan = trained.config.seed, trained.config.view_plan()
     scores = _scores(trained)
     template = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -73,7 +74,8 @@ def render(trained: Trained, splits: Splits) -> str:
             splits.train, bank, shown, queries, rows=NEIGHBOUR_ROWS, count=NEIGHBOURS, seed=seed
         ),
         map=_map(shown, queries, seed),
-        views=pictures.sample_views(splits.train, trained.config.view_plan(), rows=VIEW_ROWS, seed=seed),
+        views=pictures.sample_views(splits.train, plan, rows=VIEW_ROWS, seed=seed),
+        plan=plans.describe(plan),
         skipped=splits.train.skipped[:SKIPPED_SHOWN],
         skipped_total=len(splits.train.skipped),
         settings=yaml.safe_dump(configs.to_dict(trained.config), sort_keys=False),
@@ -100,6 +102,7 @@ def _summary(trained: Trained, splits: Splits) -> dict[str, Any]:
         "batch_size": config.batch_size,
         "time": _duration(checkpoint.seconds),
         "speed": f"{steps * config.batch_size / checkpoint.seconds:,.0f}" if checkpoint.seconds else None,
+        "waiting": log.share_waiting(rows),
         "command": configs.command(config),
     }
 

@@ -68,7 +68,7 @@ def neighbours(
     Args:
         bank_features: (M, F) float32. query_features: (Q, F).
     """
-    chosen = _choose(queries, rows, seed)
+    chosen = choose(queries, rows, seed)
     similarity = F.normalize(query_features[chosen], dim=1) @ F.normalize(bank_features, dim=1).T
     if bank is queries:
         similarity[torch.arange(len(chosen)), chosen] = -torch.inf
@@ -83,17 +83,22 @@ def neighbours(
 
 def sample_views(images: ImageSet, plan: ViewPlan, *, rows: int, seed: int) -> list[Views]:
     """``rows`` images, drawn by ``seed``, each with one set of views as training sees them."""
-    chosen = _choose(images, rows, seed)
-    views = make_views(images.images[chosen], plan, torch.Generator().manual_seed(seed))
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (plan.mean, plan.std))
-    visible = [((batch * std + mean).clamp(0, 1) * 255).round().byte() for batch in views]
+    chosen = choose(images, rows, seed)
+    visible = visible_views(images.images[chosen], plan, seed)
     return [
         Views(_picture(images, index), tuple(Picture(_uri(batch[row]), images.names[index]) for batch in visible))
         for row, index in enumerate(chosen.tolist())
     ]
 
 
-def _choose(images: ImageSet, count: int, seed: int) -> Tensor:
+def visible_views(images: Tensor, plan: ViewPlan, seed: int) -> list[Tensor]:
+    """One set of views of (N, 3, S, S) uint8 images, as training sees them, again as uint8."""
+    views = make_views(images, plan, torch.Generator().manual_seed(seed))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (plan.mean, plan.std))
+    return [((batch * std + mean).clamp(0, 1) * 255).round().byte() for batch in views]
+
+
+def choose(images: ImageSet, count: int, seed: int) -> Tensor:
     """(count,) indices without repetition, random, one class after the other where there are labels."""
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     if images.labels is None:
@@ -115,9 +120,14 @@ def _picture(images: ImageSet, index: int, *, right: bool | None = None) -> Pict
     return Picture(_uri(images.images[index]), images.names[index], _label(images, index), right)
 
 
+def as_pillow(image: Tensor) -> Image.Image:
+    """image: (3, S, S) uint8."""
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+
+
 def _uri(image: Tensor) -> str:
     """image: (3, S, S) uint8."""
-    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    picture = as_pillow(image)
     if picture.width > SIDE:
         picture = picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     file = io.BytesIO()

@@ -13,7 +13,8 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import yaml
 
 from fastssl import methods, models
-from fastssl.data import plans
+from fastssl.data import engines, plans
+from fastssl.data.engines import Engine
 from fastssl.data.plans import ViewPlan
 from fastssl.errors import UserError, unknown
 from fastssl.files import atomic_write
@@ -35,8 +36,11 @@ class RunConfig:
         data: name of an embedded set, or path of an image folder, a zip or tar of images, or idx files.
         image_size: side of the square images, in pixels.
         views: preset of the augmentations; null takes the method's own.
-        engine: what makes the views: "native" from the images in memory, resized to ``image_size``; "dali" from the
-            pixels of the files, which NVIDIA DALI decodes anew each epoch.
+        plan: changes to it, by the fields of `fastssl.data.plans.ViewPlan`: ``{blur: 0.0}`` for all views; for those of
+            one part of a plan that has several, such as DINO's, under its name: ``{local: {views: 6}}``.
+        engine: what makes the views: "native" from the images in memory, resized to ``image_size``; "stream" from the
+            pixels of the files, which are decoded anew each epoch, for what does not fit into memory; "dali" likewise,
+            by NVIDIA DALI.
         encoder: network to train.
         stem: first layers; "cifar" (3x3, no pooling) for images of 32 pixels or so, "imagenet" (7x7, pooled) for larger
             ones and for speed.
@@ -57,7 +61,8 @@ class RunConfig:
     data: str = "clipart"
     image_size: int = 64
     views: str | None = None
-    engine: Literal["native", "dali"] = "native"
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    engine: Engine = "native"
     encoder: str = "resnet18"
     stem: Literal["imagenet", "cifar"] = "imagenet"
     width: int = 64
@@ -77,32 +82,41 @@ class RunConfig:
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise UserError(f"{name} must be {least} or more; got {getattr(self, name)}")
-        if self.seed > _LARGEST_SEED:
-            raise UserError(f"seed must be at most {_LARGEST_SEED}; got {self.seed}")
+        check_seed(self.seed)
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise unknown(name, getattr(self, name), choices)
         if self.method_config is None:
             object.__setattr__(self, "method_config", method.Config())
+        object.__setattr__(self, "plan", plan_changes(self.plan))
         self.view_plan()
 
     def view_plan(self) -> ViewPlan:
-        """The augmentations: the preset asked for, else the method's own."""
-        method = methods.get(self.method)
-        own = method.view_plan(self.image_size)
-        if self.views is None:
-            return own
-        plan: ViewPlan = plans.get(self.views)(self.image_size)
+        """The augmentations: the preset asked for, else the method's own, with the changes asked for."""
+        own = methods.get(self.method).view_plan(self.image_size)
+        preset = own if self.views is None else plans.get(self.views)(self.image_size)
+        plan = plans.changed(preset, self.plan)
         if plan.total != own.total:
-            raise UserError(
-                f"views {self.views!r} makes {plan.total} view(s) of an image; {self.method} needs {own.total}"
-            )
+            what = "the plan" if self.views is None else f"views {self.views!r}"
+            raise UserError(f"{what} makes {plan.total} view(s) of an image; {self.method} needs {own.total}")
         return plan
 
 
 _LARGEST_SEED = 2**32 - 1  # what the report's t-SNE takes
-_CHOICES = {"engine": ("native", "dali"), "stem": ("imagenet", "cifar"), "precision": ("float32", "bfloat16")}
-_LEAST = {"image_size": 8, "width": 1, "epochs": 1, "batch_size": 2, "seed": 0, "threads": 0, "eval_every": 0}
+_CHOICES = {"engine": engines.NAMES, "stem": ("imagenet", "cifar"), "precision": ("float32", "bfloat16")}
+_LEAST = {"image_size": 8, "width": 1, "epochs": 1, "batch_size": 2, "threads": 0, "eval_every": 0}
+
+
+def check_seed(seed: int) -> None:
+    """Refuses a seed that something it is given to would not take.
+
+    Raises:
+        UserError: naming it.
+    """
+    if seed < 0:
+        raise UserError(f"seed must be 0 or more; got {seed}")
+    if seed > _LARGEST_SEED:
+        raise UserError(f"seed must be at most {_LARGEST_SEED}; got {seed}")
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
@@ -171,6 +185,28 @@ def flat(config: RunConfig) -> dict[str, Any]:
     return _flat(to_dict(config))
 
 
+def plan_changes(given: Any, where: str = "plan") -> dict[str, Any]:
+    """What `plans.changed` takes, of what a file or the command line gives: typed, and without what is null.
+
+    Raises:
+        UserError: naming the value of another type.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise UserError(f"{where} needs settings of the form name: value; got {given!r}")
+    kinds = plans.changeable()
+    changes: dict[str, Any] = {}
+    for name, value in given.items():
+        if isinstance(value, Mapping) and name not in kinds:
+            value = plan_changes(value, f"{where}.{name}")
+        elif value is not None and name in kinds:
+            value = _typed(f"{where}.{name}", value, kinds[name])
+        if value is not None and value != {}:
+            changes[name] = value
+    return changes
+
+
 def with_method(config: RunConfig, method: str) -> RunConfig:
     """``config`` for another method, with that method's own defaults."""
     return config if method == config.method else replace(config, method=method, method_config=None)
@@ -180,11 +216,17 @@ def command(config: RunConfig) -> str:
     """The shortest command line that gives ``config``."""
     default = flat(RunConfig(method=config.method))
     words = [
-        f"--{name} {shlex.quote(value if isinstance(value, str) else json.dumps(value))}"
+        f"--{name} {_words(name, value)}"
         for name, value in flat(config).items()
-        if name != "method" and value != default[name]
+        if name != "method" and value != default.get(name)
     ]
     return " ".join(["fastssl pretrain", config.method, *words])
+
+
+def _words(name: str, value: Any) -> str:
+    if name.startswith("plan.") and isinstance(value, list):
+        return " ".join(map(json.dumps, value))
+    return shlex.quote(value if isinstance(value, str) else json.dumps(value))
 
 
 def _build(kind: type[T], values: Mapping[str, Any], group: str = "") -> T:
@@ -205,8 +247,10 @@ def _build(kind: type[T], values: Mapping[str, Any], group: str = "") -> T:
 
 def _typed(name: str, value: Any, kind: Any) -> Any:
     """``value`` as the annotated ``kind``; YAML reads ``1e-3`` as a word, and knows no tuples."""
-    if isinstance(value, list) and get_origin(kind) is tuple:
-        return tuple(value)
+    if get_origin(kind) is tuple:
+        return _typed_tuple(name, value, get_args(kind))
+    if get_origin(kind) is Mapping:
+        return value
     plain = tuple(item for item in (get_args(kind) or (kind,)) if item in (int, float, str, type(None)))
     if float in plain and isinstance(value, int | str) and not isinstance(value, bool):
         with suppress(ValueError):
@@ -215,6 +259,13 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
         wanted = " or ".join("null" if item is type(None) else item.__name__ for item in plain)
         raise UserError(f"{name} must be of type {wanted}; got {value!r}")
     return value
+
+
+def _typed_tuple(name: str, value: Any, kinds: tuple[Any, ...]) -> Any:
+    if not isinstance(value, list | tuple) or (kinds[-1] is not ... and len(value) != len(kinds)):
+        many = "a list of" if kinds[-1] is ... else f"a list of {len(kinds)}"
+        raise UserError(f"{name} must be {many} numbers; got {value!r}")
+    return tuple(_typed(name, item, kinds[0]) for item in value)
 
 
 def _plain(value: Any) -> Any:

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from fastssl import methods, models
-from fastssl.data.dali import DaliLoader
-from fastssl.data.images import ImageSet, Splits, files_of
-from fastssl.data.loader import Batches, Loader
+from fastssl.data import engines
+from fastssl.data.images import ImageSet, Splits
 from fastssl.errors import UserError
 from fastssl.eval.features import extract
 from fastssl.eval.knn import KNNConfig, knn_accuracy
@@ -138,22 +137,6 @@ def _resumed(trainer: _Trainer, folder: RunFolder) -> Checkpoint:
     return state
 
 
-def _loader(config: RunConfig, data: ImageSet, device: torch.device) -> Batches:
-    """The engine that the config asks for."""
-    rest = config.view_plan(), config.batch_size, config.seed
-    if config.engine == "native":
-        return Loader(data, *rest, device)
-    files = files_of(data)
-    try:
-        if device.type == "cpu":
-            return DaliLoader(files, *rest)
-        with torch.cuda.device(device):
-            return DaliLoader(files, *rest, device="mixed")
-    except UserError:
-        files.close()
-        raise
-
-
 class _Trainer:
     """What a step touches: method, optimizer, loader, and the position in the run."""
 
@@ -162,7 +145,9 @@ class _Trainer:
             raise UserError(f"{config.data} has {len(splits.train)} training image: training needs at least 2")
         self.config, self.splits, self.device = config, splits, device
         self.method = method.to(device).train()
-        self.loader = _loader(config, splits.train, device)
+        self.loader = engines.open_loader(
+            config.engine, splits.train, config.view_plan(), config.batch_size, config.seed, device
+        )
         self.optimizer = build_optimizer(self.method, config.optim)
         self.data = fingerprint(splits.train.images)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
@@ -199,11 +184,12 @@ class _Trainer:
         steps = self.loader.steps_per_epoch
         started = time.perf_counter()
         for views in self.loader.epoch(self.epoch, self.step):
+            waited = time.perf_counter() - started
             loss = self._train_step(views)
             elapsed = time.perf_counter() - started
             self.seconds += elapsed
             self.step += 1
-            row = self._row(loss, elapsed)
+            row = self._row(loss, elapsed, waited)
             log.write(row)
             watch(Progress(row, self.steps_total, steps, self.config.epochs))
             if stop.requested:
@@ -228,8 +214,8 @@ class _Trainer:
         self.method.after_step((self.steps_done + 1) / self.steps_total)
         return value
 
-    def _row(self, loss: float, seconds: float) -> Row:
-        """Of the step just done, which took ``seconds``."""
+    def _row(self, loss: float, seconds: float, waited: float) -> Row:
+        """Of the step just done, which took ``seconds``, of which it ``waited`` for its views."""
         batch = self.config.batch_size
         last_of_epoch = self.step == self.loader.steps_per_epoch
         return Row(
@@ -239,6 +225,7 @@ class _Trainer:
             loss=loss,
             images_per_second=batch / seconds,
             seconds=self.seconds,
+            waiting=waited / seconds,
             knn=self._online_knn() if last_of_epoch and self._evaluation_due() else None,
             extra=self.method.metrics(loss, batch),
         )

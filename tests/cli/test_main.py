@@ -36,8 +36,10 @@ def test_each_command_has_help_with_examples(command: str, run: Run, capsys: pyt
 
 
 @pytest.mark.parametrize(
-    "words", ["pretrain", "evaluate RUN", "embed RUN DATA --out f.npz", "export RUN --out f", "report RUN", "info"]
-)
+    "words",
+    ["pretrain", "evaluate RUN", "embed RUN DATA --out f.npz", "export RUN --out f", "report RUN", "info", "views DATA",
+     "bench-data DATA"],
+)  # fmt: skip
 def test_an_unknown_option_offers_the_nearest(words: str, run: Run) -> None:
     assert run(*words.split(), "--hlep").error() == "error: unknown option '--hlep': did you mean '--help'?"
 

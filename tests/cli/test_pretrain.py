@@ -14,6 +14,7 @@ import torch
 from cli_helpers import QUICK, Run, write_images
 
 from fastssl.cli.pretrain import _arguments
+from fastssl.errors import UserError
 from fastssl.train import checkpoint as checkpoints
 from fastssl.train import config as configs
 from fastssl.train import log
@@ -51,6 +52,37 @@ def test_the_command_in_the_report_gives_the_same_config(done: Path) -> None:
 def test_options_win_over_the_config_file(done: Path) -> None:
     config = _arguments(["--config", str(done / "config.yaml"), "--epochs", "5", "--optim.lr", "1e-3"])[0]
     assert (config.epochs, config.batch_size, config.optim.lr) == (5, 8, 1e-3)
+
+
+def test_each_field_of_a_plan_is_an_option() -> None:
+    words = ["--views", "byol", "--plan.blur", "0", "--plan.crop_scale", "0.2", "1", "--plan.second.rot90", "0", "2"]
+    words += ["--plan.interpolation", "bicubic", "--plan.second.blur", "0.3"]
+    config = _arguments(words)[0]
+    changes = {"blur": 0.0, "crop_scale": (0.2, 1.0), "interpolation": "bicubic"}
+    assert config.plan == {**changes, "second": {"rot90": (0, 2), "blur": 0.3}}
+    assert _arguments(configs.command(config).split()[2:])[0] == config
+
+
+def test_changes_to_the_plan_are_kept_and_may_be_taken_back(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    configs.save(configs.from_dict({"views": "byol", "plan": {"flip": 0.1, "second": {"blur": 0.3}}}), file)
+    assert _arguments(["--config", str(file), "--plan.flip", "0.2"])[0].plan == {"flip": 0.2, "second": {"blur": 0.3}}
+    with pytest.raises(UserError, match=r"unknown setting 'plan\.second'"):
+        _arguments(["--config", str(file), "--views", "simclr"])
+
+
+def test_the_help_tells_the_fields_of_a_plan_and_its_parts(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run("pretrain", "--views", "byol", "--help")
+    told = " ".join(capsys.readouterr().out.split())
+    assert "--plan.PART.FIELD changes one part alone: first, second." in told
+    assert "--plan.blur BLUR probability of a Gaussian blur." in told
+    assert "--plan.second.blur" not in told
+
+
+def test_another_plan_cannot_go_on_with_a_run(done: Path, run: Run) -> None:
+    outcome = run("pretrain", "--out", done, "--resume", "--plan.blur", "0.5", "--plan.crop_scale", "0.3", "1")
+    assert "other settings (plan.crop_scale: None -> [0.3, 1.0]; plan.blur: None -> 0.5)" in outcome.error()
 
 
 def test_without_out_the_folder_is_named_after_method_and_data(photos: Path) -> None:
@@ -98,6 +130,14 @@ def test_corrupt_files_are_counted_and_named(run: Run, tmp_path: Path) -> None:
         (["--seed", "4294967296"], "seed must be at most 4294967295"),
         (["--data", "few", "--device", "meta"], "unknown device 'meta': give --device auto, cpu, cuda or cuda:N"),
         (["--lr", "3"], "unknown option '--lr': did you mean '--optim.lr'?"),
+        (["--plan.blurr", "0"], "unknown option '--plan.blurr': did you mean '--plan.blur'?"),
+        (["--plan.local.blur", "0"], "unknown option '--plan.local.blur'"),
+        (["--blur", "0"], "unknown option '--blur': did you mean '--plan.blur'?"),
+        (["--plan.blur", "2"], "plan.blur must be a probability in [0, 1]; got 2.0"),
+        (["--plan.blur", "often"], "--plan.blur must be of type float; got often"),
+        (["--plan.crop_scale", "0.5"], "--plan.crop_scale: expected 2 arguments"),
+        (["--plan.interpolation", "nearest"], "unknown --plan.interpolation 'nearest'"),
+        (["--plan.views", "3"], "the plan makes 3 view(s) of an image; simclr needs 2"),
         (["--optim.lr", "nan"], "--optim.lr must be a finite number; got nan"),
         (["--optim", "nope.yaml"], "--optim 'nope.yaml' is no YAML file of settings: give one, or set --optim.name"),
         (["--data", "few", "--out", "few/cat/0.png/x"], "cannot write few/cat/0.png/x: Not a directory"),

@@ -108,7 +108,7 @@ def test_ranks_see_files_of_their_own_and_draw_on_their_own() -> None:
     grey = [plain((10 * i, 10 * i, 10 * i)) for i in range(11)]
     seen = []
     for rank in (0, 1):
-        with DaliLoader(files(grey), replace(plans.evaluation(4), **RAW), 2, 0, rank=rank, world=2) as loader:
+        with DaliLoader(files(grey), replace(plans.eval(4), **RAW), 2, 0, rank=rank, world=2) as loader:
             assert loader.steps_per_epoch == 2
             seen.append({round(float(x) * 25.5) for (view,) in loader.epoch(0) for x in view[:, 0, 0, 0]})
     assert [len(part) for part in seen] == [4, 4]
@@ -152,13 +152,13 @@ def test_corrupt_files_are_named_and_replaced_and_nothing_else_changes() -> None
 def test_too_many_corrupt_files_end_the_epoch() -> None:
     contents = [b"no image"] * 3 + [plain()] * 5
     with (
-        DaliLoader(files(contents), plans.evaluation(4), 8, 0) as loader,
+        DaliLoader(files(contents), plans.eval(4), 8, 0) as loader,
         pytest.raises(UserError, match="too many unreadable files: 2 so far, 1 of 8 allowed") as caught,
     ):
         list(loader.epoch(0))
     assert "\n" not in str(caught.value)
     with (
-        DaliLoader(files([b"no image"] * 2), plans.evaluation(4), 2, 0, max_skipped=1.0) as loader,
+        DaliLoader(files([b"no image"] * 2), plans.eval(4), 2, 0, max_skipped=1.0) as loader,
         pytest.raises(UserError, match="none of the 2 files of a batch can be read"),
     ):
         list(loader.epoch(0))
@@ -174,7 +174,7 @@ def test_mutated_files_are_served_or_named() -> None:
         for place in rng.integers(0, len(data), 1 + i % 5):
             data[place] = rng.integers(256)
         contents.append(bytes(data[: rng.integers(1, len(data))] if i % 3 == 0 else data))
-    plan = plans.evaluation(8)
+    plan = plans.eval(8)
     with DaliLoader(files(contents), plan, 24, 0, max_skipped=1.0) as loader:
         for epoch in (0, 1):
             assert all(bool(view.isfinite().all()) for (view,) in loader.epoch(epoch))
@@ -195,7 +195,7 @@ def test_mutated_files_are_served_or_named() -> None:
 def test_what_only_pillow_decodes_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     image = photo(0, height=16, width=16).quantize(16).convert("RGB")
     monkeypatch.setattr(dali, "read_header", lambda data: Encoded(data, 16, 16))
-    with DaliLoader(files([encode(image, "GIF"), encode(image)]), replace(plans.evaluation(16), **RAW), 2, 0) as loader:
+    with DaliLoader(files([encode(image, "GIF"), encode(image)]), replace(plans.eval(16), **RAW), 2, 0) as loader:
         ((view,),) = loader.epoch(0)
     assert loader.skipped == ()
     torch.testing.assert_close(255 * view, pixels([image, image]).float(), atol=1e-2, rtol=0)
@@ -244,7 +244,7 @@ def test_every_format_shows_what_pillow_shows(make: Callable[[], bytes]) -> None
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     with pytest.raises(UserError, match=r"pip install 'fastssl\[dali\]'") as caught:
-        DaliLoader(files([plain()]), plans.evaluation(4), 1, 0)
+        DaliLoader(files([plain()]), plans.eval(4), 1, 0)
     assert "\n" not in str(caught.value)
 
 
@@ -252,7 +252,7 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_mixed_needs_a_gpu() -> None:
     with pytest.raises(UserError, match="'mixed' needs an NVIDIA GPU, and torch finds none here"):
-        DaliLoader(files([plain()]), plans.evaluation(4), 1, 0, device="mixed")
+        DaliLoader(files([plain()]), plans.eval(4), 1, 0, device="mixed")
 
 
 @needs_dali
@@ -267,7 +267,7 @@ def test_mixed_needs_a_gpu() -> None:
 )
 def test_what_cannot_be_used_is_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        DaliLoader(files([plain()] * 5), plans.evaluation(4), 2, 0, **settings)  # type: ignore[arg-type]
+        DaliLoader(files([plain()] * 5), plans.eval(4), 2, 0, **settings)  # type: ignore[arg-type]
 
 
 @pytest.mark.gpu

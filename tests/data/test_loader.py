@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fastssl.data import plans
 from fastssl.data.images import ImageSet
 from fastssl.data.loader import Loader
-from fastssl.data.plans import evaluation, simclr
+from fastssl.data.plans import simclr
 from fastssl.errors import UserError
 
 
@@ -24,7 +25,7 @@ def order(loader: Loader, epoch: int, start: int = 0) -> list[list[int]]:
 
 
 def test_an_epoch_is_whole_batches_of_different_images() -> None:
-    loader = Loader(grey(10), evaluation(4), 3, seed=0)
+    loader = Loader(grey(10), plans.eval(4), 3, seed=0)
     batches = order(loader, 0)
     assert loader.steps_per_epoch == len(batches) == 3
     assert {len(batch) for batch in batches} == {3}
@@ -32,13 +33,15 @@ def test_an_epoch_is_whole_batches_of_different_images() -> None:
 
 
 def test_every_image_takes_its_turn() -> None:
-    loader = Loader(grey(10), evaluation(4), 3, seed=0)
+    loader = Loader(grey(10), plans.eval(4), 3, seed=0)
     assert {i for epoch in range(20) for batch in order(loader, epoch) for i in batch} == set(range(10))
 
 
 def test_the_order_changes_with_the_epoch_and_the_seed() -> None:
-    plans = [order(Loader(grey(32), evaluation(4), 8, seed), epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))]
-    assert all(a != b for i, a in enumerate(plans) for b in plans[:i])
+    orders = [
+        order(Loader(grey(32), plans.eval(4), 8, seed), epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))
+    ]
+    assert all(a != b for i, a in enumerate(orders) for b in orders[:i])
 
 
 def test_a_run_resumed_in_mid_epoch_sees_what_an_uninterrupted_one_sees() -> None:
@@ -62,7 +65,7 @@ def test_augmentation_differs_between_steps_and_epochs() -> None:
 
 
 def test_a_batch_may_be_the_whole_set() -> None:
-    assert [len(batch) for batch in order(Loader(grey(5), evaluation(4), 5, seed=0), 0)] == [5]
+    assert [len(batch) for batch in order(Loader(grey(5), plans.eval(4), 5, seed=0), 0)] == [5]
 
 
 @pytest.mark.parametrize(
@@ -71,5 +74,5 @@ def test_a_batch_may_be_the_whole_set() -> None:
 )
 def test_what_cannot_be_loaded_is_refused(batch: int, seed: int, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        Loader(grey(5), evaluation(4), batch, seed)
+        Loader(grey(5), plans.eval(4), batch, seed)
     assert "\n" not in str(caught.value)

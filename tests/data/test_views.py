@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks import rivals
-from fastssl.data.plans import ViewPlan, byol, dino, evaluation, rotation, simclr
+from fastssl.data import plans
+from fastssl.data.plans import ViewPlan, byol, dino, rotation, simclr
 from fastssl.data.views import draw, make_views
 from fastssl.ops import ViewParams
 
@@ -33,8 +31,8 @@ def one_view(plan: ViewPlan, height: int = 100, width: int = 100, count: int = M
     return ViewParams(*(x[0] for x in draw(plan, (height, width), generator(seed), count=count)))
 
 
-def test_the_evaluation_plan_gives_the_normalised_image_back() -> None:
-    plan = evaluation(12)
+def test_the_plan_of_an_evaluation_gives_the_normalised_image_back() -> None:
+    plan = plans.eval(12)
     (view,) = make_views(images(), plan, generator())
     expected = (images().float() / 255 - torch.tensor(plan.mean)[:, None, None]) / torch.tensor(plan.std)[:, None, None]
     torch.testing.assert_close(view, expected, atol=1e-5, rtol=0)
@@ -154,49 +152,6 @@ def test_bits_and_blur_follow_the_plan() -> None:
     assert (independent - torch.eye(4)).abs().max() < 0.04
 
 
-def distance(a: Tensor, b: Tensor) -> float:
-    """Kolmogorov and Smirnov's: the largest between two samples' distribution functions."""
-    at = torch.cat([a, b]).unique()
-    shares = [torch.searchsorted(x.sort().values, at, right=True).double() / len(x) for x in (a, b)]
-    return float((shares[0] - shares[1]).abs().max())
-
-
-def by_torchvision(make: Callable[[], dict[str, Any]], names: list[str], count: int) -> Tensor:
-    """(count, names) of the parameters that a transform draws."""
-    drawn = [make() for _ in range(count)]
-    return torch.tensor([[one[name] for name in names] for one in drawn], dtype=torch.float64)
-
-
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (375, 500), (40, 200)])
-def test_torchvision_draws_the_same_distributions(height: int, width: int) -> None:
-    try:
-        transforms = rivals.load("torchvision.transforms.v2")
-    except rivals.NotInstalledError as missing:
-        pytest.skip(str(missing))
-    count, plan = 3000, simclr(96)
-    drawn = one_view(replace(plan, jitter=1.0), height, width, count, seed=3)
-    pixels = [torch.empty(3, height, width, dtype=torch.uint8)]
-    with torch.random.fork_rng():
-        torch.manual_seed(4)
-        crop = transforms.RandomResizedCrop(8, plan.crop_scale, plan.crop_ratio)
-        names = ["top", "left", "height", "width"]
-        crops = by_torchvision(lambda: crop.make_params(pixels), names, count)
-        jitter = transforms.ColorJitter(plan.brightness, plan.contrast, plan.saturation, plan.hue)
-        names = [f"{step}_factor" for step in ("brightness", "contrast", "saturation", "hue")]
-        factors = by_torchvision(lambda: jitter.make_params(pixels), names, count)
-    pairs = dict(zip(names, zip(drawn.factors.double().unbind(1), factors.unbind(1), strict=True), strict=True))
-    for name, of in {
-        "area": lambda c: c[:, 2] * c[:, 3],
-        "aspect": lambda c: c[:, 3] / c[:, 2],
-        "top": lambda c: c[:, 0],
-        "left": lambda c: c[:, 1],
-    }.items():
-        pairs[name] = (of(drawn.crop.double()), of(crops))
-    limit = 1.95 * math.sqrt(2 / count)  # one in a thousand is farther apart, if both draw alike
-    far = {name: distance(*pair) for name, pair in pairs.items() if distance(*pair) > limit}
-    assert not far
-
-
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_tiny_views_can_be_blurred(size: int) -> None:
     (view,) = make_views(images(3, 4), ViewPlan(size=size, blur=1.0), generator())
@@ -251,7 +206,7 @@ def test_neither_the_images_nor_the_global_generator_are_touched() -> None:
 
 def test_other_inputs_are_refused() -> None:
     with pytest.raises(TypeError, match=r"uint8; got torch\.float32"):
-        make_views(images().float(), evaluation(8), generator())
+        make_views(images().float(), plans.eval(8), generator())
     for shape in ((4, 1, 8, 8), (3, 8, 8), (0, 3, 8, 8)):
         with pytest.raises(ValueError, match=r"\(B, 3, H, W\)"):
-            make_views(torch.zeros(shape, dtype=torch.uint8), evaluation(8), generator())
+            make_views(torch.zeros(shape, dtype=torch.uint8), plans.eval(8), generator())

@@ -28,7 +28,7 @@ def images(count: int, side: int = 8) -> Tensor:
 
 def test_features_are_of_normalised_unaugmented_images():
     data = images(5)
-    plan = plans.evaluation(8)
+    plan = plans.eval(8)
     expected = (data.double().mean(dim=(2, 3)) / 255 - torch.tensor(plan.mean).double()) / torch.tensor(
         plan.std
     ).double()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from report_helpers import without_labels
 
+from fastssl.data import plans
 from fastssl.data.images import Splits
 from fastssl.report import page, write_report
 from fastssl.train.folder import RunFolder
@@ -81,6 +82,13 @@ def test_it_tells_what_was_run_and_how_to_repeat_it(scored: Trained, html: str) 
     assert "fastssl pretrain simclr --data noise --image_size 16 --width 8 --epochs 2" in words
     assert f"torch {scored.checkpoint.environment['torch']}" in words
     assert "not complete" not in words
+
+
+def test_it_shows_the_views_under_words_for_the_plan(scored: Trained, html: str) -> None:
+    words = Page(html).words
+    assert " ".join(plans.describe(scored.config.view_plan()).split()) in words
+    assert "--columns: 3" in html
+    assert words.count("view 1") >= page.VIEW_ROWS
 
 
 def test_scores_stand_beside_what_learnt_nothing(html: str) -> None:

@@ -42,9 +42,9 @@ def test_an_image_is_not_its_own_neighbour_and_unlabelled_ones_are_not_marked() 
 
 def test_queries_take_turns_through_the_classes() -> None:
     data = images(24, 0)
-    chosen = pictures._choose(data, 7, seed=0)
+    chosen = pictures.choose(data, 7, seed=0)
     assert torch.bincount(data.labels[chosen]).tolist() in ([3, 2, 2], [2, 3, 2], [2, 2, 3])
-    assert not torch.equal(chosen, pictures._choose(data, 7, seed=1))
+    assert not torch.equal(chosen, pictures.choose(data, 7, seed=1))
 
 
 def test_pictures_are_the_images() -> None:
@@ -55,7 +55,7 @@ def test_pictures_are_the_images() -> None:
 
 def test_views_are_shown_in_their_colours() -> None:
     data = images(6, 0)
-    still = replace(plans.evaluation(16), views=2)
+    still = replace(plans.eval(16), views=2)
     for item in pictures.sample_views(data, still, rows=4, seed=0):
         assert len(item.views) == 2
         original = decoded(item.original.uri).astype(int)

@@ -16,6 +16,7 @@ CHANGED = RunConfig(
     stem="cifar",
     epochs=7,
     views="simclr",
+    plan={"blur": 0.25, "crop_scale": (0.2, 1.0), "rot90": (0, 2)},
     optim=OptimConfig(name="adamw", lr=3e-5),
     method_config=SimCLRConfig(temperature=0.2),
 )
@@ -26,6 +27,18 @@ def test_yaml_gives_the_config_back(config: RunConfig, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     configs.save(config, path)
     assert configs.read(path) == config
+
+
+def test_changes_to_the_plan_are_of_all_its_parts_or_of_one() -> None:
+    text = {"views": "byol", "plan": {"flip": 0, "crop_scale": [0.5, 1], "grayscale": None, "second": {"blur": "1e-1"}}}
+    config = configs.from_dict(text)
+    assert config.plan == {"flip": 0.0, "crop_scale": (0.5, 1.0), "second": {"blur": 0.1}}
+    assert [(part.flip, part.crop_scale, part.grayscale) for part in config.view_plan().parts] == [
+        (0.0, (0.5, 1.0), 0.2),
+        (0.0, (0.5, 1.0), 0.2),
+    ]
+    assert [part.blur for part in config.view_plan().parts] == [1.0, 0.1]
+    assert configs.from_dict({"plan": None}) == RunConfig()
 
 
 def test_missing_settings_take_their_defaults() -> None:
@@ -53,11 +66,28 @@ def test_exponents_that_yaml_reads_as_words_are_numbers(tmp_path: Path) -> None:
         ("method: simclt", "unknown method 'simclt': did you mean 'simclr'"),
         ("encoder: resnet19", "unknown encoder 'resnet19': did you mean 'resnet18'"),
         ("views: simcl", "unknown view plan 'simcl': did you mean 'simclr'"),
-        ("views: evaluation", "makes 1 view"),
+        ("views: eval", "views 'eval' makes 1 view(s) of an image; simclr needs 2"),
         ("stem: cifer", "unknown stem 'cifer': did you mean 'cifar'"),
         ("precision: float16", "unknown precision 'float16'"),
         ("engine: dalli", "unknown engine 'dalli': did you mean 'dali'"),
+        ("engine: steam", "unknown engine 'steam': did you mean 'stream'"),
         ("optim: {lr: -1}", "lr must be"),
+        ("plan: {blurr: 0.1}", "unknown setting 'plan.blurr': did you mean 'plan.blur'?"),
+        ("plan: {local: {blur: 0.1}}", "unknown setting 'plan.local'"),
+        ("plan: {std: [1, 1, 1]}", "unknown setting 'plan.std'"),
+        ("plan: {flip: 2}", "plan.flip must be a probability in [0, 1]; got 2.0"),
+        ("plan: {flip: often}", "plan.flip must be of type float; got 'often'"),
+        ("plan: {flip: .nan}", "plan.flip must be a probability in [0, 1]; got nan"),
+        ("plan: {crop_scale: 0.5}", "plan.crop_scale must be a list of 2 numbers; got 0.5"),
+        ("plan: {crop_scale: [0.5]}", "plan.crop_scale must be a list of 2 numbers; got [0.5]"),
+        ("plan: {crop_scale: [0.5, big]}", "plan.crop_scale must be of type float; got 'big'"),
+        ("plan: {rot90: 1}", "plan.rot90 must be a list of numbers; got 1"),
+        ("plan: {rot90: [1.5]}", "plan.rot90 must be of type int; got 1.5"),
+        ("plan: {interpolation: 5}", "plan.interpolation must be bilinear or bicubic; got 5"),
+        ("plan: {views: 3}", "the plan makes 3 view(s) of an image; simclr needs 2"),
+        ("{views: byol, plan: {second: {views: 2}}}", "views 'byol' makes 3 view(s) of an image; simclr needs 2"),
+        ("{views: byol, plan: {second: 2}}", "plan.second needs settings of the form name: value; got 2"),
+        ("plan: 3", "plan needs settings of the form name: value; got 3"),
         ("optim: {name: sdg}", "did you mean 'sgd'"),
         ("method: 5", "unknown method '5'"),
         ("views: 5", "views must be of type str or null; got 5"),
@@ -85,10 +115,22 @@ def test_differences_leave_out_what_only_changes_where_it_runs() -> None:
     assert configs.differences(CHANGED, other) == ["epochs: 7 -> 8", "simclr.temperature: 0.2 -> 0.3"]
 
 
+def test_differences_name_changes_to_the_plan() -> None:
+    other = replace(CHANGED, plan={"blur": 0.5, "crop_scale": (0.2, 1.0), "flip": 0.0})
+    assert configs.differences(CHANGED, other) == [
+        "plan.blur: 0.25 -> 0.5",
+        "plan.rot90: [0, 2] -> None",
+        "plan.flip: None -> 0.0",
+    ]
+
+
 def test_command_names_what_differs_from_the_defaults() -> None:
     assert configs.command(RunConfig()) == "fastssl pretrain simclr"
     assert configs.command(RunConfig(data="my photos", epochs=7)) == (
         "fastssl pretrain simclr --data 'my photos' --epochs 7"
+    )
+    assert configs.command(RunConfig(plan={"blur": 0.0, "crop_scale": (0.2, 1.0)})) == (
+        "fastssl pretrain simclr --plan.blur 0.0 --plan.crop_scale 0.2 1.0"
     )
 
 

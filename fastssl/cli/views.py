@@ -1,0 +1,75 @@
+"""``fastssl views``: what a view plan makes of images, as a picture and in words."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from PIL import Image
+
+from fastssl.cli import console
+from fastssl.cli.parser import Parser
+from fastssl.cli.plan_options import add_plan_options, early, part_names
+from fastssl.data import plans
+from fastssl.data.sample import load_some
+from fastssl.errors import UserError
+from fastssl.files import atomic_write
+from fastssl.report.grid import draw_grid
+from fastssl.train import config as configs
+from fastssl.train.config import RunConfig
+
+DESCRIPTION = """\
+Draw what a view plan makes of a few images of DATA: a row an image, a column a view; and say in words what it does.
+
+DATA is what pretrain takes. Presets: {presets}.
+"""
+
+EXAMPLES = """\
+  fastssl views clipart --preset dino --out dino.png
+  fastssl views photos --preset simclr --image_size 224 --plan.blur 0 --plan.crop_scale 0.4 1
+  fastssl views photos --preset dino --plan.local.views 4 --plan.local.crop_scale 0.05 0.25
+"""
+
+PRESET, IMAGE_SIZE = "simclr", RunConfig.image_size
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+
+def run(words: list[str]) -> int:
+    """The command. Raises UserError for whatever cannot be used."""
+    given = _parser(words).parse(words)
+    out = Path(given.out)
+    if out.suffix.lower() not in _FORMATS:
+        raise UserError(f"{out} does not end in {' or '.join(_FORMATS)}: the ending chooses the format")
+    for name in ("image_size", "rows"):
+        if given[name] < 1:
+            raise UserError(f"{name} must be 1 or more; got {given[name]}")
+    configs.check_seed(given.seed)
+    plan = plans.changed(plans.get(given.preset)(given.image_size), configs.plan_changes(given.plan.as_dict()))
+    with console.reading(given.data) as progress:
+        found = load_some(given.data, size=given.image_size, count=given.rows, seed=given.seed, progress=progress)
+    console.describe_skipped(found)
+    _save(draw_grid(found, plan, rows=given.rows, seed=given.seed), out)
+    print(plans.describe(plan))
+    print(f"picture: {out}")
+    return 0
+
+
+def _parser(words: list[str]) -> Parser:
+    description = DESCRIPTION.format(presets=", ".join(plans.names()))
+    parser = Parser("views DATA [--preset PRESET] [options]", description, EXAMPLES)
+    parser.add_argument("data", metavar="DATA", type=str, help="images, as for pretrain")
+    parser.add_argument("--preset", type=str, default=PRESET, help="the plan")
+    parser.add_argument("--out", type=str, default="views.png", help="file to write: .png, .jpg or .webp")
+    parser.add_argument("--image_size", type=int, default=IMAGE_SIZE, help="side of the square images, in pixels")
+    parser.add_argument("--rows", type=int, default=4, help="images to show")
+    parser.add_argument("--seed", type=int, default=0, help="of which images are shown, and of their views")
+    preset = plans.get(early(words, "--preset", PRESET) or PRESET)
+    add_plan_options(parser, part_names(preset(IMAGE_SIZE)))
+    return parser
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    file = io.BytesIO()
+    picture.save(file, _FORMATS[path.suffix.lower()], quality=90)
+    with atomic_write(path) as partial:
+        partial.write_bytes(file.getvalue())

@@ -1,0 +1,61 @@
+"""The engines that make views for training, by name: the one place that knows them all."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+
+from fastssl.data import dali
+from fastssl.data.dali import DaliLoader
+from fastssl.data.images import ImageSet, files_of
+from fastssl.data.loader import Batches, Loader
+from fastssl.data.plans import ViewPlan
+from fastssl.data.stream import StreamLoader
+from fastssl.errors import UserError
+
+Engine = Literal["native", "stream", "dali"]
+NAMES: tuple[Engine, ...] = get_args(Engine)
+
+# These make views of the images that are in memory; the others read files again in each epoch.
+IN_MEMORY = frozenset({"native"})
+
+
+def require(engine: Engine) -> None:
+    """Asks, before any work is done, whether ``engine`` can be had.
+
+    Raises:
+        UserError: saying what to install, if something is missing.
+    """
+    if engine == "dali":
+        dali.require()
+
+
+def open_loader(
+    engine: Engine, data: ImageSet, plan: ViewPlan, batch_size: int, seed: int, device: torch.device
+) -> Batches:
+    """Batches of views of ``data`` by ``plan``, made by ``engine``; to be closed.
+
+    Args:
+        engine: one of ``NAMES``.
+        data: the images; engines that are not ``IN_MEMORY`` read the files of its names and never its pixels.
+        plan: how views are made of each image.
+        batch_size: images a step.
+        seed: 0 or more.
+        device: where the views are made.
+    Raises:
+        UserError: if the engine cannot serve this data, is missing, or a number is out of range.
+    """
+    if engine == "native":
+        return Loader(data, plan, batch_size, seed, device)
+    files = files_of(data, engine)
+    try:
+        if engine == "stream":
+            return StreamLoader(files, plan, batch_size, seed, device=device)
+        if device.type == "cpu":
+            return DaliLoader(files, plan, batch_size, seed)
+        with torch.cuda.device(device):
+            return DaliLoader(files, plan, batch_size, seed, device="mixed")
+    except UserError:
+        files.close()
+        raise

@@ -1,0 +1,336 @@
+"""How fast each engine makes views of a user's own images, and what a training step would need of them."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import signal
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from itertools import count
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastssl import models
+from fastssl.data import engines, plans
+from fastssl.data.engines import Engine
+from fastssl.data.images import ImageSet, Progress
+from fastssl.data.plans import ViewPlan
+from fastssl.data.sample import load_some
+from fastssl.errors import UserError
+from fastssl.models.resnet import Stem
+from fastssl.train.config import check_seed, plan_changes
+from fastssl.train.memory import PeakMemory
+from fastssl.train.reproduce import check_threads, environment, reproducible, resolve_device
+
+_TURNS = 5
+# Images of a step on a CPU, whose time grows with their number: a whole batch may take a minute.
+_STEP_IMAGES = 32
+# Next to nothing of an image: what is left of the time is reading and decoding.
+_A_PIXEL = ViewPlan(size=1, crop_scale=(1e-4, 1e-4))
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """What is measured.
+
+    Attributes:
+        data: folder, zip or tar of images, or an embedded set.
+        preset: plan of the views.
+        plan: changes to it, as `fastssl.data.plans.changed` takes them.
+        image_size: side of the square images, in pixels.
+        batch_size: images a step.
+        encoder: network whose step is timed: forward and backward, on all views.
+        stem: its first layers, "imagenet" or "cifar".
+        width: channels of its first stage.
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+        threads: CPU threads; 0 leaves torch's own choice.
+        seconds: that each engine, and the step, is measured for, in five turns.
+        max_images: files that are used, drawn by the seed; more would only take longer.
+        seed: of which files are used, and of the views.
+    """
+
+    data: str
+    preset: str = "simclr"
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    image_size: int = 64
+    batch_size: int = 256
+    encoder: str = "resnet18"
+    stem: Stem = "imagenet"
+    width: int = 64
+    device: str = "auto"
+    threads: int = 0
+    seconds: float = 10.0
+    max_images: int = 2048
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "batch_size", "width"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be 1 or more; got {getattr(self, name)}")
+        if self.threads < 0:
+            raise UserError(f"threads must be 0 or more; got {self.threads}")
+        if not 0 < self.seconds < math.inf:
+            raise UserError(f"seconds must be a finite number above 0; got {self.seconds}")
+        if self.max_images < self.batch_size:
+            raise UserError(f"max_images must be at least batch_size, {self.batch_size}; got {self.max_images}")
+        check_seed(self.seed)
+        check_threads(self.threads)
+        object.__setattr__(self, "plan", plan_changes(self.plan))
+        self.view_plan()
+        models.get(self.encoder)
+
+    def view_plan(self) -> ViewPlan:
+        """The preset with its changes."""
+        return plans.changed(plans.get(self.preset)(self.image_size), self.plan)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Images a second: the median of the turns, the slowest and the fastest."""
+
+    median: float
+    slowest: float
+    fastest: float
+
+
+@dataclass(frozen=True)
+class EngineSpeed:
+    """What an engine was measured at, or why it was not.
+
+    Attributes:
+        engine: its name.
+        images: a second, each with all its views.
+        ready_after: seconds to the first batch: what is read or decoded before.
+        decoding: share of the time, in [0, 1], that reading and decoding takes; 0 where that is done once, before.
+        peak_megabytes: of memory, at most, images in memory included; None where the system does not tell.
+        cannot: the reason, if it cannot serve this data here.
+    """
+
+    engine: Engine
+    images: Rate | None = None
+    ready_after: float = 0.0
+    decoding: float = 0.0
+    peak_megabytes: float | None = None
+    cannot: str | None = None
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """The result. ``step`` is images a second that forward and backward of the encoder alone would take."""
+
+    config: BenchConfig
+    images: int
+    environment: dict[str, str]
+    engines: tuple[EngineSpeed, ...]
+    step: Rate
+
+    @property
+    def fastest(self) -> EngineSpeed:
+        """Of those that could be measured."""
+        return max(self.engines, key=lambda item: item.images.median if item.images else -1.0)
+
+    @property
+    def bottleneck(self) -> str:
+        """ "data" where even the fastest engine makes fewer images a second than the step takes, else "compute"."""
+        assert self.fastest.images is not None
+        return "data" if self.fastest.images.median < self.step.median else "compute"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "fastest": self.fastest.engine, "bottleneck": self.bottleneck}
+
+
+def measure(config: BenchConfig, progress: Progress | None = None) -> Throughput:
+    """Times all engines and the step in turns, each engine in a process of its own that stands still in between.
+
+    Raises:
+        UserError: if no engine can serve the data, or the images are too few for a batch.
+    """
+    device = resolve_device(config.device)
+    found = load_some(config.data, size=config.image_size, count=config.max_images, seed=config.seed, progress=progress)
+    if len(found) < config.batch_size:
+        raise UserError(
+            f"a batch of {config.batch_size} is larger than the {len(found)} images that can be read: "
+            f"give --batch_size {len(found)} or less"
+        )
+    with reproducible(config.seed, config.threads):
+        step = _step(config, device)
+        running: list[_Process] = []
+        try:
+            failed = _start(config, found.names, running)
+            rates, steps = _in_turns(running, step, config.seconds / _TURNS)
+            speeds = [process.finish(rates[process.engine], config.seconds / _TURNS) for process in running]
+        finally:
+            for process in running:
+                process.kill()
+        in_order = sorted([*speeds, *failed], key=lambda speed: engines.NAMES.index(speed.engine))
+        return Throughput(config, len(found), environment(device), tuple(in_order), _rate(steps))
+
+
+def _start(config: BenchConfig, names: tuple[str, ...], running: list[_Process]) -> list[EngineSpeed]:
+    """Puts a process for each engine into ``running``; those that cannot serve are returned."""
+    failed = []
+    for engine in engines.NAMES:
+        try:
+            engines.require(engine)
+            running.append(_Process(engine, config, names))
+            running[-1].wait_until_ready()
+        except UserError as error:
+            failed.append(EngineSpeed(engine, cannot=str(error)))
+            if running and running[-1].engine == engine:
+                running.pop().kill()
+    if not running:
+        raise UserError("; ".join(f"{speed.engine}: {speed.cannot}" for speed in failed))
+    return failed
+
+
+def _in_turns(
+    running: list[_Process], step: Callable[[float], float], seconds: float
+) -> tuple[dict[Engine, list[float]], list[float]]:
+    """Images a second of each engine and of the step, turn by turn, so that a noisy moment falls on all alike."""
+    rates: dict[Engine, list[float]] = {process.engine: [] for process in running}
+    steps = []
+    for _ in range(_TURNS):
+        for process in running:
+            rates[process.engine].append(process.turn("views", seconds))
+        steps.append(step(seconds))
+    return rates, steps
+
+
+def _rate(turns: list[float]) -> Rate:
+    return Rate(statistics.median(turns), min(turns), max(turns))
+
+
+def _step(config: BenchConfig, device: torch.device) -> Callable[[float], float]:
+    """A function that trains for at least so many seconds, and returns images a second."""
+    encoder = models.get(config.encoder)(stem=config.stem, width=config.width).to(device)
+    batch = min(config.batch_size, _STEP_IMAGES) if device.type == "cpu" else config.batch_size
+    views = [
+        torch.randn(batch * part.views, 3, part.size, part.size, device=device) for part in config.view_plan().parts
+    ]
+
+    def once() -> Iterator[None]:
+        while True:
+            encoder.zero_grad(set_to_none=True)
+            torch.stack([encoder(view).square().mean() for view in views]).sum().backward()  # type: ignore[no-untyped-call]
+            yield
+
+    steps = once()
+    return lambda seconds: _timed(steps, batch, seconds, device)
+
+
+def _timed(work: Iterator[Any], batch: int, seconds: float, device: torch.device) -> float:
+    """Images a second of at least one batch and ``seconds``, after a first batch that was begun on before."""
+    next(work)
+    _wait_for(device)
+    started, done, elapsed = time.perf_counter(), 0, 0.0
+    while not done or elapsed < seconds:
+        next(work)
+        _wait_for(device)
+        done, elapsed = done + batch, time.perf_counter() - started
+    return done / elapsed
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class _Process:
+    """An engine in a process of its own, which stands still unless it is its turn."""
+
+    def __init__(self, engine: Engine, config: BenchConfig, names: tuple[str, ...]) -> None:
+        self.engine = engine
+        context = multiprocessing.get_context("spawn")
+        self._link, far_end = context.Pipe()
+        threads = torch.get_num_threads()
+        self._process = context.Process(target=_serve, args=(far_end, engine, config, names, threads), daemon=True)
+        self._process.start()
+        far_end.close()
+        self._ready_after = 0.0
+
+    def wait_until_ready(self) -> None:
+        self._ready_after = self._answer()
+
+    def turn(self, what: str, seconds: float) -> float:
+        """Images a second."""
+        self._pause(signal.SIGCONT)
+        self._link.send((what, seconds))
+        return self._answer()
+
+    def finish(self, turns: list[float], seconds: float) -> EngineSpeed:
+        """The engine's result; the process only has to be ended after this."""
+        peak = self.turn("peak", 0.0)
+        rate = _rate(turns)
+        decoding = 0.0
+        if self.engine not in engines.IN_MEMORY:
+            decoding = min(1.0, rate.median / self.turn("decoding", seconds))
+        return EngineSpeed(self.engine, rate, self._ready_after, decoding, None if math.isnan(peak) else peak)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+    def _answer(self) -> float:
+        try:
+            answer = self._link.recv()
+        except EOFError:
+            raise UserError(f"its process ended unexpectedly, perhaps for lack of memory ({self.engine})") from None
+        if isinstance(answer, UserError):
+            raise answer
+        self._pause(signal.SIGSTOP)
+        return float(answer)
+
+    def _pause(self, how: signal.Signals) -> None:
+        pid = self._process.pid
+        assert pid is not None
+        os.kill(pid, how)
+
+
+def _serve(link: Connection, engine: Engine, config: BenchConfig, names: tuple[str, ...], threads: int) -> None:
+    """The process of an engine: says after how many seconds it is ready, then does what it is asked for."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends this one
+    torch.set_num_threads(threads)
+    try:
+        device = resolve_device(config.device)
+        peak = None
+        with suppress(OSError):
+            peak = PeakMemory()
+        started = time.perf_counter()
+        data = _data(engine, config, names)
+        work = _endless(engine, data, config.view_plan(), config, device)
+        next(work)
+        link.send(time.perf_counter() - started)
+        while True:
+            what, seconds = link.recv()
+            if what == "peak":
+                link.send(math.nan if peak is None else peak.megabytes())
+                continue
+            if what == "decoding":
+                work = _endless(engine, data, _A_PIXEL, config, device)
+            link.send(_timed(work, config.batch_size, seconds, device))
+    except UserError as error:
+        link.send(error)
+
+
+def _data(engine: Engine, config: BenchConfig, names: tuple[str, ...]) -> ImageSet:
+    if engine in engines.IN_MEMORY:
+        return load_some(config.data, size=config.image_size, count=config.max_images, seed=config.seed)
+    nothing = torch.empty(0, 3, config.image_size, config.image_size, dtype=torch.uint8)
+    return ImageSet(nothing, None, (), names, config.data)
+
+
+def _endless(
+    engine: Engine, data: ImageSet, plan: ViewPlan, config: BenchConfig, device: torch.device
+) -> Iterator[list[Tensor]]:
+    """Epoch after epoch."""
+    loader = engines.open_loader(engine, data, plan, config.batch_size, config.seed, device)
+    return (views for epoch in count() for views in loader.epoch(epoch))

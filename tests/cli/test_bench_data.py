@@ -1,0 +1,80 @@
+"""``fastssl bench-data``: the numbers fit each other; how large they are is not a test's business."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from cli_helpers import Run, write_images
+
+from fastssl.data import engines
+from fastssl.errors import UserError
+
+QUICK = ["--image_size", "16", "--batch_size", "8", "--width", "8", "--seconds", "0.2", "--threads", "1"]
+
+
+def test_every_engine_is_measured_and_the_table_says_what_waits(photos: Path, run: Run) -> None:
+    outcome = run("bench-data", photos, *QUICK, "--preset", "byol", "--plan.second.blur", "0", "--json", "all.json")
+    assert outcome.code == 0
+    found = json.loads(Path("all.json").read_text())
+    assert found["images"] == 30
+    assert found["config"]["plan"] == {"second": {"blur": 0.0}}
+    assert [engine["engine"] for engine in found["engines"]] == list(engines.NAMES)
+    measured = [engine for engine in found["engines"] if engine["cannot"] is None]
+    assert "native" in [engine["engine"] for engine in measured]
+    for engine in measured:
+        rate = engine["images"]
+        assert 0 < rate["slowest"] <= rate["median"] <= rate["fastest"]
+        assert engine["ready_after"] > 0
+        assert engine["peak_megabytes"] > 1
+        assert (engine["decoding"] == 0) == (engine["engine"] in engines.IN_MEMORY)
+        assert engine["decoding"] <= 1
+        assert f"{engine['engine']} " in outcome.out
+    best = max(measured, key=lambda engine: engine["images"]["median"])
+    assert found["fastest"] == best["engine"]
+    waits = "data" if best["images"]["median"] < found["step"]["median"] else "compute"
+    assert found["bottleneck"] == waits
+    assert f"{waits} is the bottleneck" in outcome.out
+
+
+def test_an_engine_that_is_missing_has_its_reason(photos: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def require(engine: str) -> None:
+        if engine != "native":
+            raise UserError("not [here]")
+
+    monkeypatch.setattr(engines, "require", require)
+    outcome = run("bench-data", photos, *QUICK)
+    assert outcome.code == 0
+    assert "not here" in outcome.out
+    assert "dali: not [here]" in outcome.out
+    assert "native is fastest" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere/"], "no file or folder 'nowhere/'"),
+        (["empty"], "no image in 'empty'"),
+        (["few"], "a batch of 8 is larger than the 4 images that can be read: give --batch_size 4 or less"),
+        (["few", "--preset", "dina"], "unknown view plan 'dina': did you mean 'dino'?"),
+        (["few", "--encoder", "resnet19"], "unknown encoder 'resnet19': did you mean 'resnet18'?"),
+        (["few", "--stem", "cifer"], "unknown --stem 'cifer': did you mean 'cifar'?"),
+        (["few", "--seconds", "0"], "seconds must be a finite number above 0; got 0"),
+        (["few", "--max_images", "4"], "max_images must be at least batch_size, 8; got 4"),
+        (["few", "--image_size", "0"], "image_size must be 1 or more; got 0"),
+        (["few", "--threads", "-1"], "threads must be 0 or more; got -1"),
+        (["few", "--threads", "100000"], "threads 100000 are too many"),
+        (["few", "--device", "toaster"], "unknown device 'toaster'"),
+        (["few", "--plan.flip", "2"], "plan.flip must be a probability in [0, 1]; got 2.0"),
+        ([], "DATA is missing: fastssl bench-data DATA"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(words: list[str], message: str, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    write_images(tmp_path / "few", {"": 4})
+    before = sorted(tmp_path.rglob("*"))
+    assert (
+        message in run("bench-data", *words[:1], *QUICK, *words[1:], *(["--json", "x.json"] if words else [])).error()
+    )
+    assert sorted(tmp_path.rglob("*")) == before

@@ -1,0 +1,63 @@
+"""``fastssl views``: a picture and words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_helpers import Run, write_images
+from PIL import Image
+
+from fastssl.data import plans
+
+
+def test_it_draws_the_views_and_says_what_they_are(photos: Path, run: Run) -> None:
+    outcome = run("views", photos, "--preset", "dino", "--image_size", "16", "--rows", "2", "--plan.local.views", "3")
+    assert outcome.code == 0
+    words = plans.describe(plans.changed(plans.dino(16), {"local": {"views": 3}}))
+    assert outcome.out == f"{words}\npicture: views.png\n"
+    with Image.open("views.png") as picture:
+        assert picture.format == "PNG"
+        assert np.asarray(picture).std() > 10
+
+
+def test_the_ending_chooses_the_format_and_the_seed_the_views(photos: Path, run: Run) -> None:
+    for name, seed in (("a.jpg", 0), ("b.jpeg", 0), ("c.jpg", 1)):
+        assert run("views", photos, "--image_size", "16", "--out", name, "--seed", seed).code == 0
+    with Image.open("a.jpg") as picture:
+        assert picture.format == "JPEG"
+    a, b, c = (Path(name).read_bytes() for name in ("a.jpg", "b.jpeg", "c.jpg"))
+    assert a == b != c
+
+
+def test_a_file_that_cannot_be_read_is_named(run: Run, tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "some", {"": 3})
+    (folder / "broken.png").write_bytes(b"not a picture")
+    outcome = run("views", "some", "--rows", "9", "--image_size", "16")
+    assert outcome.code == 0
+    assert "skipped 1 that cannot be read" in outcome.err
+    assert "broken.png: " in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere/"], "no file or folder 'nowhere/'"),
+        (["empty"], "no image in 'empty'"),
+        (["PHOTOS", "--preset", "dina"], "unknown view plan 'dina': did you mean 'dino'?"),
+        (["PHOTOS", "--out", "views.gif"], "views.gif does not end in .png or .jpg or .jpeg or .webp"),
+        (["PHOTOS", "--rows", "0"], "rows must be 1 or more; got 0"),
+        (["PHOTOS", "--image_size", "0"], "image_size must be 1 or more; got 0"),
+        (["PHOTOS", "--seed", "-1"], "seed must be 0 or more; got -1"),
+        (["PHOTOS", "--plan.blurr", "0"], "unknown option '--plan.blurr': did you mean '--plan.blur'?"),
+        (["PHOTOS", "--plan.flip", "2"], "plan.flip must be a probability in [0, 1]; got 2.0"),
+        (["PHOTOS", "--out", "/proc/views.png"], "cannot write /proc/views.png"),
+        ([], "DATA is missing: fastssl views DATA"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(words: list[str], message: str, photos: Path, run: Run) -> None:
+    Path("empty").mkdir()
+    before = sorted(Path().rglob("*"))
+    assert message in run("views", *(photos if word == "PHOTOS" else word for word in words)).error()
+    assert sorted(Path().rglob("*")) == before
