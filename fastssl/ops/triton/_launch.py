@@ -35,6 +35,7 @@ class _Blocks:
 # features are shared among programs, which recompute the similarities.
 _ANY = 2**31
 _NARROW = {128: _Blocks(128, 128, 128), _ANY: _Blocks(128, 64, 64)}
+_MASKED = {128: _Blocks(128, 64, 128), _ANY: _Blocks(128, 64, 64)}  # no power of two: masks take registers too
 _NARROW_SUMS = {128: _Blocks(128, 64, 128, 128), 256: _Blocks(64, 64, 256, 256), _ANY: _Blocks(64, 32, 64, 512)}
 _WIDE = {_ANY: _Blocks(64, 64, 32)}
 _WIDE_SUMS = {128: _Blocks(64, 32, 32, 128), _ANY: _Blocks(32, 32, 32, 256)}
@@ -53,7 +54,7 @@ _RAGGED_WIDE_SUMS = {128: _Blocks(64, 16, 32, 128), _ANY: _Blocks(32, 16, 32, 25
 REGISTERS = 255  # of a thread, the most there are: a processor has them for one program of 8 warps
 
 
-def _table(wide: bool, sums: bool, crowded: bool, ragged: bool) -> dict[int, _Blocks]:
+def _table(wide: bool, sums: bool, crowded: bool, ragged: bool, masked: bool) -> dict[int, _Blocks]:
     if ragged:
         if wide:
             return _RAGGED_WIDE_SUMS if sums else _RAGGED_WIDE
@@ -62,7 +63,7 @@ def _table(wide: bool, sums: bool, crowded: bool, ragged: bool) -> dict[int, _Bl
         return _WIDE if not sums else _WIDE_CROWDED_SUMS if crowded else _WIDE_SUMS
     if crowded:
         return _CROWDED_SUMS if sums else _CROWDED
-    return _NARROW_SUMS if sums else _NARROW
+    return _NARROW_SUMS if sums else _MASKED if masked else _NARROW
 
 
 def float32_precision() -> str:
@@ -86,8 +87,9 @@ def constants(rows: Tensor, columns: Tensor, *, sums: bool, crowded: bool = Fals
     operand = rows.dtype if rows.dtype == columns.dtype else torch.float32  # what holds both
     wide, d = operand == torch.float32, rows.shape[1]
     ragged = d * min(rows.element_size(), columns.element_size()) % 16 != 0
-    blocks = next(blocks for most, blocks in _table(wide, sums, crowded, ragged).items() if d <= most)
     padded = max(16, triton.next_power_of_2(d))
+    table = _table(wide, sums, crowded, ragged, d != padded)
+    blocks = next(blocks for most, blocks in table.items() if d <= most)
     fixed = {
         "D": d,
         "ROWS": blocks.rows,
