@@ -92,7 +92,7 @@ class TrainingDisplay:
             self._epoch, self._rates = row.epoch, []
         self._rates.append(row.images_per_second)
         epoch = f"epoch {row.epoch}/{progress.epochs}"
-        numbers = f"{harmonic_mean(self._rates):,.0f} images/s  {_nats(progress)}"
+        numbers = f"{harmonic_mean(self._rates):,.0f} images/s  {_told(progress)}"
         if self._task is None:
             self._task = self._bar.add_task(epoch, total=progress.steps, completed=row.step - 1, numbers=numbers)
         self._bar.update(self._task, completed=row.step, description=epoch, numbers=numbers)
@@ -106,10 +106,14 @@ class TrainingDisplay:
             _err.print(f"all {epochs} epochs are trained already", markup=False)
 
 
-def _nats(progress: Progress) -> str:
-    """The loss, and the method's bound on the mutual information of the views, if it has one."""
-    bound = progress.row.extra.get("mutual_information_bound")
-    return f"loss {progress.row.loss:.3f}" + ("" if bound is None else f"  bound {bound:.3f} nats")
+def _told(progress: Progress) -> str:
+    """The loss; the bound on the mutual information of the views or the accuracy of the pretext task, if there is."""
+    told, extra = f"loss {progress.row.loss:.3f}", progress.row.extra
+    if "mutual_information_bound" in extra:
+        told += f"  bound {extra['mutual_information_bound']:.3f} nats"
+    if "pretext_accuracy" in extra:
+        told += f"  solved {100 * extra['pretext_accuracy']:.1f} % (chance {100 * extra['chance']:.3g} %)"
+    return told
 
 
 def show_scores(scores: Scores) -> None:
