@@ -117,7 +117,9 @@ class RelativePatch(Method):
         side = tile_side("relative_patch", images.shape[-1], GRID, config.gap)
         jitter = min(max(round(config.jitter * cell), int(config.jitter > 0)), (cell - side) // 2)
         if config.colors == "project":
-            images = torch.einsum("dc, nchw -> ndhw", self.projection, images)
+            images = (self.projection[..., None, None] * images[:, None]).sum(
+                dim=2
+            )  # no matrix product: full precision
         patches = tiles(images, GRID, size=side, jitter=jitter, normalize=True)
         if config.pixelate > 0 and side > PIXELATED_SIDE:
             patches = _pixelated(patches, config.pixelate)
