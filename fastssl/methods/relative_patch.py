@@ -116,10 +116,8 @@ class RelativePatch(Method):
         config, cell = self.config, images.shape[-1] // GRID
         side = tile_side("relative_patch", images.shape[-1], GRID, config.gap)
         jitter = min(max(round(config.jitter * cell), int(config.jitter > 0)), (cell - side) // 2)
-        if config.colors == "project":
-            images = (self.projection[..., None, None] * images[:, None]).sum(
-                dim=2
-            )  # no matrix product: full precision
+        if config.colors == "project":  # not as a matrix product, which autocast would compute in bfloat16
+            images = (self.projection[..., None, None] * images[:, None]).sum(dim=2)
         patches = tiles(images, GRID, size=side, jitter=jitter, normalize=True)
         if config.pixelate > 0 and side > PIXELATED_SIDE:
             patches = _pixelated(patches, config.pixelate)
