@@ -99,7 +99,7 @@ class TrainingDisplay:
         self._waited += (row.waiting or 0.0) / row.images_per_second
         epoch = f"epoch {row.epoch}/{progress.epochs}"
         speed = f"{self._steps / self._seconds:,.0f} images/s ({self._waited / self._seconds:.0%} waiting for data)"
-        numbers = f"{speed}  {_nats(progress)}"
+        numbers = f"{speed}  {_told(progress)}"
         if self._task is None:
             self._task = self._bar.add_task(epoch, total=progress.steps, completed=row.step - 1, numbers=numbers)
         self._bar.update(self._task, completed=row.step, description=epoch, numbers=numbers)
@@ -113,10 +113,14 @@ class TrainingDisplay:
             _err.print(f"all {epochs} epochs are trained already", markup=False)
 
 
-def _nats(progress: Progress) -> str:
-    """The loss, and the method's bound on the mutual information of the views, if it has one."""
-    bound = progress.row.extra.get("mutual_information_bound")
-    return f"loss {progress.row.loss:.3f}" + ("" if bound is None else f"  bound {bound:.3f} nats")
+def _told(progress: Progress) -> str:
+    """The loss; the bound on the mutual information of the views or the accuracy of the pretext task, if there is."""
+    told, extra = f"loss {progress.row.loss:.3f}", progress.row.extra
+    if "mutual_information_bound" in extra:
+        told += f"  bound {extra['mutual_information_bound']:.3f} nats"
+    if "pretext_accuracy" in extra:
+        told += f"  solved {100 * extra['pretext_accuracy']:.1f} % (chance {100 * extra['chance']:.3g} %)"
+    return told
 
 
 def show_scores(scores: Scores) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastssl.data.plans import ViewPlan
@@ -27,6 +28,7 @@ class Method(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.config = config
+        self._noted: dict[str, Tensor | float] = {}
 
     @classmethod
     def view_plan(cls, size: int) -> ViewPlan:
@@ -38,8 +40,28 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def metrics(self, loss: float, batch_size: int) -> dict[str, float]:
-        """Further numbers worth logging beside ``loss``, the mean over a batch of ``batch_size`` images."""
-        return {}
+        """Further numbers worth logging beside ``loss``, the mean over a batch of ``batch_size`` images.
+
+        By default those that :meth:`note` was given in the last ``forward``; always under the same names.
+        """
+        return {name: float(value) for name, value in self._noted.items()}
+
+    def note(self, **numbers: Tensor | float) -> None:
+        """For ``forward``: keeps numbers of this batch, tensors of one element or floats, until :meth:`metrics`."""
+        self._noted = {name: value.detach() if isinstance(value, Tensor) else value for name, value in numbers.items()}
+
+    def classification_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy of a pretext task of classes; notes ``pretext_accuracy``, and ``chance``, what guessing gives.
+
+        Args:
+            logits: (M, classes) of any floating-point dtype; the loss is computed in float32.
+            targets: (M,) int64 in [0, classes).
+        Returns:
+            The mean over the samples, a scalar.
+        """
+        right = logits.argmax(dim=1) == targets
+        self.note(pretext_accuracy=right.float().mean(), chance=1 / logits.shape[1])
+        return F.cross_entropy(logits.float(), targets)
 
     def after_step(self, progress: float) -> None:
         """Called after every optimiser step with the share of training done, in [0, 1]: the place of an EMA update."""

@@ -126,6 +126,8 @@ def _curves(trained: Trained, scores: dict[str, Any] | None) -> list[Curve]:
     curves = [Curve("Loss", svg, "Nats; each step faint, the mean of each epoch bold. Lower is better.")]
     if "mutual_information_bound" in rows[0].extra:
         curves.append(_bound_curve(rows, epochs))
+    if "pretext_accuracy" in rows[0].extra:
+        curves.append(_pretext_curve(rows, epochs))
     measured = [(epoch, row.knn) for epoch, row in zip(epochs, rows, strict=True) if row.knn is not None]
     if measured:
         curves.append(_knn_curve(measured, scores))
@@ -138,6 +140,16 @@ def _bound_curve(rows: list[Row], epochs: list[float]) -> Curve:
     svg = figures.curve(epochs, bound, title="Bound on mutual information over epochs", means=True, levels=[ceiling])
     note = "Nats that two views of an image share at least: log of the candidates less the loss (arXiv:1807.03748)."
     return Curve("Mutual information", svg, note)
+
+
+def _pretext_curve(rows: list[Row], epochs: list[float]) -> Curve:
+    solved = [100 * row.extra["pretext_accuracy"] for row in rows]
+    guessing = Level(100 * rows[0].extra["chance"], "chance")
+    title = "Accuracy of the pretext task over epochs"
+    svg = figures.curve(epochs, solved, title=title, means=True, levels=[guessing])
+    return Curve(
+        "Pretext task", svg, "Per cent of each batch solved. Nothing is learnt from a task solved by a shortcut."
+    )
 
 
 def _knn_curve(measured: list[tuple[float, float]], scores: dict[str, Any] | None) -> Curve:

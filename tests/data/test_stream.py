@@ -234,7 +234,7 @@ class Counted:
 
 
 def working() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("decode", "batch"))]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("make", "batch"))]
 
 
 @pytest.mark.parametrize("ahead", [1, 3])

@@ -129,7 +129,7 @@ def test_a_stopped_run_on_streamed_files_resumes_to_the_same_bits(config: RunCon
     pretrain(config, streamed, whole)
     with pytest.raises(KeyboardInterrupt, match="stopped after step 4 of 9"):
         pretrain(config, streamed, stopped, watch=at_step(4, lambda: signal.raise_signal(signal.SIGINT)))
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("decode", "batch"))]
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("make", "batch"))]
     assert pretrain(config, streamed, stopped, resume=True).finished
     assert_same_run(stopped, whole)
     pretrain(config, loaded, in_memory)

@@ -1,0 +1,48 @@
+"""Rotation: by how many quarters was an image turned? (RotNet; Gidaris et al., arXiv:1803.07728).
+
+Recipe:
+    fastssl pretrain rotation --data clipart
+    Time and score: not yet measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fastssl.data import plans
+from fastssl.methods.base import Method
+from fastssl.models import feature_dim
+
+ROTATIONS = 4
+
+
+@dataclass(frozen=True)
+class RotationConfig:
+    """RotNet has no hyper-parameters of its own: its four turns, of 0, 90, 180 and 270 degrees, are its views."""
+
+
+class Rotation(Method):
+    """RotNet (arXiv:1803.07728, equations 1 to 3): classify the turn of an image, all four turns in each batch.
+
+    A quarter turn moves pixels and resamples none, so no trace of an interpolation tells it; only what is seen does.
+    """
+
+    Config = RotationConfig
+
+    def __init__(self, encoder: nn.Module, config: RotationConfig) -> None:
+        super().__init__(encoder, config)
+        self.head = nn.Linear(feature_dim(encoder), ROTATIONS)
+
+    @classmethod
+    def view_plan(cls, size: int) -> plans.ViewPlan:
+        """Four views, the k-th turned by k quarters against the clock."""
+        return plans.rotation(size)
+
+    def forward(self, views: list[Tensor]) -> Tensor:
+        """views: four (N, 3, H, H) batches, by turn. Returns the scalar loss; batch norm sees all turns at once."""
+        logits = self.head(self.encoder(torch.cat(views)))
+        turns = torch.arange(ROTATIONS, device=logits.device).repeat_interleave(len(views[0]))
+        return self.classification_loss(logits, turns)
