@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -16,10 +18,13 @@ class Method(nn.Module):
     in ``forward``. It is written for one process and any device.
 
     Attributes:
+        recipe: settings of a run in which the method's differ from those of other methods, by their names in a config
+            file: ``{"encoder": "vit_micro", "optim": {"name": "adamw"}}``.
         Config: frozen dataclass of the method's own hyper-parameters; every field has a default and is documented.
         encoder: what is kept after pretraining; images (N, 3, H, W) to features (N, feature_dim).
     """
 
+    recipe: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     Config: ClassVar[type[Any]]
     encoder: nn.Module
 
@@ -39,6 +44,13 @@ class Method(nn.Module):
 
     def metrics(self, loss: float, batch_size: int) -> dict[str, float]:
         """Further numbers worth logging beside ``loss``, the mean over a batch of ``batch_size`` images."""
+        return {}
+
+    def pictures(self, views: list[Tensor]) -> dict[str, Tensor]:
+        """What the method makes of ``views``, for the report: pictures by name, each (N, 3, H, W) like the views.
+
+        Called in evaluation mode, without gradients; by default there are none.
+        """
         return {}
 
     def after_step(self, progress: float) -> None:
