@@ -38,5 +38,5 @@ clean:
 	touch $@
 
 .venv/test-ready: .venv/bin/python $(SOURCES)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[report,triton,dali,test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[report,triton,dali,webdataset,video,audio,test]'
 	touch $@

@@ -157,9 +157,12 @@ def error(work: Work, exact: tuple[torch.Tensor, ...] | None) -> float | None:
 
 
 def backend(work: Work) -> str:
-    """The backend that serves the first op of ours in ``work``, without computing it; "torch" if it calls none."""
+    """The backend that serves the first op of ours in ``work``, without computing it; "torch" if it calls none.
+
+    Work whose ops are called by threads of its own has a ``first_op`` that calls one like it.
+    """
     try:
-        return explain(work).partition(": ")[2].partition(" ")[0]
+        return explain(getattr(work, "first_op", work)).partition(": ")[2].partition(" ")[0]
     except TypeError:  # MAE's loss, whose few numbers need none
         return "torch"
 

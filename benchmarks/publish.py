@@ -37,10 +37,10 @@ every provider's times, rates and errors; an op may have changed since.
 READ_WHOLE = """\
 What users of another library call, in a step of their own loop: the library's own arguments, features as a network
 gives them, forward and backward, with all else that a call does, such as writing the bank. *Theirs* is the library's
-class (of `facebook`, whose repository is no package, the formula arranged as there), and *compiled* the same under
-`torch.compile`, all in turns with ours in one process. Each *times faster* is their median over ours: bold where we are
-**slower**, and *alike* where each lies in the spread of the other. Memory is what one call adds to the process's
-high-water mark.
+class (of `facebook` and `solo`, which are no packages that import here, the formula arranged as there), and *compiled*
+the same under `torch.compile`, all in turns with ours in one process. Each *times faster* is their median over ours:
+bold where we are **slower**, and *alike* where each lies in the spread of the other. Memory is what one call adds to
+the process's high-water mark.
 """
 NOT_MEASURED = "Not yet measured."
 READ_DETAILS = """\

@@ -24,6 +24,9 @@ OPTIONAL = {
     "matplotlib": "figures of the report (pip install 'fastssl[report]')",
     "sklearn": "t-SNE in the report (pip install 'fastssl[report]')",
     "jinja2": "the report's page (pip install 'fastssl[report]')",
+    "webdataset": "shards (pip install 'fastssl[webdataset]')",
+    "av": "video files (pip install 'fastssl[video]')",
+    "soundfile": "audio (pip install 'fastssl[audio]')",
 }
 BUILD = "run `pip install -e .` in its folder"
 ROOT = Path(fastssl.__file__).parent.parent

@@ -6,11 +6,13 @@ import copy
 import functools
 import itertools
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fastssl import ops
 from fastssl.ops import _check
@@ -51,8 +53,9 @@ class EMA(nn.Module):
             network itself: the copy then needs no process group, and its checkpoint has the network's own names.
         momentum: in [0, 1]; or a function of the number of updates made so far (see ``cosine``).
     Raises:
-        TypeError: for a model that is no module: its parameters alone, for example.
-        ValueError: for a momentum outside [0, 1].
+        TypeError: for a model that is no module (its parameters alone, for example), or that cannot be copied: one that
+            FSDP2 has sharded. Make the copy before, and shard both alike: ``fully_shard(ema.module)``.
+        ValueError: for a momentum outside [0, 1], or a lazy module whose weights have no shape yet.
     """
 
     def __init__(self, model: nn.Module, momentum: float | Callable[[int], float]) -> None:
@@ -60,7 +63,7 @@ class EMA(nn.Module):
         _check_module(model)
         self.momentum = momentum if callable(momentum) else _check.momentum("EMA", momentum)
         self.updates = 0
-        self.module = copy.deepcopy(model, _copied_otherwise(model)).requires_grad_(False)
+        self.module = _copied(model).requires_grad_(False)
         self.shadows: dict[str, Tensor] = {}  # by the name of their weight
         self._shadowed: dict[str, tuple[int, int]] = {}
         self._follow(self._weights())
@@ -87,6 +90,8 @@ class EMA(nn.Module):
                 the schedule gives a momentum outside [0, 1].
         """
         _check_module(model)
+        for network in (self.module, model):
+            _in_parts(network)
         targets, given = _tensors(self.module), _tensors(model)
         sources = list(given.values())
         if [x.shape for x in targets.values()] != [x.shape for x in sources]:
@@ -183,6 +188,26 @@ def _check_module(model: object) -> None:
         raise TypeError(f"EMA: model must be a torch.nn.Module; got {type(model).__name__}")
 
 
+def _in_parts(model: nn.Module) -> None:
+    """Frees the whole weights that FSDP2 gathered for the last call: what is written to them is lost."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    for part in model.modules():
+        if fsdp is not None and isinstance(part, fsdp.FSDPModule):
+            part.reshard()
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    if lazy := [name for name, x in model.named_parameters() if is_lazy(x)]:
+        raise ValueError(f"EMA: {lazy[0]} has no shape before the model's first call: call it once, then copy it")
+    try:
+        return copy.deepcopy(model, _copied_otherwise(model))
+    except Exception as error:
+        raise TypeError(
+            f"EMA: {type(model).__name__} cannot be copied ({error}); of a model for FSDP2, make the copy before "
+            "fully_shard, and shard ema.module as the model"
+        ) from error
+
+
 def _how_they_differ(copied: dict[str, Tensor], given: dict[str, Tensor]) -> str:
     """Of two networks' tensors by name, of which some have other shapes or no counterpart."""
 
@@ -217,6 +242,9 @@ def _narrow(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _real(x: Tensor) -> Tensor:
+    distributed = sys.modules.get("torch.distributed.tensor")  # which takes a second to import
+    if distributed is not None and isinstance(x, distributed.DTensor):
+        x = x.to_local()  # this process's part: an average is the same of parts as of the whole
     return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
 
 

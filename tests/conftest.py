@@ -15,6 +15,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     _compiled = tempfile.TemporaryDirectory(prefix="fastssl-inductor-")
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = _compiled.name
 
+# Nor are images kept where those who run the tests keep theirs.
+_cached = tempfile.TemporaryDirectory(prefix="fastssl-cache-")
+os.environ["FASTSSL_CACHE"] = _cached.name
+
 with suppress(ModuleNotFoundError):  # only the fuzz needs it
     from hypothesis import HealthCheck, settings
 

@@ -7,9 +7,11 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 import fastssl
 from fastssl.ops import _native
@@ -64,3 +66,17 @@ def test_an_instruction_set_the_processor_lacks_is_refused() -> None:
     if best != "avx512bf16":
         with pytest.raises(ValueError, match=f"cannot run avx512bf16; its best is {best}"):
             _native.cpu.set_isa("avx512bf16")
+
+
+def test_who_shares_work_among_threads_of_his_own_calls_kernels_that_use_one() -> None:
+    before, elsewhere = _native.threads(), []
+    with _native.on_one_thread():
+        assert _native.threads() == 1
+        with _native.on_one_thread():
+            pass
+        assert _native.threads() == 1
+        other = threading.Thread(target=lambda: elsewhere.append(_native.threads()))
+        other.start()
+        other.join()
+    assert elsewhere == [torch.get_num_threads()]
+    assert _native.threads() == before == torch.get_num_threads()

@@ -1,8 +1,8 @@
 """SimCLR's views and DINO's from JPEG files of 500 x 375: ours through DALI and through Pillow, and torchvision's.
 
-Every provider decodes every file at every call, as an epoch does. ``fastssl`` is the engine 'dali'; ``Pillow`` decodes
-on threads for the native kernel, which takes the images in their own sizes; torchvision augments what Pillow decoded,
-image by image, in two workers of torch's DataLoader. A case of N images in t ms serves 1000 N / t images a second.
+Every provider decodes every file at every call, as an epoch does. ``fastssl`` is the engine 'stream', whose kernel
+takes the images that Pillow decoded in their own sizes; torchvision augments them image by image, in two workers of
+torch's DataLoader. A case of N images in t ms serves 1000 N / t images a second.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import functools
 import shutil
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,12 +24,10 @@ from benchmarks import where
 from benchmarks.harness import OURS, Case, Work
 from benchmarks.ops.augment import PLANS, WORKERS, torchvision_transform
 from fastssl.data.dali import DaliLoader
-from fastssl.data.decode import on_white, opened
-from fastssl.data.loader import Schedule
 from fastssl.data.plans import ViewPlan
 from fastssl.data.sources import list_images
-from fastssl.data.views import draw
-from fastssl.ops import PackedImages, augment
+from fastssl.data.stream import StreamLoader
+from fastssl.data.views import make_views
 
 HEIGHT, WIDTH, BATCH = 375, 500, 32
 
@@ -50,10 +47,12 @@ def folder(n: int) -> Path:
 
 
 class Epochs:
-    """One epoch a call, each another."""
+    """One epoch a call, each another; with a plan, if views are made."""
 
-    def __init__(self, epoch: Callable[[int], Any]) -> None:
+    def __init__(self, epoch: Callable[[int], Any], plan: ViewPlan | None = None) -> None:
         self._epoch, self._next = epoch, 0
+        if plan is not None:
+            self.first_op = functools.partial(_make_one, plan)
 
     def __call__(self) -> int:
         """Views that were made; none is kept."""
@@ -61,31 +60,19 @@ class Epochs:
         return sum(len(views) for views in self._epoch(self._next))
 
 
+def _make_one(plan: ViewPlan) -> None:
+    """Calls the op that makes the views, here and not on an engine's threads."""
+    pixel = torch.zeros(1, 3, 1, 1, dtype=torch.uint8, device=where.device())
+    make_views(pixel, plan, torch.Generator(device="cpu"))
+
+
 def by_dali(plan: ViewPlan, n: int) -> Work:
     device: Literal["cpu", "mixed"] = "mixed" if where.on_gpu() else "cpu"
-    return Epochs(DaliLoader(list_images(folder(n)), plan, BATCH, 0, device=device).epoch)
+    return Epochs(DaliLoader(list_images(folder(n)), plan, BATCH, 0, device=device).epoch, plan)
 
 
-def by_pillow(plan: ViewPlan, n: int) -> Work:
-    entries, schedule = list_images(folder(n)).entries, Schedule(n, BATCH, 0)
-    sizes = [part.size for part in plan.parts for _ in range(part.views)]
-    threads = ThreadPoolExecutor(torch.get_num_threads())
-
-    def pixels(data: bytes) -> Tensor:
-        with opened(data) as image:
-            return torch.tensor(np.asarray(on_white(image)))
-
-    def epoch(number: int) -> Any:
-        for step, chosen in schedule.chosen(number):
-            images = list(threads.map(pixels, [entries[i].read() for i in chosen.tolist()]))
-            shapes = torch.tensor([image.shape[:2] for image in images])
-            ends = (3 * shapes.prod(1)).cumsum(0)
-            starts = torch.cat([torch.zeros(1, dtype=torch.int64), ends[:-1]])
-            packed = PackedImages(torch.cat([image.flatten() for image in images]), starts, *shapes.unbind(1))
-            params = draw(plan, shapes, schedule.generator(number, step))
-            yield augment(packed, params, sizes, mean=plan.mean, std=plan.std, interpolation=plan.interpolation)
-
-    return Epochs(epoch)
+def by_stream(plan: ViewPlan, n: int) -> Work:
+    return Epochs(StreamLoader(list_images(folder(n)), plan, BATCH, 0, device=where.device()).epoch, plan)
 
 
 class Files(torch.utils.data.Dataset[list[Tensor]]):
@@ -113,13 +100,13 @@ def by_torchvision(plan: ViewPlan, n: int) -> Work:
         num_workers=WORKERS,
         persistent_workers=True,
     )
-    return Epochs(lambda epoch: ([view.to(where.device()) for view in views] for views in loader))
+    return Epochs(lambda epoch: ([view.to(where.device()) for view in views] for views in loader), plan)
 
 
 def cases() -> list[Case]:
     makers: dict[str, Callable[..., Work]] = {
-        OURS: by_dali,
-        **where.only_on_cpu({"fastssl, Pillow on threads": by_pillow}),
+        OURS: by_stream,
+        "fastssl, engine dali": by_dali,
         f"torchvision on Pillow, {WORKERS} workers": by_torchvision,
     }
     return [

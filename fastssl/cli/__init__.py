@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import fastssl
 from fastssl.errors import UserError, unknown
@@ -43,6 +47,7 @@ examples:
 """
 
 FAILED, INTERRUPTED = 2, 130
+PACKAGE = Path(__file__).parent.parent
 LESS_MEMORY = "give a smaller --batch_size, --image_size or --width"
 
 
@@ -54,7 +59,8 @@ def main(words: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if words is None else words)
     try:
-        return _dispatch(words)
+        with _plain_warnings():
+            return _dispatch(words)
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return FAILED
@@ -66,6 +72,22 @@ def main(words: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print(str(stop) or "interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """A warning to the user is its sentence, without the line of the program that it comes from."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def tell(message: Warning | str, category: type[Warning], filename: str, *where: Any, **more: Any) -> None:
+            if category is UserWarning and Path(filename).is_relative_to(PACKAGE):
+                print(message, file=sys.stderr)
+            else:
+                show(message, category, filename, *where, **more)
+
+        warnings.showwarning = tell
+        yield
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from statistics import harmonic_mean
 from types import TracebackType
 
 from rich import box
@@ -43,6 +42,11 @@ def busy(what: str) -> AbstractContextManager[object]:
     return bar
 
 
+def tell(line: str) -> None:
+    """A line above whatever bar is shown, unbroken, so that a path in it can be copied."""
+    _err.print(line, markup=False, soft_wrap=True)
+
+
 def describe_data(splits: Splits) -> None:
     """One line on what was read, and a few on what was skipped."""
     train, test = splits.train, splits.test
@@ -74,7 +78,7 @@ class TrainingDisplay:
         columns = (text, BarColumn(), TimeRemainingColumn(), TextColumn("left"))
         self._bar = Bar(*columns, console=_err, transient=True, disable=not _err.is_terminal)
         self._task: TaskID | None = None
-        self._epoch, self._rates = 0, [0.0]
+        self._epoch, self._steps, self._seconds, self._waited = 0, 0, 0.0, 0.0  # of an image of each step so far
 
     def __enter__(self) -> TrainingDisplay:
         self._bar.start()
@@ -89,10 +93,13 @@ class TrainingDisplay:
         """`fastssl.train.loop.Watcher`: shows a step that was done."""
         row = progress.row
         if row.epoch != self._epoch:
-            self._epoch, self._rates = row.epoch, []
-        self._rates.append(row.images_per_second)
+            self._epoch, self._steps, self._seconds, self._waited = row.epoch, 0, 0.0, 0.0
+        self._steps += 1
+        self._seconds += 1 / row.images_per_second
+        self._waited += (row.waiting or 0.0) / row.images_per_second
         epoch = f"epoch {row.epoch}/{progress.epochs}"
-        numbers = f"{harmonic_mean(self._rates):,.0f} images/s  {_nats(progress)}"
+        speed = f"{self._steps / self._seconds:,.0f} images/s ({self._waited / self._seconds:.0%} waiting for data)"
+        numbers = f"{speed}  {_nats(progress)}"
         if self._task is None:
             self._task = self._bar.add_task(epoch, total=progress.steps, completed=row.step - 1, numbers=numbers)
         self._bar.update(self._task, completed=row.step, description=epoch, numbers=numbers)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastssl.cli import console
+from fastssl.cli import console, reading
 from fastssl.cli.parser import Parser
-from fastssl.data import images
 from fastssl.eval import extract
 from fastssl.train.export import check_table, write_features
 from fastssl.train.reproduce import reproducible, resolve_device
@@ -31,13 +30,13 @@ def run(words: list[str]) -> int:
     parser.add_argument("run", metavar="RUN", type=str, help="folder of a run")
     parser.add_argument("data", metavar="DATA", type=str, help="images to embed")
     parser.add_argument("--out", type=str, required=True, help="file to write; its ending chooses the format")
+    reading.add_no_cache(parser)
     given = parser.parse(words)
     out = Path(given.out)
     check_table(out)
     trained = open_run(Path(given.run))
     config = trained.config
-    with console.reading(given.data) as progress:
-        found = images.load_all(given.data, size=config.image_size, progress=progress)
+    found = reading.load_all(given.data, size=config.image_size, no_cache=given.no_cache)
     console.describe_skipped(found)
     with reproducible(config.seed, config.threads), console.busy("computing features"):
         device = resolve_device(config.device)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastssl.cli import console
+from fastssl.cli import console, reading
 from fastssl.cli.parser import Parser
 from fastssl.cli.scoring import score
-from fastssl.data import images
 from fastssl.train.trained import open_run
 
 DESCRIPTION = """\
@@ -28,12 +27,10 @@ def run(words: list[str]) -> int:
     parser.add_argument(
         "--data", type=str | None, help="labelled images to score on, as for pretrain; null takes the run's own"
     )
+    reading.add_no_cache(parser)
     given = parser.parse(words)
     trained = open_run(Path(given.run))
-    source = given.data or trained.config.data
-    with console.reading(source) as progress:
-        splits = images.load(source, size=trained.config.image_size, seed=trained.config.seed, progress=progress)
+    splits = reading.load(trained.config, no_cache=given.no_cache, other=given.data)
     console.describe_data(splits)
-    own = given.data is None
-    score(trained, splits, trained.folder.scores if own else trained.folder.scores_on(Path(source).stem))
+    score(trained, splits, trained.folder.scores_on(Path(given.data).stem) if given.data else trained.folder.scores)
     return 0

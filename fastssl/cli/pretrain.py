@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastssl import methods, models
-from fastssl.cli import console
+from fastssl.cli import console, reading
 from fastssl.cli.parser import Parser
 from fastssl.cli.plan_options import add_plan_options, early, part_names
 from fastssl.cli.scoring import score
@@ -49,12 +49,11 @@ EXAMPLES = """\
 
 def run(words: list[str]) -> int:
     """The command. Raises UserError for whatever cannot be used, KeyboardInterrupt when it is stopped."""
-    config, folder, resume, overwrite = _arguments(words)
+    config, folder, resume, overwrite, no_cache = _arguments(words)
     folder.check(resume=resume, overwrite=overwrite)
     engines.require(config.engine)
     with folder.lock():
-        with console.reading(config.data) as progress:
-            splits = images.load(config.data, size=config.image_size, seed=config.seed, progress=progress)
+        splits = reading.load(config, no_cache=no_cache)
         console.describe_data(splits)
         try:
             with console.TrainingDisplay() as display:
@@ -81,15 +80,16 @@ def _finish(folder: RunFolder, splits: images.Splits) -> None:
         print(f"no report: {error}, then: fastssl report {folder.path}", file=sys.stderr)
 
 
-def _arguments(words: list[str]) -> tuple[RunConfig, RunFolder, bool, bool]:
-    """What to run, where, and whether to resume or overwrite."""
+def _arguments(words: list[str]) -> tuple[RunConfig, RunFolder, bool, bool, bool]:
+    """What to run, where, whether to resume or overwrite, and whether to do without the cache."""
     method, words = (words[0], words[1:]) if words and not words[0].startswith("-") else (None, words)
     base = _base(method, words)
     values = _parser(base, _preset(base, words)).parse(words).as_dict()
-    out, resume, overwrite = (values.pop(name) for name in ("out", "resume", "overwrite"))
+    out, resume, overwrite, no_cache = (values.pop(name) for name in ("out", "resume", "overwrite", "no_cache"))
     values.pop("config")
     config = configs.from_dict({"method": base.method, **values})
-    return config, RunFolder(Path(out) if out else _usual_folder(config.method, config.data)), resume, overwrite
+    folder = RunFolder(Path(out) if out else _usual_folder(config.method, config.data))
+    return config, folder, resume, overwrite, no_cache
 
 
 def _base(method: str | None, words: list[str]) -> RunConfig:
@@ -133,6 +133,7 @@ def _parser(base: RunConfig, preset: ViewPlan) -> Parser:
     parser.add_argument(
         "--config", type=str | None, help="YAML of settings, as in a run's config.yaml; options given beside it win"
     )
+    reading.add_no_cache(parser)
     parser.add_class_arguments(RunConfig, skip={"method", "method_config", "plan"})
     add_plan_options(parser, part_names(preset, base.plan))
     parser.add_class_arguments(type(base.method_config), base.method)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastssl.cli import console
+from fastssl.cli import reading
 from fastssl.cli.parser import Parser
-from fastssl.data import images
 from fastssl.errors import UserError
 from fastssl.report import write_report
 from fastssl.train.trained import open_run
@@ -25,11 +24,10 @@ def run(words: list[str]) -> int:
     """The command. Raises UserError for whatever cannot be used."""
     parser = Parser("report RUN", DESCRIPTION, EXAMPLES)
     parser.add_argument("run", metavar="RUN", type=str, help="folder of a run")
+    reading.add_no_cache(parser)
     given = parser.parse(words)
     trained = open_run(Path(given.run))
-    config = trained.config
-    with console.reading(config.data) as progress:
-        splits = images.load(config.data, size=config.image_size, seed=config.seed, progress=progress)
+    splits = reading.load(trained.config, no_cache=given.no_cache)
     try:
         write_report(trained, splits, trained.folder.report)
     except ImportError as error:

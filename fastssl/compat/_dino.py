@@ -59,7 +59,13 @@ class DINOOfCrops(Centered):
             return _check.crops(OWNER, student, _by_crop("teacher_output", teacher_output, LARGE_CROPS).detach())
 
         student, teacher = _group.agreed(
-            OWNER, processes, check, training=self.training, epoch=int(epoch), student_temp=self.student_temp
+            OWNER,
+            processes,
+            check,
+            training=self.training,
+            epoch=epoch,
+            teacher_temp=lambda: self.teacher_temp_schedule[epoch],
+            **self.settings(),
         )
         return self.centered_loss(student, teacher, float(self.teacher_temp_schedule[epoch]), processes)
 
@@ -73,7 +79,7 @@ class DINOOfCrops(Centered):
             self.check_prototypes("teacher_output", found)
             return (_rows.not_empty(OWNER, found),)
 
-        self.move_center(*_group.agreed(OWNER, processes, check), processes)
+        self.move_center(*_group.agreed(OWNER, processes, check, **self.settings()), processes)
 
 
 def _by_crop(name: str, logits: Tensor, crops: int) -> Tensor:

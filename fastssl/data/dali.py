@@ -7,8 +7,6 @@ colour jitter for all samples. So every plan is served, drawn and computed as th
 
 from __future__ import annotations
 
-import threading
-import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,12 +22,10 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from fastssl.data import plans
-from fastssl.data.decode import UnreadableError
 from fastssl.data.encoded import Encoded, decode_whole, read_header
-from fastssl.data.images import MAX_SKIPPED
-from fastssl.data.loader import Schedule
+from fastssl.data.files import MAX_SKIPPED, Files
+from fastssl.data.loader import Schedule, view_sizes
 from fastssl.data.plans import ViewPlan
-from fastssl.data.reading import quote
 from fastssl.data.sources import Listing, Skipped
 from fastssl.data.views import draw
 from fastssl.errors import UserError
@@ -108,16 +104,11 @@ class DaliLoader:
             raise UserError(f"the device of DALI must be 'cpu' or 'mixed'; got {device!r}")
         if device == "mixed" and not torch.cuda.is_available():
             raise UserError("the device 'mixed' needs an NVIDIA GPU, and torch finds none here: give 'cpu'")
-        if not 0 <= max_skipped <= 1:
-            raise UserError(f"max_skipped is a share of the files, from 0 to 1; got {max_skipped}")
-        self.files, self.plan = files, plan
+        self.files, self.plan = Files(files, max_skipped, "another image takes its place"), plan
         self.schedule = Schedule(len(files.entries), batch_size, seed, rank, world)
         self._gpu = torch.cuda.current_device() if device == "mixed" else None
         self._threads = torch.get_num_threads() if threads is None else threads
-        self._allowed = max(1, int(max_skipped * len(files.entries)))
         self._pipeline: _Pipeline | None = None
-        self._reading = threading.Lock()  # two epochs may be under way
-        self._unreadable: dict[int, Skipped] = {}
         self._by_pillow: set[int] = set()  # what DALI cannot decode
 
     @property
@@ -127,7 +118,7 @@ class DaliLoader:
     @property
     def skipped(self) -> tuple[Skipped, ...]:
         """The files met so far that cannot be read, and why."""
-        return (*self.files.skipped, *self._unreadable.values())
+        return self.files.skipped
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[list[Tensor]]:
         """The batches of ``epoch`` from ``start_step`` on, each ``plan.total`` tensors (batch_size, 3, size, size).
@@ -154,7 +145,7 @@ class DaliLoader:
     def close(self) -> None:
         """Ends DALI's threads, which otherwise end with the loader, and closes the files."""
         self._pipeline = None
-        self.files.close()
+        self.files.listing.close()
 
     def __enter__(self) -> DaliLoader:
         return self
@@ -182,10 +173,7 @@ class DaliLoader:
     def prepare(self, epoch: int, step: int, chosen: list[int]) -> _Batch:
         """Reads the files of a batch and draws its views: by its arguments and by which files are readable, alone."""
         found = [self._read(position) for position in chosen]
-        readable = [i for i, image in enumerate(found) if image is not None]
-        if not readable:
-            raise UserError(f"none of the {len(chosen)} files of a batch can be read ({quote(self.skipped)})")
-        sources = [next((j for j in readable if j >= i), readable[0]) for i in range(len(chosen))]
+        sources = self.files.substitutes(found)
         images = [image for image in (found[j] for j in sources) if image is not None]
         shapes = torch.tensor([(image.height, image.width) for image in images])
         params = draw(self.plan, shapes, self.schedule.generator(epoch, step))
@@ -212,23 +200,7 @@ class DaliLoader:
         self._by_pillow |= positions
 
     def _read(self, position: int) -> Encoded | None:
-        if position in self._unreadable:
-            return None
-        name = self.files.entries[position].name
-        try:
-            with self._reading:
-                data = self.files.entries[position].read()
-            return decode_whole(data) if position in self._by_pillow else read_header(data)
-        except UnreadableError as error:
-            self._unreadable[position] = Skipped(name, str(error))
-            warnings.warn(f"{name!r} cannot be read ({error}): another image takes its place", stacklevel=2)
-        count = len(self._unreadable)
-        if count > self._allowed:
-            raise UserError(
-                f"too many unreadable files: {count} so far, {self._allowed} of {len(self.files.entries)} allowed "
-                f"({quote(self.skipped)}): remove or repair them"
-            )
-        return None
+        return self.files.read(position, decode_whole if position in self._by_pillow else read_header)
 
 
 @dataclass(frozen=True)
@@ -318,7 +290,7 @@ class _Pipeline:
             data = fn.external_source(name="data", dtype=types.UINT8, ndim=1)
             images = fn.decoders.image(data, device="cpu" if gpu is None else "mixed", output_type=types.RGB)
             views = []
-            for v, size in enumerate(_sizes(plan)):
+            for v, size in enumerate(view_sizes(plan)):
                 corner, sides = (
                     fn.external_source(name=f"{name}{v}", dtype=types.INT64, ndim=1) for name in ("corner", "sides")
                 )
@@ -379,8 +351,3 @@ def finish(crops: Sequence[Tensor], params: ViewParams, plan: ViewPlan) -> list[
         own = own._replace(crop=torch.tensor([0, 0, size, size], device=crop.device).expand_as(own.crop))
         views += augment(crop.movedim(3, 1), own, size, mean=plan.mean, std=plan.std)
     return views
-
-
-def _sizes(plan: ViewPlan) -> list[int]:
-    """The side of each view."""
-    return [part.size for part in plan.parts for _ in range(part.views)]

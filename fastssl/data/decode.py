@@ -7,13 +7,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+import PIL
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 # What is read, by Pillow's names and by suffix. Formats that run other programs or read other files are left out.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 )
+
+# Raise it when `decode` makes other pixels of the same file.
+_DECODING = 1
+_LIBRARIES = ("libjpeg_turbo", "jpg", "webp", "libtiff")
+
+ORIENTATION = 0x0112  # EXIF's tag
 
 # A larger image is refused before any pixel is decoded: a few bytes can claim to hold a picture of many gigabytes.
 MAX_PIXELS = 100_000_000
@@ -41,8 +48,34 @@ def decode(data: bytes, size: int) -> np.ndarray:
     with opened(data) as image:
         # A JPEG is decoded at the nearest half, quarter or eighth that still has pixels to spare.
         image.draft(None, (2 * size, 2 * size))
-        image.load()
-        return np.asarray(_centre(on_white(ImageOps.exif_transpose(image)), size))
+        return np.asarray(centre(upright(image), size))
+
+
+def decode_full(data: bytes) -> np.ndarray:
+    """The image in ``data`` in its own size, upright and on white: (H, W, 3) uint8, RGB. Raises as ``decode`` does."""
+    with opened(data) as image:
+        return np.asarray(upright(image))
+
+
+def sides(data: bytes) -> tuple[int, int]:
+    """Height and width that ``decode_full`` would give, as the header tells them: before any pixel is decoded.
+
+    A file may turn out otherwise: one that tells its orientation in XMP, or behind its pixels, or is cut short.
+
+    Raises:
+        UnreadableError: saying why, if this is no image.
+    """
+    with opened(data) as image:
+        # of a TIFF Pillow tells the upright sides; a PNG without EXIF before its pixels it would decode to find out
+        told = "exif" in image.info and image.format != "TIFF"
+        turned = told and image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def decoder() -> str:
+    """What pixels depend on besides the file: this module's and the libraries' versions."""
+    found = {name: features.version(name) for name in _LIBRARIES}
+    return f"{_DECODING}, Pillow {PIL.__version__}, {found}"
 
 
 @contextmanager
@@ -63,6 +96,11 @@ def opened(data: bytes) -> Iterator[Image.Image]:
         raise UnreadableError(f"damaged: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """All pixels, turned as EXIF says, RGB, on white."""
+    return on_white(ImageOps.exif_transpose(image))
+
+
 def on_white(image: Image.Image) -> Image.Image:
     """RGB, with whatever is transparent showing white."""
     if image.mode == "F":
@@ -77,8 +115,11 @@ def on_white(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _centre(image: Image.Image, size: int) -> Image.Image:
-    """Cuts before it resizes, so that a very long image never becomes a very large one."""
+def centre(image: Image.Image, size: int) -> Image.Image:
+    """The short side resized to ``size`` and the centre cut out, antialiased.
+
+    Cuts before it resizes, so that a very long image never becomes a very large one.
+    """
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     if image.size == (size, size):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from fastssl.data.decode import on_white, opened
+from fastssl.data.decode import ORIENTATION, opened, upright
 
-_ORIENTATION = 0x0112  # EXIF's tag
 _AS_IT_IS = 1
 
 # Of a PNG: what turns it, or makes a colour transparent. Where any of these stand is not worth finding out.
@@ -43,7 +42,7 @@ def read_header(data: bytes) -> Encoded:
     with opened(data) as image:
         if not _is_plain(image, data):
             return _as_ppm(image)
-        turned = image.format == "JPEG" and image.getexif().get(_ORIENTATION, _AS_IT_IS) >= 5
+        turned = image.format == "JPEG" and image.getexif().get(ORIENTATION, _AS_IT_IS) >= 5
         height, width = (image.width, image.height) if turned else (image.height, image.width)
         return Encoded(data, height, width)
 
@@ -64,13 +63,12 @@ def _is_plain(image: Image.Image, data: bytes) -> bool:
     if image.format == "PNG":
         return data[_PNG_DEPTH] == 8 and not any(extra in data for extra in _PNG_EXTRAS)
     if image.format == "JPEG":
-        known = image.getexif().get(_ORIENTATION, _AS_IT_IS)
+        known = image.getexif().get(ORIENTATION, _AS_IT_IS)
         return known == _AS_IT_IS or (known in range(1, 9) and "xmp" not in image.info)
     return image.format == "WEBP" and not {"exif", "xmp"} & image.info.keys()
 
 
 def _as_ppm(image: Image.Image) -> Encoded:
-    image.load()
-    upright = on_white(ImageOps.exif_transpose(image))
-    header = b"P6 %d %d 255\n" % upright.size
-    return Encoded(header + upright.tobytes(), upright.height, upright.width)
+    whole = upright(image)
+    header = b"P6 %d %d 255\n" % whole.size
+    return Encoded(header + whole.tobytes(), whole.height, whole.width)

@@ -11,9 +11,10 @@ from fastssl.data.dali import DaliLoader
 from fastssl.data.images import ImageSet, files_of
 from fastssl.data.loader import Batches, Loader
 from fastssl.data.plans import ViewPlan
+from fastssl.data.stream import StreamLoader
 from fastssl.errors import UserError
 
-Engine = Literal["native", "dali"]
+Engine = Literal["native", "stream", "dali"]
 NAMES: tuple[Engine, ...] = get_args(Engine)
 
 # These make views of the images that are in memory; the others read files again in each epoch.
@@ -47,8 +48,10 @@ def open_loader(
     """
     if engine == "native":
         return Loader(data, plan, batch_size, seed, device)
-    files = files_of(data)
+    files = files_of(data, engine)
     try:
+        if engine == "stream":
+            return StreamLoader(files, plan, batch_size, seed, device=device)
         if device.type == "cpu":
             return DaliLoader(files, plan, batch_size, seed)
         with torch.cuda.device(device):

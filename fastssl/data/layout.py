@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from fastssl.errors import UserError
 
 _TRAIN = "train"
 _HELD_OUT = ("test", "val", "valid", "validation")
+_NOWHERE = frozenset(("", ".", ".."))
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ def arrange(names: Sequence[str]) -> Layout:
 
 
 def _parts(name: str) -> tuple[str, ...]:
-    return tuple(part for part in PurePosixPath(name).parts if part not in ("/", "..", "."))
+    parts = name.split("/")
+    return tuple(parts if _NOWHERE.isdisjoint(parts) else [part for part in parts if part not in _NOWHERE])
 
 
 def _below_common_root(paths: list[tuple[str, ...]]) -> list[tuple[str, ...]]:

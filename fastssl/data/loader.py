@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastssl.data.images import ImageSet
+from fastssl.data.imageset import ImageSet
 from fastssl.data.plans import ViewPlan
 from fastssl.data.views import make_views
 from fastssl.errors import UserError
@@ -45,6 +45,7 @@ class Schedule:
         seed: 0 or more.
         rank: of this process among all, on all machines.
         world: how many processes there are.
+        what: the images are, in the plural, where they are something else.
 
     Raises:
         UserError: if one of them is out of range.
@@ -55,6 +56,7 @@ class Schedule:
     seed: int
     rank: int = 0
     world: int = 1
+    what: str = "images"
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -64,8 +66,8 @@ class Schedule:
         if self.batch_size * self.world > self.images:
             several = f" for each of {self.world} processes" if self.world > 1 else ""
             raise UserError(
-                f"a batch of {self.batch_size}{several} is larger than the data set of {self.images} images to train "
-                f"on: give --batch_size {self.images // self.world} or less, or more images"
+                f"a batch of {self.batch_size}{several} is larger than the data set of {self.images} {self.what} to "
+                f"train on: give --batch_size {self.images // self.world} or less, or more {self.what}"
             )
         if self.seed < 0:
             raise UserError(f"the seed must be 0 or more; got {self.seed}")
@@ -76,7 +78,7 @@ class Schedule:
 
     def chosen(self, epoch: int, start_step: int = 0) -> Iterator[tuple[int, Tensor]]:
         """The steps of ``epoch`` from ``start_step`` on, each with the positions of its images (batch_size,) int64."""
-        order = torch.randperm(self.images, generator=_generator(_ORDER, self.seed, epoch))
+        order = torch.randperm(self.images, generator=self.order_generator(epoch))
         for step in range(start_step, self.steps_per_epoch):
             batch = self._batch(step)
             yield step, order[batch * self.batch_size : (batch + 1) * self.batch_size]
@@ -84,6 +86,10 @@ class Schedule:
     def generator(self, epoch: int, step: int) -> torch.Generator:
         """The source of all randomness of a batch, on the CPU, so that the draws do not depend on the device."""
         return _generator(_AUGMENTATION, self.seed, epoch, self._batch(step))
+
+    def order_generator(self, epoch: int) -> torch.Generator:
+        """The source of the order of an epoch, the same for all processes."""
+        return _generator(_ORDER, self.seed, epoch)
 
     def _batch(self, step: int) -> int:
         """Among those of all processes."""
@@ -94,7 +100,8 @@ class Loader:
     """Batches of views of a data set, whole batches only, reshuffled every epoch.
 
     The order is a function of (seed, epoch) and the augmentation of (seed, epoch, step) alone, so that a run resumed
-    in mid-epoch sees what an uninterrupted one sees. All images are moved to ``device`` once.
+    in mid-epoch sees what an uninterrupted one sees. The views are made when they are asked for, by all threads that
+    torch uses; nothing is made ahead, for which there would be no thread to spare. A GPU gets all images once.
 
     Args:
         data: the images; labels are never used.
@@ -111,7 +118,8 @@ class Loader:
         self, data: ImageSet, plan: ViewPlan, batch_size: int, seed: int, device: torch.device | str = "cpu"
     ) -> None:
         self.schedule = Schedule(len(data), batch_size, seed)
-        self.images = data.images.to(device)
+        self.device = torch.device(device)
+        self.images = data.images if self.device.type == "cpu" else data.images[:].to(self.device)
         self.plan = plan
 
     @property
@@ -121,11 +129,16 @@ class Loader:
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[list[Tensor]]:
         """The batches of ``epoch`` from ``start_step`` on, each ``plan.total`` tensors (batch_size, 3, size, size)."""
         for step, chosen in self.schedule.chosen(epoch, start_step):
-            images = self.images[chosen.to(self.images.device)]
+            images = self.images[chosen.to(self.device)]
             yield make_views(images, self.plan, self.schedule.generator(epoch, step))
 
     def close(self) -> None:
         """Nothing to let go of: this engine has no threads or files of its own."""
+
+
+def view_sizes(plan: ViewPlan) -> list[int]:
+    """The side of each view of ``plan``."""
+    return [part.size for part in plan.parts for _ in range(part.views)]
 
 
 def _generator(*key: int) -> torch.Generator:

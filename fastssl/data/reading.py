@@ -6,9 +6,10 @@ import math
 import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,8 +19,10 @@ from fastssl.errors import UserError
 
 Progress = Callable[[int, int], None]
 
-# Files read ahead of the decoding threads, for each of them: bounds the memory that undecoded files take.
+# Groups of files read ahead of the decoding threads, for each of them: bounds the memory that undecoded files take.
 _READ_AHEAD = 4
+# Files of a group, at most, and bytes from which it is one: to hand small ones over singly takes longer than to decode.
+_GROUP, _GROUP_BYTES = 32, 1 << 17
 
 
 def decode_all(
@@ -43,8 +46,7 @@ def decode_all(
     kept: list[int] = []
     skipped: list[Skipped] = []
 
-    def finish(position: int, outcome: Future[str | None]) -> None:
-        reason = outcome.result()
+    def finish(position: int, reason: str | None) -> None:
         if reason is None:
             kept.append(position)
         else:
@@ -60,14 +62,36 @@ def decode_all(
     threads = torch.get_num_threads()
     with warnings.catch_warnings(), ThreadPoolExecutor(threads, "decode") as pool:
         warnings.simplefilter("ignore")  # Pillow's, about files that are odd and yet can be read
-        waiting: deque[tuple[int, Future[str | None]]] = deque()
-        for position, entry in enumerate(entries):
-            waiting.append((position, _submit(pool, entry, images[position])))
+        waiting: deque[tuple[int, Future[list[str | None]]]] = deque()
+
+        def finish_first() -> None:
+            start, outcome = waiting.popleft()
+            for position, reason in enumerate(outcome.result(), start):
+                finish(position, reason)
+
+        for start, files in _groups(entries):
+            waiting.append((start, pool.submit(_decode_into, images[start : start + len(files)].numpy(), files)))
             if len(waiting) > threads * _READ_AHEAD:
-                finish(*waiting.popleft())
+                finish_first()
         while waiting:
-            finish(*waiting.popleft())
+            finish_first()
     return images if not skipped else images[kept], kept, skipped
+
+
+def _groups(entries: Sequence[Entry]) -> Iterator[tuple[int, list[bytes | UnreadableError]]]:
+    """Files, or why they cannot be read, and the position of the first: one after the other, as a tar has to be."""
+    group: list[bytes | UnreadableError] = []
+    held = 0
+    for position, entry in enumerate(entries):
+        try:
+            data = entry.read()
+            held += len(data)
+            group.append(data)
+        except UnreadableError as error:
+            group.append(error)
+        if len(group) == _GROUP or held >= _GROUP_BYTES or position == len(entries) - 1:
+            yield position + 1 - len(group), group
+            group, held = [], 0
 
 
 def _room(count: int, size: int) -> Tensor:
@@ -94,21 +118,15 @@ def quote(skipped: Sequence[Skipped], most: int = 3) -> str:
     return shown if len(skipped) <= most else f"{shown}; ..."
 
 
-def _submit(pool: ThreadPoolExecutor, entry: Entry, target: Tensor) -> Future[str | None]:
-    """Reads here, since an archive is read by one thread, and decodes there."""
-    try:
-        return pool.submit(_decode_into, target, entry.read())
-    except UnreadableError as error:
-        outcome: Future[str | None] = Future()
-        outcome.set_result(str(error))
-        return outcome
-
-
-def _decode_into(target: Tensor, data: bytes) -> str | None:
-    """Decodes ``data`` into ``target`` (3, S, S); returns why not, if it could not be."""
-    try:
-        pixels = decode(data, target.shape[-1])
-    except UnreadableError as error:
-        return str(error)
-    target.copy_(torch.tensor(pixels).permute(2, 0, 1))
-    return None
+def _decode_into(targets: np.ndarray, files: Sequence[bytes | UnreadableError]) -> list[str | None]:
+    """Decodes ``files`` into ``targets`` (n, 3, S, S); returns for each why not, if it could not be."""
+    reasons: list[str | None] = []
+    for target, data in zip(targets, files, strict=True):
+        try:
+            if isinstance(data, UnreadableError):
+                raise data
+            target[:] = decode(data, target.shape[-1]).transpose(2, 0, 1)
+            reasons.append(None)
+        except UnreadableError as error:
+            reasons.append(str(error))
+    return reasons

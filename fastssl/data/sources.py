@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
-import lzma
 import os
 import tarfile
+import threading
 import zipfile
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from hashlib import blake2b
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import NamedTuple, overload
 
 from fastssl.data.decode import SUFFIXES, UnreadableError
 from fastssl.errors import UserError
@@ -20,7 +22,8 @@ from fastssl.errors import UserError
 # A single file above this is refused: no photograph is that large, and a crafted archive entry can be.
 MAX_FILE_BYTES = 256 << 20
 
-_DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
+# Of an archive, what its stamp takes from either end: the first names and, of a zip, the check sums.
+_ENDS = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -31,15 +34,56 @@ class Skipped:
     reason: str
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A file that should hold an image: its path inside the source, with ``/``, and how to get its bytes.
+class Entry(NamedTuple):
+    """A file that should hold an image: its path inside the source, with ``/``, how to get its bytes, how many.
 
-    ``read`` raises ``UnreadableError`` if they cannot be had, and must not be called from two threads at once.
+    ``read`` raises ``UnreadableError`` if they cannot be had, and may be called from any thread. ``size`` is -1 where
+    the source does not tell.
     """
 
     name: str
     read: Callable[[], bytes]
+    size: int = -1
+
+
+class Entries(Sequence[Entry]):
+    """Entries of which each is made when it is asked for: there may be millions.
+
+    Args:
+        names: of the files.
+        sizes: of each, in bytes.
+        read: gives the bytes of the one at a position.
+    """
+
+    def __init__(self, names: Sequence[str], sizes: Sequence[int], read: Callable[[int], bytes]) -> None:
+        self.names, self.sizes, self._read = names, sizes, read
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Entry]: ...
+
+    def __getitem__(self, index: int | slice) -> Entry | Sequence[Entry]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return Entry(self.names[index], partial(self._read, index), self.sizes[index])
+
+    def subset(self, positions: Sequence[int]) -> Entries:
+        """Those at ``positions``, in their order."""
+        names, sizes = [self.names[i] for i in positions], [self.sizes[i] for i in positions]
+        return Entries(names, sizes, lambda i: self._read(positions[i]))
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry]) -> Entries:
+        """Any entries as such."""
+        if isinstance(entries, Entries):
+            return entries
+        names, sizes = [entry.name for entry in entries], [entry.size for entry in entries]
+        return Entries(names, sizes, lambda i: entries[i].read())
 
 
 @dataclass
@@ -49,7 +93,7 @@ class Listing:
     Close it when all is read. ``forwards_only`` says that any other order takes very long.
     """
 
-    entries: list[Entry] = field(default_factory=list)
+    entries: Sequence[Entry] = ()
     skipped: list[Skipped] = field(default_factory=list)
     close: Callable[[], None] = lambda: None
     forwards_only: bool = False
@@ -70,10 +114,32 @@ def list_images(path: Path) -> Listing:
         if zipfile.is_zipfile(path):
             return _list_zip(zipfile.ZipFile(path))
         if tarfile.is_tarfile(path):
-            return _list_tar(tarfile.open(path))
-    except _DAMAGED as error:
+            return _list_tar(tarfile.open(path, tarinfo=StrictMember))
+    except Exception as error:  # what a damaged archive makes these modules raise may be anything
         raise UserError(f"cannot read {str(path)!r} ({one_line(error)}): download or pack it again") from error
     raise UserError(f"{str(path)!r} is no folder and no whole zip or tar archive: give one of these")
+
+
+def stamp(path: Path) -> str:
+    """What changes whenever the images in ``path`` do, without reading them.
+
+    A digest of the name, size and time of change of every image file of a folder; of the size, time of change and
+    both ends of an archive.
+
+    Raises:
+        OSError: if ``path`` cannot be read.
+    """
+    digest = blake2b(digest_size=16)
+    if path.is_dir():
+        lines = [f"{_printable(name)}\0{size}\0{changed}" for name, size, changed in _scan(path)[0]]
+        digest.update("\n".join(lines).encode())
+        return digest.hexdigest()
+    with path.open("rb") as archive:
+        status = os.fstat(archive.fileno())
+        digest.update(f"{status.st_size}\0{status.st_mtime_ns}\0".encode() + archive.read(_ENDS))
+        archive.seek(max(0, status.st_size - _ENDS))
+        digest.update(archive.read(_ENDS))
+    return digest.hexdigest()
 
 
 def one_line(error: BaseException) -> str:
@@ -82,95 +148,174 @@ def one_line(error: BaseException) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-def _list_folder(folder: Path) -> Listing:
-    listing = Listing()
+# An image file of a folder: its path inside it, its bytes, and when it was changed, in nanoseconds. A plain tuple, for
+# there may be millions, and a named one takes several times as long to make.
+_File = tuple[str, int, int]
+
+
+def find_files(folder: Path, suffixes: Container[str]) -> tuple[list[tuple[str, Path]], list[Skipped]]:
+    """The files below ``folder`` with one of ``suffixes`` (in lower case), and the folders that cannot be read.
+
+    Each by its path inside ``folder``, with ``/``, and its whole path; in the order of the former. Hidden ones are left
+    out; links are followed, each real folder entered once.
+    """
+    found, skipped = _scan(folder, suffixes)
+    return [(_printable(name), folder / name) for name, _, _ in found], skipped
+
+
+def _scan(folder: Path, suffixes: Container[str] = SUFFIXES) -> tuple[list[_File], list[Skipped]]:
+    """All files below ``folder`` with one of ``suffixes``, by name."""
+    found: list[_File] = []
+    skipped: list[Skipped] = []
     entered: set[tuple[int, int]] = set()
-    waiting = [folder]
+    waiting = [""]
     while waiting:
         here = waiting.pop()
+        inside: list[str] = []
         try:
-            status = here.stat()
+            status = (folder / here).stat()
             if (status.st_dev, status.st_ino) in entered:
                 continue
             entered.add((status.st_dev, status.st_ino))
-            children = [(child, child.is_dir()) for child in sorted(here.iterdir(), reverse=True)]
+            with os.scandir(folder / here) as children:
+                for child in children:
+                    name = child.name
+                    if _hidden(name):
+                        continue
+                    if _is_folder(child):
+                        inside.append(f"{here}{name}/")
+                    elif _has_suffix(name, suffixes):
+                        found.append((here + name, *_size_and_time(child)))
         except OSError as error:
-            listing.skipped.append(Skipped(_relative(here, folder), one_line(error)))
-            continue
-        for child, is_folder in children:
-            if _hidden(child.name):
-                continue
-            if is_folder:
-                waiting.append(child)
-            elif child.suffix.lower() in SUFFIXES:
-                listing.entries.append(Entry(_relative(child, folder), partial(_read_file, child)))
-    listing.entries.sort(key=lambda entry: entry.name)
-    return listing
+            skipped.append(Skipped(_printable(here.rstrip("/") or "."), one_line(error)))
+        waiting += sorted(inside, reverse=True)
+    found.sort(key=itemgetter(0))
+    return found, skipped
+
+
+def _is_folder(child: os.DirEntry[str]) -> bool:
+    try:
+        return child.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _size_and_time(child: os.DirEntry[str]) -> tuple[int, int]:
+    try:
+        status = child.stat()
+    except OSError:  # a broken link; who reads it is told
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
+
+
+def _list_folder(folder: Path) -> Listing:
+    found, skipped = _scan(folder)
+    names, sizes = [_printable(name) for name, _, _ in found], [size for _, size, _ in found]
+    return Listing(Entries(names, sizes, lambda i: _read_file(folder / found[i][0])), skipped)
 
 
 def _list_zip(archive: zipfile.ZipFile) -> Listing:
-    listing = Listing(close=archive.close)
+    lock = threading.Lock()
     # Packers on Windows may write backslashes. Of entries of one name the last counts, as it does when extracting.
     infos = {info.filename.replace("\\", "/"): info for info in archive.infolist() if not info.is_dir()}
-    for name in sorted(infos):
-        if _is_image(name):
-            read = partial(_read_stream, infos[name].file_size, partial(archive.open, infos[name]))
-            listing.entries.append(Entry(name, read))
-    return listing
+    names = sorted(filter(_is_image, infos))
+    sizes = [infos[name].file_size for name in names]
+    return Listing(Entries(names, sizes, lambda i: _read_zipped(archive, lock, infos[names[i]])), close=archive.close)
 
 
 def _list_tar(archive: tarfile.TarFile) -> Listing:
     # what is not the file itself decompresses it
-    listing = Listing(close=archive.close, forwards_only=not isinstance(archive.fileobj, io.BufferedReader))
-    members = {member.name: member for member in archive.getmembers() if not member.isdir()}
+    forwards_only = not isinstance(archive.fileobj, io.BufferedReader)
+    lock = threading.Lock()
+    members = {member.name: member for member in archive.getmembers() if not member.isdir() and _is_image(member.name)}
     # In the order of the archive: a compressed one can only be read forwards.
-    for name, member in sorted(members.items(), key=lambda item: item[1].offset):
-        if not _is_image(name):
-            continue
-        if member.isreg():
-            listing.entries.append(
-                Entry(name, partial(_read_stream, member.size, partial(_open_member, archive, member)))
-            )
-        else:
-            listing.skipped.append(Skipped(name, "a link or special file inside an archive"))
-    return listing
+    files = sorted((member for member in members.values() if member.isreg()), key=lambda member: member.offset)
+    names, sizes = [member.name for member in files], [member.size for member in files]
+    others = [name for name, member in members.items() if not member.isreg()]
+    skipped = [Skipped(name, "a link or special file inside an archive") for name in others]
+    entries = Entries(names, sizes, lambda i: _read_tarred(archive, lock, files[i]))
+    return Listing(entries, skipped, archive.close, forwards_only)
 
 
-def _open_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
-    stream = archive.extractfile(member)
-    assert stream is not None, "only regular members are listed"
-    return stream
+class StrictMember(tarfile.TarInfo):
+    """A member of a tar whose damage is an error: the module ends the list at it, or never ends."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> StrictMember:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.HeaderError as error:
+            if type(error).__name__ in ("InvalidHeaderError", "TruncatedHeaderError"):  # others tell of the end
+                raise tarfile.ReadError(f"a damaged header: {error}") from error
+            raise
+
+    def _block(self, count: int) -> int:
+        if count < 0:  # would lead back to an earlier header, again and again (CVE-2025-8194)
+            raise tarfile.ReadError("a damaged header: a negative size")
+        return super()._block(count)  # type: ignore[misc,no-any-return]
 
 
-def _read_file(path: Path) -> bytes:
-    try:
-        if not path.is_file():
-            raise UnreadableError("a broken link" if path.is_symlink() else "not a regular file")
-        return _read_stream(path.stat().st_size, lambda: path.open("rb"))
-    except OSError as error:
-        raise UnreadableError(one_line(error)) from error
+def _read_file(file: Path) -> bytes:
+    with _readable():
+        if not file.is_file():
+            raise UnreadableError("a broken link" if file.is_symlink() else "not a regular file")
+        size = _acceptable(file.stat().st_size)
+        with file.open("rb") as stream:
+            return stream.read(size)
 
 
-def _read_stream(size: int, open_stream: Callable[[], IO[bytes]]) -> bytes:
-    """Reads at most the ``size`` bytes that the source declares, so that a false declaration gains nothing."""
+def _read_zipped(archive: zipfile.ZipFile, lock: threading.Lock, info: zipfile.ZipInfo) -> bytes:
+    size = _acceptable(info.file_size)
+    with _readable():
+        with lock:  # the module counts its open entries; it reads and inflates them from any thread
+            stream = archive.open(info)
+        try:
+            return stream.read(size)
+        finally:
+            with lock:
+                stream.close()
+
+
+def _read_tarred(archive: tarfile.TarFile, lock: threading.Lock, member: tarfile.TarInfo) -> bytes:
+    size = _acceptable(member.size)
+    with _readable(), lock:  # all members are read by one position in the file
+        stream = archive.extractfile(member)
+        assert stream is not None, "only regular members are listed"
+        return stream.read(size)
+
+
+def _acceptable(size: int) -> int:
+    """The bytes that the source declares. No more are read, so that a false declaration gains nothing."""
     if size > MAX_FILE_BYTES:
         raise UnreadableError(f"{size} bytes are more than the {MAX_FILE_BYTES} allowed")
+    return size
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Whatever fails within is an ``UnreadableError``."""
     try:
-        with open_stream() as stream:
-            return stream.read(size)
-    except (*_DAMAGED, RuntimeError) as error:  # RuntimeError: a zip entry with a password or an unknown compression
+        yield
+    except UnreadableError:
+        raise
+    except Exception as error:  # a password, an unknown compression, or what damage makes the modules raise
         raise UnreadableError(one_line(error)) from error
+
+
+def _has_suffix(name: str, suffixes: Container[str]) -> bool:
+    stem, _, ending = name.rpartition(".")
+    return stem != "" and f".{ending.lower()}" in suffixes
 
 
 def _is_image(name: str) -> bool:
     path = PurePosixPath(name)
-    return path.suffix.lower() in SUFFIXES and not any(_hidden(part) for part in path.parts)
+    return _has_suffix(path.name, SUFFIXES) and not any(_hidden(part) for part in path.parts)
 
 
 def _hidden(part: str) -> bool:
     return (part.startswith(".") and part not in (".", "..")) or part == "__MACOSX"
 
 
-def _relative(path: Path, folder: Path) -> str:
-    """The path inside ``folder``, with ``/``; bytes that are no text are replaced, so that it can be printed."""
-    return os.fsencode(path.relative_to(folder).as_posix()).decode("utf-8", errors="replace")
+def _printable(name: str) -> str:
+    """Bytes of a name that are no text are replaced, so that it can be printed."""
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", errors="replace")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastssl.data import plans
+from fastssl.data.rows import Rows
 from fastssl.data.views import make_views
 
 BATCH_SIZE = 256
@@ -30,7 +31,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 def extract(
     encoder: nn.Module,
-    images: Tensor,
+    images: Tensor | Rows,
     *,
     size: int,
     batch_size: int = BATCH_SIZE,
@@ -40,7 +41,7 @@ def extract(
 
     Args:
         encoder: (B, 3, size, size) float32 to (B, F).
-        images: (N, 3, S, S) uint8; resized, if S is not ``size``.
+        images: (N, 3, S, S) uint8, or what is indexed like it; resized, if S is not ``size``.
         size: side of what the encoder sees, in pixels.
         batch_size: images a forward pass.
         device: where the encoder lies; None is the device of its first parameter.
@@ -55,7 +56,7 @@ def extract(
     generator = torch.Generator()  # which the plan has no use for
     features = []
     with evaluating(encoder):
-        for batch in torch.split(images, batch_size):
-            (view,) = make_views(batch.to(device), plan, generator)
+        for start in range(0, max(1, len(images)), batch_size):
+            (view,) = make_views(images[start : start + batch_size].to(device), plan, generator)
             features.append(encoder(view).float().cpu())
     return torch.cat(features)

@@ -8,12 +8,13 @@ DistributedDataParallel and FSDP take: the gradient of a row is summed over all 
 from __future__ import annotations
 
 import hashlib
+import numbers
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from fastssl.ops import _check
@@ -30,10 +31,8 @@ def resolved(owner: str, group: Group) -> dist.ProcessGroup | None:
         RuntimeError: if a group is asked for, and torch.distributed is not initialised.
         ValueError: for another word or thing, or a group that this process is not of.
     """
-    if group is None:
+    if known(owner, group) is None:
         return None
-    if not (isinstance(group, str) and group == "world") and not _is_group(group):
-        raise ValueError(f'{owner}: group must be a process group, "world" or None; got {group!r}')
     if not (dist.is_available() and dist.is_initialized()):
         raise RuntimeError(
             f"{owner}: a group was given, and torch.distributed is not initialised: call init_process_group first"
@@ -44,11 +43,54 @@ def resolved(owner: str, group: Group) -> dist.ProcessGroup | None:
     return found
 
 
-def told(group: Group) -> str:
-    """What a module's repr says of its group: nothing without one."""
-    if group is None:
-        return ""
-    return f", group={group!r}" if isinstance(group, str) else f", group of {dist.get_world_size(group)} processes"
+def known(owner: str, group: Group) -> Group:
+    """``group``, if it is something that can be one.
+
+    Raises:
+        ValueError: if not.
+    """
+    if group is None or _is_group(group) or (isinstance(group, str) and group == "world"):
+        return group
+    raise ValueError(f'{owner}: group must be a process group, "world" or None; got {group!r}')
+
+
+class _Kept:
+    """A process group as a part of a module: a copy of the module has the same one, and no file can hold it."""
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self.group = group
+
+    def __deepcopy__(self, _: object) -> _Kept:
+        return self
+
+    def __reduce__(self) -> str:
+        raise TypeError(
+            'a loss over a process group cannot be pickled: save its state_dict(), or give it group="world"'
+        )
+
+
+class OverGroup(nn.Module):
+    """A loss that may be over the processes of ``group``."""
+
+    _group: _Kept | str | None = None
+
+    @property
+    def group(self) -> Group:
+        """None, "world" or the process group."""
+        return self._group.group if isinstance(self._group, _Kept) else self._group
+
+    @group.setter
+    def group(self, group: Group) -> None:
+        found = known(type(self).__name__, group)
+        self._group = found if found is None or isinstance(found, str) else _Kept(found)
+
+    def told_group(self) -> str:
+        """What the module's repr says of its group: nothing without one."""
+        group = self.group
+        if group is None or isinstance(group, str):
+            return "" if group is None else f", group={group!r}"
+        count = dist.get_world_size(group)
+        return f", group of {count} processes" if count > 0 else ", group that this process is not of"
 
 
 def _is_group(value: object) -> bool:
@@ -65,7 +107,9 @@ def agreed(owner: str, group: dist.ProcessGroup | None, check: Callable[[], Chec
     """What ``check`` returns of this process's input, once all processes have found theirs good, and alike.
 
     One that raised by itself, or gathered other shapes, would leave the others waiting for ever. ``settings`` are what
-    else the result depends on, or which collectives follow. Costs one all-reduce of two numbers.
+    else the result depends on, or which collectives follow: values, or functions that are called once the input is
+    good. Costs one all-reduce of two numbers, on the CPU where the group can: "cpu:gloo,cuda:nccl" as the backend of
+    init_process_group spares a GPU the wait.
 
     Raises:
         TypeError, ValueError: on every process, naming the ranks and what they had, if the input of one is bad, or if
@@ -87,14 +131,19 @@ def agreed(owner: str, group: dist.ProcessGroup | None, check: Callable[[], Chec
 
 
 def _described(tensors: tuple[Tensor, ...], settings: dict[str, object]) -> str:
-    """Of a setting that is learnt no value: reading it would wait for the device."""
+    """Of a tensor no value: reading it would wait for the device."""
 
-    def one(x: Tensor) -> str:
-        gradient = " with gradient" if x.requires_grad and torch.is_grad_enabled() else ""
-        return f"{_check.shape(x)} {str(x.dtype).removeprefix('torch.')}{gradient}"
+    def one(value: object) -> str:
+        if callable(value):
+            value = value()
+        if isinstance(value, Tensor):
+            gradient = " with gradient" if value.requires_grad and torch.is_grad_enabled() else ""
+            return f"{_check.shape(value)} {str(value.dtype).removeprefix('torch.')}{gradient}"
+        if isinstance(value, numbers.Real) and not isinstance(value, bool):
+            value = float(value)  # 1 and 1.0 are the same setting
+        return repr(value)
 
-    told = {name: one(value) if isinstance(value, Tensor) else repr(value) for name, value in settings.items()}
-    return ", ".join([*map(one, tensors), *(f"{name}={value}" for name, value in told.items())])
+    return ", ".join([*map(one, tensors), *(f"{name}={one(value)}" for name, value in settings.items())])
 
 
 def _all_say(mine: Account, group: dist.ProcessGroup) -> bool:
@@ -169,17 +218,23 @@ def copy_from_first(buffers: Iterable[Tensor], group: dist.ProcessGroup) -> None
         buffer.copy_(whole)
 
 
-class Sharing(Protocol):
-    """What has buffers that each process drew at random, and that must be alike."""
+class Sharing(nn.Module):
+    """A module with buffers that each process drew at random or loaded by itself, and that must be alike.
 
-    _is_shared: bool
+    ``is_shared`` is to be among the settings that processes agree on: one that shares waits for all.
+    """
 
+    is_shared = False
 
-def share_once(owner: Sharing, buffers: Iterable[Tensor], group: dist.ProcessGroup | None) -> None:
-    """At the owner's first call over a group, its buffers become those of the group's first process."""
-    if group is not None and not owner._is_shared:
-        copy_from_first(buffers, group)
-        owner._is_shared = True
+    def share_once(self, buffers: Iterable[Tensor], group: dist.ProcessGroup | None) -> None:
+        """At the first call over a group, and after a state dict, they become those of the group's first process."""
+        if group is not None and not self.is_shared:
+            copy_from_first(buffers, group)
+            self.is_shared = True
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self.is_shared = False
 
 
 class _Gathered(torch.autograd.Function):

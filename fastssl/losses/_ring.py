@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fastssl.losses import _rows
 
@@ -73,8 +72,17 @@ class _Ring(torch.autograd.Function):
         return found
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.no_grad():
+            gradients = _Ring._gradients(ctx, grad)
+        if torch.is_grad_enabled():  # a graph of the backward is asked for
+            once: Any = _Once.apply
+            gradients = tuple(x if x is None else once(x, grad, *ctx.saved_tensors[:2]) for x in gradients)
+        return *gradients, None, None, None
+
+    @staticmethod
+    def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Of the queries, and of this process's keys."""
         queries, keys, found = ctx.saved_tensors
         for_queries, for_keys = ctx.needs_input_grad[:2]
         queries_grad = torch.zeros_like(queries) if for_queries else None
@@ -95,4 +103,19 @@ class _Ring(torch.autograd.Function):
                 (block_grad,) = _passed_on([block_grad], ctx.group)
             if step + 1 < world:
                 (block,) = _passed_on([block], ctx.group)
-        return queries_grad, block_grad, None, None, None
+        return queries_grad, block_grad
+
+
+class _Once(torch.autograd.Function):
+    """A gradient that depends on ``sources``, and whose own gradient is refused: silence would be one of zero."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, *sources: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> None:
+        raise RuntimeError(
+            "a second derivative of a loss over a group is not supported; compute it in one process, or by the formula "
+            "in plain torch"
+        )

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize, softplus
 
 from fastssl import ops
@@ -20,7 +20,7 @@ STRATEGIES = ("gather", "ring")
 Named: TypeAlias = tuple[str, Tensor]
 
 
-class OfRows(nn.Module):
+class OfRows(_group.OverGroup):
     """A loss of rows against those of all processes: what its function is to be told of them at each call."""
 
     def __init__(self, *, normalized: bool = False, group: Group = None, strategy: str = "gather") -> None:
@@ -34,7 +34,7 @@ class OfRows(nn.Module):
 
     def extra_repr(self) -> str:
         strategy = "" if self.group is None else f", strategy={self.strategy!r}"
-        return f"normalized={self.normalized}{_group.told(self.group)}{strategy}"
+        return f"normalized={self.normalized}{self.told_group()}{strategy}"
 
 
 def unit(rows: Tensor, normalized: bool) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastssl import ops
 from fastssl.losses import _group, _rows
@@ -17,7 +17,7 @@ CENTERINGS = ("center", "sinkhorn")
 SINKHORN_ITERATIONS = 3  # as SwAV and DINOv2 have it
 
 
-class Centered(nn.Module):
+class Centered(_group.OverGroup):
     """A loss with a center, which stays in float32 at least when the module is cast: a narrower one would not move.
 
     ``center`` is a buffer of K numbers, whatever dimensions of 1 lie around them.
@@ -48,6 +48,10 @@ class Centered(nn.Module):
         if self.training:
             self.move_center(teacher, processes)
         return loss
+
+    def settings(self) -> dict[str, object]:
+        """What must be the same on all processes."""
+        return dict(student_temp=self.student_temp, center_momentum=self.center_momentum, center=self.center)
 
     @torch.no_grad()
     def move_center(self, teacher: Tensor, processes: dist.ProcessGroup | None) -> None:
@@ -149,9 +153,8 @@ class DINOLoss(Centered):
             check,
             training=self.training,
             centering=self.centering,
-            student_temp=self.student_temp,
             teacher_temp=temp,
-            center_momentum=self.center_momentum,
+            **self.settings(),
         )
         if self.centering == "sinkhorn":
             assigned = _assigned(teacher, temp, processes)
@@ -173,12 +176,12 @@ class DINOLoss(Centered):
             self.check_prototypes("teacher", teacher, self.centering == "center")
             return (teacher,)
 
-        self.move_center(*_group.agreed(owner, processes, check), processes)
+        self.move_center(*_group.agreed(owner, processes, check, **self.settings()), processes)
 
     def extra_repr(self) -> str:
         return (
             f"{len(self.center)}, student_temp={self.student_temp}, teacher_temp={self.teacher_temp}, "
-            f"centering={self.centering!r}, center_momentum={self.center_momentum}{_group.told(self.group)}"
+            f"centering={self.centering!r}, center_momentum={self.center_momentum}{self.told_group()}"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastssl.losses import _group, _rows
 from fastssl.losses._group import Group
@@ -43,7 +43,7 @@ def koleo_loss(features: Tensor, *, normalized: bool = False, group: Group = Non
     return -(distance + EPSILON).log().mean()
 
 
-class KoLeo(nn.Module):
+class KoLeo(_group.OverGroup):
     """``-mean log min_{j != i} |x_i - x_j|`` of unit rows (arXiv:1806.03198, eq. 3; DINOv2, arXiv:2304.07193).
 
     The estimator of Kozachenko and Leonenko of the entropy, up to constants. The (N, N) similarities are never stored.
@@ -63,7 +63,7 @@ class KoLeo(nn.Module):
         return koleo_loss(features, normalized=self.normalized, group=self.group)
 
     def extra_repr(self) -> str:
-        return f"normalized={self.normalized}{_group.told(self.group)}"
+        return f"normalized={self.normalized}{self.told_group()}"
 
 
 @torch.no_grad()

@@ -61,7 +61,7 @@ def mae_loss(
     Args:
         images: (N, C, H, W).
         prediction: (N, L, P P C) in the order of ``patchify``.
-        mask: (N, L), 1 = removed; bool, integer or floating-point.
+        mask: (N, L), 1 = removed; bool, integer or floating-point, whose numbers are weights.
     Returns:
         The scalar mean over removed patches, 0 without any, in float32 (float64 if images or prediction are).
     Raises:
@@ -84,7 +84,8 @@ def mae_loss(
         _check.one_device(owner, ("images", images), (name, x))
     error = (prediction - target).square().mean(-1)  # at least in float32, which the target is
     removed = mask.to(error.dtype)
-    return (error * removed).sum() / removed.sum().clamp_min(1)
+    total = removed.sum()
+    return (error * removed).sum() / total.where(total != 0, 1.0)
 
 
 @torch.no_grad()

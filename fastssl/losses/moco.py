@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from fastssl import ops
@@ -13,7 +13,7 @@ from fastssl.losses._group import Group
 from fastssl.ops import _check
 
 
-class MoCoLoss(nn.Module):
+class MoCoLoss(_group.Sharing, _group.OverGroup):
     """InfoNCE of each query's key against a queue of keys of earlier batches (MoCo, arXiv:1911.05722, eq. 1).
 
     In training the call also writes its keys over the oldest of the queue, after the loss; under ``eval()`` the queue
@@ -43,7 +43,7 @@ class MoCoLoss(nn.Module):
         for name, value in (("dim", dim), ("length", length)):
             if _check.whole(owner, name, value) < 1:
                 raise ValueError(f"{owner}: {name} must be at least 1; got {value}")
-        self.normalized, self.group, self._is_shared = normalized, group, False
+        self.normalized, self.group = normalized, group
         self.register_buffer("queue", normalize(torch.randn(length, dim), dim=1))
         self.register_buffer("cursor", torch.zeros((), dtype=torch.int64))
 
@@ -76,7 +76,9 @@ class MoCoLoss(nn.Module):
 
     def _settings(self) -> dict[str, object]:
         """What must be the same on all processes."""
-        return dict(normalized=self.normalized, temperature=self.temperature)
+        return dict(
+            normalized=self.normalized, temperature=self.temperature, queue=self.queue, queue_is_shared=self.is_shared
+        )
 
     def _check_fit(self, owner: str, rows: Tensor, processes: dist.ProcessGroup | None, written: bool) -> None:
         """(N, D) must have the queue's features and device, and be no more than it holds if they are written there."""
@@ -93,7 +95,7 @@ class MoCoLoss(nn.Module):
     @torch.no_grad()
     def _shared(self, processes: dist.ProcessGroup | None) -> Tensor:
         """The queue; at the first call over a group, that of its first process, for each drew another."""
-        _group.share_once(self, (self.queue, self.cursor), processes)
+        self.share_once((self.queue, self.cursor), processes)
         return self.queue
 
     @torch.no_grad()
@@ -109,7 +111,7 @@ class MoCoLoss(nn.Module):
             self._check_fit(owner, _check.float_tensor(owner, "keys", keys, "ND"), processes, True)
             return (keys,)
 
-        self._write(*_group.agreed(owner, processes, check), processes)
+        self._write(*_group.agreed(owner, processes, check, **self._settings()), processes)
 
     @torch.no_grad()
     def _write(self, keys: Tensor, processes: dist.ProcessGroup | None) -> None:
@@ -120,5 +122,5 @@ class MoCoLoss(nn.Module):
         length, dim = self.queue.shape
         return (
             f"temperature={self.temperature}, dim={dim}, length={length}, normalized={self.normalized}"
-            f"{_group.told(self.group)}"
+            f"{self.told_group()}"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from fastssl.losses import _group, _rows
@@ -73,7 +73,7 @@ def barlow_twins_loss(z0: Tensor, z1: Tensor, *, redundancy_weight: float = 0.00
     return own + redundancy_weight * _off_diagonal_squares(correlation)
 
 
-class BarlowTwins(nn.Module):
+class BarlowTwins(_group.OverGroup):
     """The cross-correlation of two views' features, pulled to the identity (arXiv:2103.03230, eq. 1).
 
     ``sum_i (1 - C_ii)^2 + lambda sum_{i != j} C_ij^2``, with C the correlations over the batch of features standardised
@@ -97,7 +97,7 @@ class BarlowTwins(nn.Module):
         return barlow_twins_loss(z0, z1, redundancy_weight=self.redundancy_weight, group=self.group)
 
     def extra_repr(self) -> str:
-        return f"redundancy_weight={self.redundancy_weight}{_group.told(self.group)}"
+        return f"redundancy_weight={self.redundancy_weight}{self.told_group()}"
 
 
 def vicreg_loss(
@@ -133,7 +133,7 @@ def vicreg_loss(
     return loss
 
 
-class VICReg(nn.Module):
+class VICReg(_group.OverGroup):
     """Invariance, variance and covariance of two views' features (arXiv:2105.04906, eq. 6).
 
     Rows are taken as they are: it is their length and spread that the variance is of. As in the paper's code, its term
@@ -160,4 +160,4 @@ class VICReg(nn.Module):
         return vicreg_loss(z0, z1, group=self.group, **self.weights)
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={weight}" for name, weight in self.weights.items()) + _group.told(self.group)
+        return ", ".join(f"{name}={weight}" for name, weight in self.weights.items()) + self.told_group()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastssl import ops
 from fastssl.losses import _group, _rows
@@ -54,7 +54,7 @@ def supcon_loss(
     return _group.size(processes) * (losses * counted).sum() / total.clamp_min(1)
 
 
-class SupCon(nn.Module):
+class SupCon(_group.OverGroup):
     """Supervised contrastive loss (arXiv:2004.11362, eq. 2): the mean over rows of the mean over their positives.
 
     Row i's loss is ``lse_{a != i}(s_ia) - mean_p(s_ip)``, ``s_ia = <z_i, z_a> / temperature``, p over the other rows of
@@ -80,7 +80,7 @@ class SupCon(nn.Module):
         return supcon_loss(features, labels, temperature=self.temperature, normalized=self.normalized, group=self.group)
 
     def extra_repr(self) -> str:
-        return f"temperature={self.temperature}, normalized={self.normalized}{_group.told(self.group)}"
+        return f"temperature={self.temperature}, normalized={self.normalized}{self.told_group()}"
 
 
 def _of_same_class(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

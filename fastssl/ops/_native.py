@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch  # before the native modules: its OpenMP runtime is then the only one in the process
@@ -30,9 +33,22 @@ cpu, CPU_MISSING = _load("_cpu")
 cuda, CUDA_MISSING = _load("_cuda")
 
 
+_calling = threading.local()
+
+
 def threads() -> int:
     """How many threads a CPU kernel may use: what torch itself uses."""
-    return torch.get_num_threads()
+    return 1 if getattr(_calling, "alone", False) else torch.get_num_threads()
+
+
+@contextmanager
+def on_one_thread() -> Iterator[None]:
+    """Within it, CPU kernels that this thread calls use no other: for who has threads of their own share the work."""
+    before, _calling.alone = getattr(_calling, "alone", False), True
+    try:
+        yield
+    finally:
+        _calling.alone = before
 
 
 def stream(tensor: Tensor) -> int:

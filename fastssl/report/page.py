@@ -105,6 +105,7 @@ def _summary(trained: Trained, splits: Splits) -> dict[str, Any]:
         "batch_size": config.batch_size,
         "time": _duration(checkpoint.seconds),
         "speed": f"{steps * config.batch_size / checkpoint.seconds:,.0f}" if checkpoint.seconds else None,
+        "waiting": log.share_waiting(rows),
         "command": configs.command(config),
     }
 

@@ -42,8 +42,9 @@ class RunConfig:
         views: preset of the augmentations; null takes the method's own.
         plan: changes to it, by the fields of `fastssl.data.plans.ViewPlan`: ``{blur: 0.0}`` for all views; for those of
             one part of a plan that has several, such as DINO's, under its name: ``{local: {views: 6}}``.
-        engine: what makes the views: "native" from the images in memory, resized to ``image_size``; "dali" from the
-            pixels of the files, which NVIDIA DALI decodes anew each epoch.
+        engine: what makes the views: "native" from the images in memory, resized to ``image_size``; "stream" from the
+            pixels of the files, which are decoded anew each epoch, for what does not fit into memory; "dali" likewise,
+            by NVIDIA DALI.
         encoder: network to train. Its options are those that follow; null is the encoder's own, the published network.
         stem: first layers of a ResNet; "cifar" (3x3, no pooling) for images of 32 pixels or so, "imagenet" (7x7,
             pooled) for larger ones and for speed.

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ class Row:
         loss: of the batch, before the step.
         images_per_second: images of the batch over the time of the step, data and augmentation included.
         seconds: training time since the run began, evaluations left out.
+        waiting: share of the step's time, in [0, 1], that it waited for its views; None in rows of older versions.
         knn: accuracy of the online kNN in [0, 1], where it was evaluated.
         extra: the method's own numbers (`fastssl.methods.Method.metrics`).
     """
@@ -37,6 +38,7 @@ class Row:
     loss: float
     images_per_second: float
     seconds: float
+    waiting: float | None = None
     knn: float | None = None
     extra: Mapping[str, float] = field(default_factory=dict)
 
@@ -45,6 +47,13 @@ class Row:
         values = asdict(self)
         extra: dict[str, float] = values.pop("extra")
         return values | extra
+
+
+def share_waiting(rows: Sequence[Row]) -> float | None:
+    """The share of the time of all ``rows`` that was spent waiting for views; None if not all of them tell."""
+    seconds = [1 / row.images_per_second for row in rows]  # of an image
+    waited = [row.waiting * each for row, each in zip(rows, seconds, strict=True) if row.waiting is not None]
+    return sum(waited) / sum(seconds) if waited and len(waited) == len(rows) else None
 
 
 def read(path: Path) -> list[Row]:

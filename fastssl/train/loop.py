@@ -184,11 +184,12 @@ class _Trainer:
         steps = self.loader.steps_per_epoch
         started = time.perf_counter()
         for views in self.loader.epoch(self.epoch, self.step):
+            waited = time.perf_counter() - started
             loss = self._train_step(views)
             elapsed = time.perf_counter() - started
             self.seconds += elapsed
             self.step += 1
-            row = self._row(loss, elapsed)
+            row = self._row(loss, elapsed, waited)
             log.write(row)
             watch(Progress(row, self.steps_total, steps, self.config.epochs))
             if stop.requested:
@@ -213,8 +214,8 @@ class _Trainer:
         self.method.after_step((self.steps_done + 1) / self.steps_total)
         return value
 
-    def _row(self, loss: float, seconds: float) -> Row:
-        """Of the step just done, which took ``seconds``."""
+    def _row(self, loss: float, seconds: float, waited: float) -> Row:
+        """Of the step just done, which took ``seconds``, of which it ``waited`` for its views."""
         batch = self.config.batch_size
         last_of_epoch = self.step == self.loader.steps_per_epoch
         return Row(
@@ -224,6 +225,7 @@ class _Trainer:
             loss=loss,
             images_per_second=batch / seconds,
             seconds=self.seconds,
+            waiting=waited / seconds,
             knn=self._online_knn() if last_of_epoch and self._evaluation_due() else None,
             extra=self.method.metrics(loss, batch),
         )

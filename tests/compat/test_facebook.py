@@ -149,6 +149,25 @@ def test_forward_loss(n: int, c: int, side: int, p: int, normed: bool, dtype: to
     torch.testing.assert_close(pred.grad.double(), plain.grad, **rounded)
 
 
+def test_numbers_of_a_mask_are_weights() -> None:
+    imgs, pred, mask = rows(0, 1, 3, 8, 8), rows(1, 1, 4, 48), torch.tensor([[0.5, 0.0, 0.1, 0.0]])
+    want = pixel_loss(imgs, pred, mask.double(), 4, False)
+    torch.testing.assert_close(mae.forward_loss(imgs, pred, mask), want, rtol=1e-6, atol=0)
+
+
+def test_two_devices_are_refused() -> None:
+    x = rows(0, 4, 6, dtype=torch.float32)
+    imgs, pred, mask = rows(0, 2, 3, 8, 8), rows(1, 2, 4, 48), torch.ones(2, 4)
+    for call, told in (
+        (lambda: moco.MoCo(Encoder, 5, 16)(x, x.to("meta")), "MoCo: im_q and im_k"),
+        (lambda: dino.DINOLoss(6, 2, 0.04, 0.07, 3, 6)(x, x.to("meta"), 0), "DINOLoss: student and teacher"),
+        (lambda: mae.forward_loss(imgs, pred.to("meta"), mask), "MAELoss: images and prediction"),
+        (lambda: mae.forward_loss(imgs, pred, mask.to("meta")), "MAELoss: images and mask"),
+    ):
+        with pytest.raises(ValueError, match=f"{told} must be on one device; got cpu and meta"):
+            call()
+
+
 def test_mae_refuses_what_it_cannot_use() -> None:
     imgs, pred = rows(0, 2, 3, 8, 8), rows(1, 2, 4, 48)
     with pytest.raises(ValueError, match=r"pred must have P x P x 3 numbers a patch for images .*; got \(2, 4, 47\)"):

@@ -297,6 +297,10 @@ BAD = {
         "DINOLoss: student_out and the center must be on one device; got meta and cpu",
     ),
     "teacher": (lambda: ours.DINOLoss(5)([X], [X, X], 0.0), r"teacher_temp must be finite and above 0; got 0\.0"),
+    "teacher, below 0": (
+        lambda: ours.DINOLoss(5, teacher_temp=-0.1),
+        r"teacher_temp must be finite and above 0; got -0\.1",
+    ),
     "student": (lambda: ours.DINOLoss(5, student_temp=0.0), r"DINOLoss: student_temp must be finite and above 0"),
     "center's": (
         lambda: ours.DINOLoss(5, center_momentum=2.0),
@@ -311,6 +315,11 @@ def test_bad_input_is_named(what: str) -> None:
     call, told = BAD[what]
     with pytest.raises(ValueError, match=told):
         call()
+
+
+def test_a_tensor_as_temperature_is_refused() -> None:
+    with pytest.raises(TypeError, match="NTXentLoss: temperature must be a number; got Tensor"):
+        ours.NTXentLoss(torch.tensor(0.5))
 
 
 def test_two_dtypes_are_refused() -> None:

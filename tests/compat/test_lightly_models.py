@@ -27,6 +27,15 @@ knn = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(knn)
 
 
+def test_dinos_head_begins_as_theirs() -> None:
+    """By the spread of its weights: the same numbers are drawn in another order."""
+    begun = [library.DINOProjectionHead(96, 128, 64, 256).state_dict() for library in (ours, heads)]
+    assert begun[0].keys() == begun[1].keys()
+    for name, mine in begun[0].items():
+        assert abs(mine.mean() - begun[1][name].mean()) < 0.01, name
+        torch.testing.assert_close(mine.std(), begun[1][name].std(), rtol=0.1, atol=0.0, msg=name)
+
+
 @pytest.mark.parametrize(("dtype", "m"), [(torch.float32, 0.9), (torch.float64, 0.0), (torch.bfloat16, 0.5)], ids=str)
 def test_update_momentum_and_deactivate(dtype: torch.dtype, m: float) -> None:
     networks = [nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).to(dtype) for _ in range(2)]

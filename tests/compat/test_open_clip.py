@@ -49,6 +49,11 @@ def test_as_a_dict_and_with_a_bias() -> None:
     torch.testing.assert_close(ours.SigLipLoss()(*pair, 10.0, None), theirs.SigLipLoss()(*pair, 10.0, None))
 
 
+def test_a_scale_of_integers_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"ClipLoss: logit_scale must be float32, .*; got torch\.int64"):
+        ours.ClipLoss()(*features(6, 5, torch.float32), torch.tensor(5))
+
+
 def test_horovod_and_unknown_ways_are_refused() -> None:
     with pytest.raises(ValueError, match=r"ClipLoss: processes are torch\.distributed's; horovod is not supported"):
         ours.ClipLoss(use_horovod=True)

@@ -257,6 +257,28 @@ def test_narrow_types_give_a_loss_in_float32(dtype: torch.dtype) -> None:
         torch.testing.assert_close(ours.double(), want, rtol=0.02, atol=0.02)
 
 
+def test_labels_and_indices_are_integers_from_0_on() -> None:
+    z, labels = rows(0, 6, 5), torch.arange(3).repeat(2)
+    for other in (labels.float(), labels.bool()):
+        with pytest.raises(TypeError, match=r"NTXentLoss: labels must be integers; got torch\."):
+            pml.NTXentLoss()(z, other)
+    for indices, told in (
+        ((torch.tensor([0], dtype=torch.int32),) * 3, "must be int64"),
+        (tuple(torch.tensor([i]) for i in (-1, 1, 2)), r"must be in \[0, 6\); got -1"),
+    ):
+        with pytest.raises(ValueError, match=f"NTXentLoss: anchors of positives {told}"):
+            pml.NTXentLoss()(z, labels, indices)
+
+
+def test_a_tensor_as_temperature_has_no_dimensions() -> None:
+    z = rows(0, 4, 3)
+    assert our_info_nce.info_nce(z, z, temperature=torch.tensor(0.1)).isfinite()
+    with pytest.raises(ValueError, match=r"temperature must have shape \(\); got \(1\)"):
+        our_info_nce.info_nce(z, z, temperature=torch.tensor([0.1]))
+    with pytest.raises(TypeError, match="NTXentLoss: temperature must be a number; got Tensor"):
+        pml.NTXentLoss(torch.tensor(0.1))
+
+
 def test_a_temperature_below_0_is_refused() -> None:
     with pytest.raises(ValueError, match=r"temperature must be finite and above 0; got -0\.5"):
         our_info_nce.info_nce(rows(0, 4, 3), rows(1, 4, 3), temperature=-0.5)

@@ -252,6 +252,19 @@ def test_what_cannot_be_used_is_refused() -> None:
         solo.simclr_loss_func(z, indexes.double())
 
 
+def test_two_devices_are_refused() -> None:
+    z, there = rows(0, 6, 5), rows(1, 6, 5).to("meta")
+    for call in (
+        lambda: solo.mocov2plus_loss_func(z, there, z.T),
+        lambda: solo.mocov2plus_loss_func(z, z, there.T),
+        lambda: solo.mocov3_loss_func(z, there),
+        lambda: solo.DINOLoss(5, 0.04, 0.07, 1, 2)(z.float(), there.float()),
+        lambda: solo.mae_loss_func(rows(0, 1, 3, 8, 8), rows(0, 1, 4, 48).to("meta"), torch.ones(1, 4), 4),
+    ):
+        with pytest.raises(ValueError, match=r"must be on one device; got .*meta|must be .* on cpu; got .*meta"):
+            call()
+
+
 # ---- what differs on purpose ----
 
 

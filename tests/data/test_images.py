@@ -9,7 +9,7 @@ import torch
 from image_files import encode, noise, plain, write_tar, write_tree, write_zip
 from test_idx import encoded
 
-from fastssl.data.images import EMBEDDED, ImageSet, files_of, load, load_all, stratified_split
+from fastssl.data.images import EMBEDDED, ImageSet, files_of, load, load_all, stratified_split, stream
 from fastssl.errors import UserError
 
 
@@ -195,7 +195,7 @@ def test_no_drawing_of_the_embedded_set_is_in_both_splits() -> None:
 def test_the_files_of_a_set_are_those_it_was_read_from(tmp_path: Path, pack) -> None:
     files = pets() | {"cat/broken.png": b"no image"}
     data = load(str(pack(tmp_path / "pets", files)), size=4, max_skipped=1.0).train
-    listing = files_of(data)
+    listing = files_of(data, "dali")
     assert [entry.name for entry in listing.entries] == list(data.names)
     assert [entry.read() for entry in reversed(listing.entries)] == [files[name] for name in reversed(data.names)]
     listing.close()
@@ -205,15 +205,17 @@ def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
     data = load(str(write_tree(tmp_path, pets())), size=4).train
     (tmp_path / data.names[3]).unlink()
     with pytest.raises(UserError, match=f"'{data.names[3]}' in .* is gone"):
-        files_of(data)
+        files_of(data, "dali")
 
 
 def test_files_that_cannot_be_read_one_by_one_are_refused(tmp_path: Path) -> None:
     packed = load(str(write_tar(tmp_path / "pets.tar.gz", pets(), "gz")), size=4).train
     with pytest.raises(UserError, match="is a compressed tar, and the engine 'dali' reads single files"):
-        files_of(packed)
+        files_of(packed, "dali")
     pixels = np.zeros((4, 5, 5), dtype=np.uint8)
     (tmp_path / "idx").mkdir()
     (tmp_path / "idx" / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(encoded(pixels)))
     with pytest.raises(UserError, match="has all its images in idx files, and the engine 'dali' reads single files"):
-        files_of(load(str(tmp_path / "idx"), size=4).train)
+        files_of(load(str(tmp_path / "idx"), size=4).train, "dali")
+    with pytest.raises(UserError, match="has all its images in idx files, and streaming reads single files"):
+        stream(str(tmp_path / "idx"), size=4)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from image_files import encode, noise, plain
 
+from fastssl.data import reading
 from fastssl.data.decode import UnreadableError
 from fastssl.data.reading import decode_all
 from fastssl.data.sources import Entry
@@ -81,4 +82,12 @@ def test_files_are_read_by_one_thread_and_not_far_ahead() -> None:
     )
     assert threads == {threading.get_ident()}
     assert read == list(range(300))
-    assert max(ahead) <= 4 * torch.get_num_threads()
+    assert max(ahead) <= (4 * torch.get_num_threads() + 1) * 32
+
+
+def test_large_files_are_not_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_GROUP_BYTES", 100)
+    content = [plain(), b"x" * 99, plain((9, 9, 9))]
+    assert len(plain()) < 100 < 2 * len(plain())
+    groups = list(reading._groups([Entry(str(i), lambda data=data: data) for i, data in enumerate(content)]))
+    assert groups == [(0, content[:2]), (2, content[2:])]

@@ -4,6 +4,7 @@ import io
 import os
 import tarfile
 import zipfile
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from image_files import plain, write_tar, write_tree, write_zip
 
 from fastssl.data import sources
 from fastssl.data.decode import UnreadableError
-from fastssl.data.sources import list_images
+from fastssl.data.sources import find_files, list_images, stamp
 from fastssl.errors import UserError
 
 FILES = {"b/2.PNG": b"two", "a/1.jpg": b"one", "a/ü ö.webp": b"three", "b/notes.txt": b"no"}
@@ -81,7 +82,7 @@ def test_links_inside_a_tar_are_skipped_and_named(tmp_path: Path) -> None:
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
     with closing(list_images(path)) as listing:
-        assert listing.entries == []
+        assert len(listing.entries) == 0
         assert [item.name for item in listing.skipped] == ["passwd.png"]
 
 
@@ -107,15 +108,17 @@ def test_broken_links_and_special_files_are_unreadable(tmp_path: Path) -> None:
 
 def test_folders_and_files_that_may_not_be_read_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tree(tmp_path, {"a/1.png": b"x", "b/2.png": b"y"})
-    iterdir, open_ = Path.iterdir, Path.open
 
-    def refuse(path: Path, *args: object, **kwargs: object) -> object:
-        if path.name in ("a", "2.png"):
-            raise PermissionError(13, "Permission denied")
-        return iterdir(path) if path.is_dir() else open_(path, *args, **kwargs)
+    def refusing(function: Callable[..., object]) -> Callable[..., object]:
+        def refuse(path: Path, *args: object) -> object:
+            if path.name in ("a", "2.png"):
+                raise PermissionError(13, "Permission denied")
+            return function(path, *args)
 
-    monkeypatch.setattr(Path, "iterdir", refuse)
-    monkeypatch.setattr(Path, "open", refuse)
+        return refuse
+
+    monkeypatch.setattr(os, "scandir", refusing(os.scandir))
+    monkeypatch.setattr(Path, "open", refusing(Path.open))
     listing = list_images(tmp_path)
     assert [(item.name, item.reason) for item in listing.skipped] == [("a", "Permission denied")]
     with pytest.raises(UnreadableError, match="Permission denied"):
@@ -186,3 +189,59 @@ def test_an_archive_is_closed_with_its_listing(tmp_path: Path) -> None:
     with pytest.raises((UnreadableError, ValueError)):
         listing.entries[0].read()
     assert zipfile.is_zipfile(tmp_path / "images.zip")
+
+
+def test_sizes_are_those_of_the_files(tmp_path: Path) -> None:
+    for path in (
+        write_tree(tmp_path / "a", FILES),
+        write_zip(tmp_path / "a.zip", FILES),
+        write_tar(tmp_path / "a.tar", FILES),
+    ):
+        with closing(list_images(path)) as listing:
+            assert {entry.name: entry.size for entry in listing.entries} == {k: len(v) for k, v in IMAGES.items()}
+
+
+def test_a_stamp_tells_of_every_change_of_an_image_and_of_nothing_else(tmp_path: Path) -> None:
+    root = write_tree(tmp_path / "root", FILES)
+    path = root / "a" / "1.jpg"
+    stamps = [stamp(root)]
+    (root / "b" / "notes.txt").write_bytes(b"other notes")
+    (root / ".hidden").mkdir()
+    assert stamp(root) == stamps[0]
+    path.write_bytes(b"new one")
+    stamps.append(stamp(root))
+    os.utime(path, ns=(0, 0))
+    stamps.append(stamp(root))
+    path.rename(root / "a" / "2.jpg")
+    stamps.append(stamp(root))
+    (root / "a" / "2.jpg").unlink()
+    stamps.append(stamp(root))
+    (root / "a" / "gone.jpg").symlink_to("nowhere")
+    stamps.append(stamp(root))
+    assert len(set(stamps)) == len(stamps)
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_a_stamp_of_an_archive_tells_of_its_ends_its_size_and_its_time(tmp_path: Path, place: int) -> None:
+    path = tmp_path / "a.zip"
+    content = bytearray(300_000)
+    path.write_bytes(content)
+    os.utime(path, ns=(0, 0))
+    before = stamp(path)
+    assert stamp(path) == before
+    content[place] = 1
+    path.write_bytes(content)
+    os.utime(path, ns=(0, 0))
+    changed = stamp(path)
+    path.write_bytes(content + b"x")
+    os.utime(path, ns=(0, 0))
+    longer = stamp(path)
+    os.utime(path, ns=(0, 1))
+    assert len({before, changed, longer, stamp(path)}) == 4
+
+
+def test_files_of_other_kinds_are_found_likewise(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"b/2.WAV": b"", "a/1.wav": b"", "c d/ü.flac": b"", "b/2.txt": b"", ".hidden/1.wav": b""})
+    found, skipped = find_files(tmp_path, {".wav", ".flac"})
+    names = ["a/1.wav", "b/2.WAV", "c d/ü.flac"]
+    assert (found, skipped) == ([(name, tmp_path / name) for name in names], [])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 from collections.abc import Callable
 from datetime import timedelta
@@ -17,8 +19,9 @@ from whole_and_parts import CASES, DTYPES, EXACT, D, N, computed, facebooks_trai
 
 from fastssl import losses
 from fastssl.compat import lightly, solo
-from fastssl.compat.facebook import dino
+from fastssl.compat.facebook import dino, moco
 from fastssl.losses import _group, _ring
+from fastssl.momentum import EMA
 
 WRAPPERS = {"DistributedDataParallel": DistributedDataParallel, "FSDP2": fully_shard}
 
@@ -109,6 +112,108 @@ def assert_settings_that_differ_are_told(rank: int, world: int) -> None:
             ValueError, match=f"^{told}.*: every process must have .* the same settings; got .*{differ}"
         ):
             call()
+
+
+def assert_buffers_and_schedules_that_differ_are_told(rank: int, world: int) -> None:
+    x, first, on_all = torch.randn(2, 3, D), rank == 0, "world"
+    crops, own = x.flatten(0, 1), 0.25 if rank == 0 else 0.5
+
+    def of_facebook(length: int) -> Tensor:
+        return moco.MoCo(lambda num_classes: torch.nn.Identity(), D, length).loss(*x)
+
+    def cast(module: torch.nn.Module) -> torch.nn.Module:
+        return module.double() if first else module
+
+    calls = {
+        "queue=(32, 6)": lambda: losses.MoCoLoss(0.2, dim=D, length=64 if first else 32, group=on_all)(*x),
+        "queue=(6, 32)": lambda: of_facebook(64 if first else 32),
+        "bank=(32, 6)": lambda: lightly.NTXentLoss(0.2, (64 if first else 32, D), True)(x[0].requires_grad_(), x[1]),
+        "queue=(64, 6) float64": lambda: cast(losses.MoCoLoss(0.2, dim=D, length=64, group=on_all))(*x),
+        "center=(6) float64": lambda: cast(losses.DINOLoss(D, group=on_all))(x, x),
+        "teacher_temp=0.25": lambda: dino.DINOLoss(D, 2, own, 0.7, 2, 4)(crops, crops, 0),
+        "teacher_temp=0.5": lambda: solo.DINOLoss(D, own, 0.7, 2, 4)(crops, crops),
+        "center_momentum=0.5": lambda: lightly.DINOLoss(D, center_momentum=own)(list(x), list(x)),
+        "center_momentum=0.25": lambda: losses.DINOLoss(D, center_momentum=own, group=on_all).update_center(x),
+    }
+    for told, call in calls.items():
+        with pytest.raises(ValueError, match=f"the same settings; got .*{re.escape(told)}"):
+            call()
+
+
+def assert_queues_are_alike_again_after_a_state_dict(rank: int, world: int) -> None:
+    """Each process loads another; and a used module beside new ones is told of, and does not wait."""
+    rows = torch.randn(2, 3, D, generator=torch.Generator().manual_seed(rank))
+    used = losses.MoCoLoss(0.2, dim=D, length=64, group="world")
+    used(*rows)
+    torch.manual_seed(rank)
+    used.load_state_dict(losses.MoCoLoss(0.2, dim=D, length=64).state_dict())
+    used(*rows)
+    everyones = [torch.empty_like(used.queue) for _ in range(world)]
+    dist.all_gather(everyones, used.queue)
+    assert all(torch.equal(used.queue, other) for other in everyones)
+    resumed = copy.deepcopy(used) if rank == 0 else losses.MoCoLoss(0.2, dim=D, length=64, group="world")
+    with pytest.raises(ValueError, match=r"queue_is_shared=True on rank 0; .*queue_is_shared=False on rank"):
+        resumed(*rows)
+
+
+def assert_a_bank_is_read_by_one_process_alone(rank: int, world: int) -> None:
+    """As in lightly: what writes nothing, under no_grad, communicates nothing."""
+    if rank == 0:
+        with torch.no_grad():
+            lightly.NTXentLoss(0.2, (16, D), gather_distributed=True)(*torch.randn(2, 3, D))
+            lightly.MemoryBankModule((16, D), gather_distributed=True)(torch.randn(3, D))
+    dist.barrier()
+
+
+def assert_no_second_derivative_over_a_group(rank: int, world: int) -> None:
+    rows = torch.randn(2, 3, D, generator=torch.Generator().manual_seed(rank))
+    for strategy in ("gather", "ring"):
+        settings = dict(group="world", strategy=strategy)
+        for loss in (losses.InfoNCE(0.2, **settings), losses.NTXent(0.2, **settings), losses.SigLipLoss(**settings)):
+            leaf = rows[0].clone().requires_grad_()
+            scale = () if not isinstance(loss, losses.SigLipLoss) else (2.0, -1.0)
+            (first,) = torch.autograd.grad(loss(leaf, rows[1], *scale), leaf, create_graph=True)
+            with pytest.raises(RuntimeError, match=r"second derivative.* not supported|differentiate twice"):
+                first.square().sum().backward()
+
+
+def assert_a_loss_with_its_group_is_copied_and_shown(rank: int, world: int) -> None:
+    group, alone = dist.new_group(list(range(world))), dist.new_group([0])
+    loss = losses.MoCoLoss(0.2, dim=D, length=16, group=group)
+    assert copy.deepcopy(loss).group is group
+    assert f"normalized=False, group of {world} processes" in repr(loss)
+    assert EMA(loss, 0.9).module.group is group
+    with pytest.raises(TypeError, match="cannot be pickled: save its state_dict"):
+        pickle.dumps(loss)
+    elsewhere = "group of 1 processes" if rank == 0 else "group that this process is not of"
+    assert elsewhere in repr(losses.KoLeo(group=alone))
+    assert repr(losses.NTXent(0.2, group="world")).endswith("normalized=False, group='world', strategy='gather')")
+    with pytest.raises(ValueError, match='NTXent: group must be a process group, "world" or None; got 5'):
+        losses.NTXent(0.2, group=5)
+
+
+def assert_an_average_follows_a_sharded_model(rank: int, world: int) -> None:
+    """To the bit as of the whole model, though calls gather the weights between updates."""
+    torch.manual_seed(0)
+    plain = torch.nn.Sequential(torch.nn.Linear(D, 7), torch.nn.ReLU(), torch.nn.Linear(7, 4))
+    sharded = copy.deepcopy(plain)
+    averages = EMA(plain, 0.9), EMA(sharded, 0.9)
+    with pytest.raises(TypeError, match=r"Sequential cannot be copied .*make the copy before fully_shard"):
+        EMA(fully_shard(copy.deepcopy(plain)), 0.9)
+    fully_shard(sharded)
+    fully_shard(averages[1].module)
+    x, results = torch.randn(8, D), []
+    for model, average in zip((plain, sharded), averages, strict=True):
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            (model(x) - average(x)).square().sum().add(model(x).square().sum()).backward()
+            optimizer.step()
+            average.update(model)
+        results.append(average(x))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-6, atol=1e-7)
+    with pytest.raises(ValueError, match=r"got 0.weight \(7, 6\) where the copy has 0.weight"):
+        averages[1].update(plain)
 
 
 def assert_a_scale_may_be_any_number(rank: int, world: int) -> None:
@@ -225,6 +330,12 @@ def process(rank: int, world: int, folder: str) -> None:
         assert_bad_input_on_one_process_is_told_on_all(rank, world)
         assert_bad_numbers_on_one_process_are_told_on_all(rank, world)
         assert_settings_that_differ_are_told(rank, world)
+        assert_buffers_and_schedules_that_differ_are_told(rank, world)
+        assert_queues_are_alike_again_after_a_state_dict(rank, world)
+        assert_a_bank_is_read_by_one_process_alone(rank, world)
+        assert_no_second_derivative_over_a_group(rank, world)
+        assert_a_loss_with_its_group_is_copied_and_shown(rank, world)
+        assert_an_average_follows_a_sharded_model(rank, world)
         assert_a_scale_may_be_any_number(rank, world)
         assert_gradients_only_where_asked(rank, world)
         assert_the_ring_gathers_nothing(rank, world)

@@ -75,6 +75,7 @@ def test_exponents_that_yaml_reads_as_words_are_numbers(tmp_path: Path) -> None:
         ("stem: cifer", "unknown stem 'cifer': did you mean 'cifar'"),
         ("precision: float16", "unknown precision 'float16'"),
         ("engine: dalli", "unknown engine 'dalli': did you mean 'dali'"),
+        ("engine: steam", "unknown engine 'steam': did you mean 'stream'"),
         ("optim: {lr: -1}", "lr must be"),
         ("plan: {blurr: 0.1}", "unknown setting 'plan.blurr': did you mean 'plan.blur'?"),
         ("plan: {local: {blur: 0.1}}", "unknown setting 'plan.local'"),

@@ -32,6 +32,25 @@ def test_both_files_hold_every_row(folder: RunFolder) -> None:
     assert list(table[0]) == list(json.loads(folder.metrics.read_text().splitlines()[0]))
 
 
+def test_rows_of_older_versions_tell_nothing_of_waiting(folder: RunFolder) -> None:
+    metrics = MetricsLog(folder, steps=0)
+    for row in rows(2):
+        metrics.write(row)
+    lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    for line in lines:
+        del line["waiting"]
+    folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert log.read(folder.metrics) == rows(2)
+    assert log.share_waiting(log.read(folder.metrics)) is None
+
+
+def test_the_share_of_waiting_is_of_time_and_not_of_steps() -> None:
+    fast = Row(1, 1, lr=0.1, loss=1.0, images_per_second=30.0, seconds=1.0, waiting=1.0)
+    slow = Row(2, 1, lr=0.1, loss=1.0, images_per_second=10.0, seconds=4.0, waiting=0.0)
+    assert log.share_waiting([fast, slow]) == pytest.approx(0.25)
+    assert log.share_waiting([]) is None
+
+
 def test_rows_after_the_checkpoint_are_dropped(folder: RunFolder) -> None:
     metrics = MetricsLog(folder, steps=0)
     for row in rows(4):

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fastssl.data.images import ImageSet, Splits, load
+from fastssl.data import engines
+from fastssl.data.images import ImageSet, Splits, load, stream
+from fastssl.data.loader import Loader
 from fastssl.errors import UserError
 from fastssl.methods.simclr import SimCLR
 from fastssl.train import checkpoint as checkpoints
@@ -27,7 +31,8 @@ from fastssl.train.optim import OptimConfig
 def measured(folder: RunFolder) -> list[dict[str, Any]]:
     """What was logged, without the times."""
     rows = [row.flat() for row in log.read(folder.metrics)]
-    return [{name: value for name, value in row.items() if "second" not in name} for row in rows]
+    times = ("images_per_second", "seconds", "waiting")
+    return [{name: value for name, value in row.items() if name not in times} for row in rows]
 
 
 def assert_same(a: Any, b: Any) -> None:
@@ -113,6 +118,54 @@ def test_a_stopped_run_on_dali_resumes_to_the_same_bits(config: RunConfig, tmp_p
     assert_same_run(stopped, whole)
     pretrain(replace(config, engine="native"), splits, on_native)
     assert [row["loss"] for row in measured(on_native)] != [row["loss"] for row in measured(whole)]
+
+
+def test_a_stopped_run_on_streamed_files_resumes_to_the_same_bits(config: RunConfig, tmp_path: Path) -> None:
+    for i, image in enumerate(torch.randint(0, 256, (25, 20, 30, 3), dtype=torch.uint8)):
+        Image.fromarray(image.numpy()).save(tmp_path / f"{i:02}.png")
+    config = replace(config, data=str(tmp_path), engine="stream")
+    streamed, loaded = stream(config.data, size=16), load(config.data, size=16)
+    whole, stopped, in_memory, on_native = (RunFolder(tmp_path / name) for name in ("a", "b", "c", "d"))
+    pretrain(config, streamed, whole)
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 4 of 9"):
+        pretrain(config, streamed, stopped, watch=at_step(4, lambda: signal.raise_signal(signal.SIGINT)))
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("make", "batch"))]
+    assert pretrain(config, streamed, stopped, resume=True).finished
+    assert_same_run(stopped, whole)
+    pretrain(config, loaded, in_memory)
+    assert measured(in_memory) == measured(whole)
+    pretrain(replace(config, engine="native"), loaded, on_native)
+    assert [row["loss"] for row in measured(on_native)] != [row["loss"] for row in measured(whole)]
+
+
+def test_streamed_files_that_changed_are_refused_when_a_run_is_resumed(config: RunConfig, tmp_path: Path) -> None:
+    for i, image in enumerate(torch.randint(0, 256, (25, 20, 30, 3), dtype=torch.uint8)):
+        Image.fromarray(image.numpy()).save(tmp_path / f"{i:02}.png")
+    config, folder = replace(config, data=str(tmp_path), engine="stream", epochs=1), RunFolder(tmp_path / "run")
+    pretrain(config, stream(config.data, size=16), folder)
+    (tmp_path / "00.png").rename(tmp_path / "new.png")
+    with pytest.raises(UserError, match="has changed since the run began"):
+        pretrain(config, stream(config.data, size=16), folder, resume=True)
+
+
+class Slow(Loader):
+    """Batches that are long in coming."""
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[list[torch.Tensor]]:
+        for views in super().epoch(epoch, start_step):
+            time.sleep(0.2)
+            yield views
+
+
+def test_the_share_of_a_step_that_waits_for_views_is_logged(
+    config: RunConfig, splits: Splits, folder: RunFolder, whole: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "Loader", Slow)
+    pretrain(config, splits, folder)
+    for row in log.read(folder.metrics):
+        assert row.waiting is not None
+        assert 0.2 * row.images_per_second / 8 <= row.waiting < 1
+    assert all(row.waiting is not None and 0 < row.waiting < 1 for row in log.read(whole.metrics))
 
 
 def test_a_method_that_draws_numbers_resumes_to_the_same_bits(

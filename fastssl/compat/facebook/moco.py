@@ -16,7 +16,7 @@ from fastssl.ops import _check
 from fastssl.ops.queue_info_nce import logits
 
 
-class MoCo(nn.Module):
+class MoCo(_group.Sharing):
     """An encoder of queries, its moving average as the encoder of keys, and a queue of keys (arXiv:1911.05722).
 
     Runs on one process without torch.distributed, and on all of its processes where it is initialised: keys are then
@@ -66,7 +66,6 @@ class MoCo(nn.Module):
         update_momentum(self.encoder_q, self.encoder_k, 0.0)
         self.register_buffer("queue", normalize(torch.randn(dim, K), dim=0).T.contiguous().T)
         self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.int64))
-        self._is_shared = False
 
     def forward(self, im_q: Tensor, im_k: Tensor) -> tuple[Tensor, Tensor]:
         """im_q, im_k: (N, ...), two views of the same images, for the query and the key encoder.
@@ -102,8 +101,10 @@ class MoCo(nn.Module):
             training=self.training,
             T=self.T,
             m=self.m,
+            queue=self.queue,
+            queue_is_shared=self.is_shared,
         )
-        _group.share_once(self, (self.queue, self.queue_ptr), processes)
+        self.share_once((self.queue, self.queue_ptr), processes)
         query = self._unit(self.encoder_q(im_q))
         with torch.no_grad():
             if self.training:
@@ -116,6 +117,7 @@ class MoCo(nn.Module):
         for name, images in (("im_q", im_q), ("im_k", im_k)):
             if _check.tensor("MoCo", name, images).dim() == 0 or images.numel() == 0:
                 raise ValueError(f"MoCo: {name} needs at least one image; got {_check.shape(images)}")
+        _check.one_device("MoCo", ("im_q", im_q), ("im_k", im_k))
         if len(im_q) != len(im_k):
             raise ValueError(
                 f"MoCo: im_q and im_k must be views of the same images; got {_check.shape(im_q)} and "

@@ -89,9 +89,8 @@ class DINOLoss(Centered):
             processes,
             check,
             training=self.training,
-            student_temp=self.student_temp,
-            teacher_temp=teacher_temp,
-            epoch=epoch,
+            teacher_temp=lambda: self._temperature(teacher_temp, epoch),
+            **self.settings(),
         )
         return self.centered_loss(student, teacher, self._temperature(teacher_temp, epoch), processes)
 
@@ -116,7 +115,7 @@ class DINOLoss(Centered):
             self.check_prototypes("teacher_out", found)
             return (found,)
 
-        self.move_center(*_group.agreed(OWNER, processes, check), processes)
+        self.move_center(*_group.agreed(OWNER, processes, check, **self.settings()), processes)
 
 
 def _stacked(name: str, views: Sequence[Tensor]) -> Tensor:

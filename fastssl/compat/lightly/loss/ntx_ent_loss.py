@@ -50,18 +50,19 @@ class NTXentLoss(nn.Module):
                 ``gather_distributed`` on every process, naming the ranks, if one has such input or they differ in
                 shapes or dtypes.
         """
-        group = everyone() if self.gather_distributed else None
         if self.memory_bank.size[0] == 0:
+            group = everyone() if self.gather_distributed else None
             return losses.nt_xent_loss(out0, out1, temperature=self.temperature, group=group)
-        processes = _group.resolved(OWNER, group)
         written = bool(getattr(out0, "requires_grad", False))
+        processes = self.memory_bank.processes(OWNER, written)
 
         def check() -> tuple[Tensor, Tensor]:
             query, key = _rows.pair(OWNER, ("out0", out0), ("out1", out1))
             self.memory_bank.check_fit(OWNER, key)
             return query, key
 
-        pair = _group.agreed(OWNER, processes, check, written=written, temperature=self.temperature)
+        settings = self.memory_bank.settings()
+        pair = _group.agreed(OWNER, processes, check, written=written, temperature=self.temperature, **settings)
         query, key = (_rows.unit(x, False) for x in pair)
         bank = self.memory_bank.beside(key, processes)
         loss = ops.queue_info_nce(query, key, bank, temperature=self.temperature)

@@ -105,7 +105,7 @@ def set_at_index(tokens: Tensor, index: Tensor, value: Tensor) -> Tensor:
 def mask_at_index(tokens: Tensor, index: Tensor, mask_token: Tensor) -> Tensor:
     """A copy of the tokens with ``mask_token`` (1, 1, D) at the places ``index`` (B, K)."""
     here = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device).scatter(1, index, True)
-    return torch.where(here[..., None], mask_token.to(tokens.dtype), tokens)
+    return torch.where(here[..., None], mask_token, tokens)  # of both dtypes, the wider
 
 
 def _expanded(index: Tensor, tokens: Tensor) -> Tensor:

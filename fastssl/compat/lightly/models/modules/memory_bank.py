@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from fastssl import ops
@@ -18,13 +18,13 @@ from fastssl.ops import _check
 OWNER = "MemoryBankModule"
 
 
-class MemoryBankModule(nn.Module):
+class MemoryBankModule(_group.Sharing):
     """A bank of earlier features, ``bank`` (K, D), random unit rows at first; of size 0 there is none.
 
     Args:
         size: (K, D), or 0.
         gather_distributed: the features of all processes are written, in the order of the ranks; the banks of all
-            become that of the first process at the first call.
+            become that of the first process at the first call. One under no_grad that does not write is local.
         feature_dim_first: the bank is returned as (D, K).
     Raises:
         ValueError: for a size of another form.
@@ -42,7 +42,7 @@ class MemoryBankModule(nn.Module):
             raise ValueError(f"Illegal memory bank size {size}, all entries must be non-negative.")
         if self.size != (0,) and len(self.size) != 2:
             raise ValueError(f"Illegal memory bank size {size}: give (num_features, dim), or 0 for no bank.")
-        self.gather_distributed, self.feature_dim_first, self._is_shared = gather_distributed, feature_dim_first, False
+        self.gather_distributed, self.feature_dim_first = gather_distributed, feature_dim_first
         bank = torch.randn(self.size) if len(self.size) == 2 else torch.empty(0)
         self.register_buffer("bank", normalize(bank, dim=-1) if bank.numel() else bank)
         self.register_buffer("bank_ptr", torch.zeros(1, dtype=torch.int64))
@@ -61,17 +61,26 @@ class MemoryBankModule(nn.Module):
         """
         if self.size[0] == 0:
             return output, None
-        processes = _group.resolved(OWNER, everyone() if self.gather_distributed else None)
+        processes = self.processes(OWNER, update)
 
         def check() -> tuple[Tensor]:
             self.check_fit(OWNER, _check.float_tensor(OWNER, "output", output, "ND"))
             return (output.detach(),)
 
-        (features,) = _group.agreed(OWNER, processes, check, update=update)
+        (features,) = _group.agreed(OWNER, processes, check, update=update, **self.settings())
         bank = self.beside(features, processes).clone()
         if update:
             self.enqueue(features, processes)
         return output, bank.T if self.feature_dim_first else bank
+
+    def processes(self, owner: str, written: bool) -> dist.ProcessGroup | None:
+        """Those that a call is over: under no_grad what writes nothing is this one's alone, an evaluation on one."""
+        is_of_all = self.gather_distributed and (written or torch.is_grad_enabled())
+        return _group.resolved(owner, everyone() if is_of_all else None)
+
+    def settings(self) -> dict[str, object]:
+        """What must be the same on all processes."""
+        return dict(bank=self.bank, bank_is_shared=self.is_shared)
 
     def check_fit(self, owner: str, features: Tensor) -> None:
         """(N, D) must have the bank's D."""
@@ -83,7 +92,7 @@ class MemoryBankModule(nn.Module):
         """The bank, moved to where the features are: lightly's loops leave the loss on the CPU."""
         if self.bank.device != features.device:
             self.bank, self.bank_ptr = self.bank.to(features.device), self.bank_ptr.to(features.device)
-        _group.share_once(self, (self.bank, self.bank_ptr), processes)
+        self.share_once((self.bank, self.bank_ptr), processes)
         return self.bank
 
     @torch.no_grad()

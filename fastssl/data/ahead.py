@@ -1,0 +1,150 @@
+"""Batches that are read and made on threads while the steps before are computed, whatever they are made of."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from itertools import islice
+from types import TracebackType
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastssl.data.files import Files
+from fastssl.data.loader import Schedule
+from fastssl.data.sources import Listing, Skipped
+from fastssl.errors import UserError
+
+# What the threads give way by to those of the training step, in the system's units of niceness.
+_NICENESS = 10
+
+
+L = TypeVar("L", bound="AheadLoader")
+
+
+class AheadLoader(ABC):
+    """What engines share that make batches on threads; the contract is `fastssl.data.loader.Batches`.
+
+    ``ahead`` batches are in the making, or made, while one is trained on. On Linux the threads that make them give way
+    to those of the training step: they take what processors it leaves idle, and all of them while it waits.
+
+    Args:
+        files: what the batches are made of; closed with the loader.
+        schedule: which of them make a batch.
+        device: where the batches go, which are made on the CPU.
+        threads: that make them; by default as many as torch uses.
+        ahead: 1 or more.
+        max_skipped: the share of the files, in [0, 1], above which unreadable ones end the epoch with an error; one is
+            always allowed.
+
+    Raises:
+        UserError: if a number is out of range.
+    """
+
+    # what becomes of the place of something unreadable, for the warning that names it
+    instead = "another takes its place"
+
+    def __init__(
+        self,
+        files: Listing,
+        schedule: Schedule,
+        *,
+        device: torch.device | str,
+        threads: int | None,
+        ahead: int,
+        max_skipped: float,
+    ) -> None:
+        self._threads = torch.get_num_threads() if threads is None else threads
+        for name, value in (("threads", self._threads), ("ahead", ahead)):
+            if value < 1:
+                raise UserError(f"{name} must be 1 or more; got {value}")
+        self.schedule, self.device, self._ahead = schedule, torch.device(device), ahead
+        self._files = Files(files, max_skipped, self.instead)
+        self._pools: set[ThreadPoolExecutor] = set()
+
+    @abstractmethod
+    def make(self, workers: ThreadPoolExecutor, epoch: int, step: int, chosen: list[int]) -> list[Tensor]:
+        """The batch of the files at ``chosen``: by the arguments and by which files are readable, alone.
+
+        Called on a thread of its own, for several batches at once; ``workers`` are for all of them.
+        """
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.schedule.steps_per_epoch
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """The files met so far that cannot be read, and why."""
+        return self._files.skipped
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[list[Tensor]]:
+        """The batches of ``epoch`` from ``start_step`` on, each as ``make`` gives it, on ``device``.
+
+        Raises:
+            UserError: if more files cannot be read than are allowed, or a whole batch of them.
+        """
+        # each batch waits for the threads that work on all of them
+        batches = ThreadPoolExecutor(self._ahead, "batch")
+        workers = ThreadPoolExecutor(self._threads, "make", _give_way)
+        self._pools |= {workers, batches}
+        steps = self.schedule.chosen(epoch, start_step)
+        waiting: deque[Future[list[Tensor]]] = deque()
+
+        def begin(count: int) -> None:
+            for step, chosen in islice(steps, count):
+                waiting.append(batches.submit(self.make, workers, epoch, step, chosen.tolist()))
+
+        try:
+            begin(self._ahead)
+            while waiting:
+                views = waiting.popleft().result()
+                begin(1)
+                yield [view.to(self.device) for view in views]
+        finally:
+            self._end(workers, batches)
+
+    def close(self) -> None:
+        """Ends all threads and closes the files."""
+        self._end(*self._pools)
+        self._files.listing.close()
+
+    def __enter__(self: L) -> L:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _end(self, *pools: ThreadPoolExecutor) -> None:
+        """What is not begun yet never is, and batches that wait for it end by an error that nobody sees."""
+        for pool in pools:
+            pool.shutdown(wait=False, cancel_futures=True)
+        for pool in pools:
+            pool.shutdown()
+        self._pools -= set(pools)
+
+
+def room(*shape: int) -> Tensor:
+    """New float32 memory of that shape, whatever it holds.
+
+    By NumPy, which asks for huge pages: without them first writes to new memory take longer than the copying.
+    """
+    return torch.from_numpy(np.empty(shape, np.float32))
+
+
+def _give_way() -> None:
+    """Lowers the priority of this thread, where threads have one of their own."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            niceness = os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, niceness))

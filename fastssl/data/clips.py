@@ -1,0 +1,250 @@
+"""Clips of videos: a data set of them, and batches of views for training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fastssl.data import video
+from fastssl.data.ahead import AheadLoader, room
+from fastssl.data.decode import UnreadableError
+from fastssl.data.files import MAX_SKIPPED, allowed
+from fastssl.data.loader import Schedule, view_sizes
+from fastssl.data.plans import ViewPlan
+from fastssl.data.reading import Progress, quote
+from fastssl.data.sources import Entry, Listing, Skipped, find_files, list_images
+from fastssl.data.video import Video, VideoFile
+from fastssl.data.views import draw
+from fastssl.errors import UserError
+from fastssl.ops import ViewParams, augment
+from fastssl.ops._native import on_one_thread
+
+
+@dataclass(frozen=True)
+class ClipSet:
+    """Clips of equal length, in the order of their videos and, within one, of time.
+
+    Args:
+        videos: that the clips are of; ``videos[0].read(range(100))`` reads any frames of one.
+        clips: of each clip the position of its video and those of its frames.
+        size: of the frames, see `fastssl.data.video.Video.read`.
+        skipped: the files that cannot be read, and the videos too short for a clip.
+        listing: that the frames of an archive are read from; closed with the set.
+    """
+
+    videos: tuple[Video, ...]
+    clips: tuple[tuple[int, tuple[int, ...]], ...]
+    size: int | None = None
+    skipped: tuple[Skipped, ...] = ()
+    listing: Listing = field(default_factory=Listing, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, position: int) -> Tensor:
+        """One clip, (T, 3, H, W) uint8, RGB.
+
+        Raises:
+            UnreadableError: saying why, if it cannot be had.
+        """
+        return self.read(position).movedim(3, 1).contiguous()
+
+    def read(self, position: int) -> Tensor:
+        """One clip as decoders write it, (T, H, W, 3) uint8, RGB.
+
+        Raises:
+            UnreadableError: saying why, if it cannot be had.
+        """
+        found, frames = self.clips[position]
+        return self.videos[found].read(frames, self.size)
+
+    def name(self, position: int) -> str:
+        """The video of a clip and its first frame."""
+        found, frames = self.clips[position]
+        return f"{self.videos[found].name}, from frame {frames[0]}"
+
+    def close(self) -> None:
+        """Closes the archive, if the frames are in one."""
+        self.listing.close()
+
+
+def list_clips(
+    source: str,
+    frames: int,
+    *,
+    stride: int = 1,
+    fps: float | None = None,
+    every: int | None = None,
+    size: int | None = None,
+    max_skipped: float = MAX_SKIPPED,
+    progress: Progress | None = None,
+) -> ClipSet:
+    """Finds the videos in ``source`` and lists their clips.
+
+    Video files are read through once, without decoding them, to find how many frames they have and when each is shown.
+
+    Args:
+        source: a folder of video files, at any depth; or, where it has none, a folder, zip or tar whose folders of
+            images are a video each, as DAVIS has them.
+        frames: of a clip.
+        stride: distance between the frames of a clip, in frames of the video.
+        fps: frames of a clip a second, in place of a stride: of a video with another rate, also a varying one, those
+            that are shown at these times. Only for video files.
+        every: distance between the beginnings of two clips, in frames of a clip; by default ``frames``, so that clips
+            follow each other and do not overlap.
+        size: the short side of the frames is resized to this, antialiased, and the centre cut out, so that all clips
+            have one shape; by default frames stay as they are.
+        max_skipped: the share of video files that cannot be read, in [0, 1], above which the source is refused; a
+            single one is always allowed.
+        progress: called with (files done, files in all) after each video file.
+    Raises:
+        UserError: if there is no video long enough for a clip, too many files cannot be read, or a number is out of
+            range.
+    """
+    every = frames if every is None else every
+    for name, value in (("frames", frames), ("stride", stride), ("every", every), ("size", size)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} must be at least 1; got {value}")
+    if fps is not None and not 0 < fps < float("inf"):
+        raise UserError(f"fps must be above 0 and finite; got {fps}")
+    if fps is not None and stride != 1:
+        raise UserError(f"give a stride or fps, not both; got {stride} and {fps}")
+    videos, skipped, listing = _videos(source, max_skipped, progress)
+    clips: list[tuple[int, tuple[int, ...]]] = []
+    for i, found in enumerate(videos):
+        try:
+            shown = found.spaced(stride, fps)
+        except UnreadableError as error:
+            skipped.append(Skipped(found.name, str(error)))
+            continue
+        starts = range(0, len(shown) - frames + 1, every)
+        clips += [(i, tuple(shown[start : start + frames])) for start in starts]
+        if not starts:
+            skipped.append(Skipped(found.name, f"too short: {len(shown)} frames of the {frames} of a clip"))
+    if not clips:
+        listing.close()
+        raise UserError(
+            f"no clip of {frames} frames in {source!r} ({quote(skipped)}): give longer videos or fewer frames"
+        )
+    return ClipSet(tuple(videos), tuple(clips), size, tuple(skipped), listing)
+
+
+class ClipLoader(AheadLoader):
+    """Batches of views of clips; the contract is that of `fastssl.data.loader.Batches`, with a dimension more for time.
+
+    The order and what is drawn depends on (seed, epoch, step, rank and world) alone: a run resumed in mid-epoch sees
+    what an uninterrupted one sees, to the bit, and no two processes see the same clip in an epoch. A clip that cannot
+    be read is counted, named in ``skipped``, and its place taken by the next readable one of its batch.
+
+    Args:
+        clips: as ``list_clips`` gives them; closed with the loader.
+        plan: how views are made of each frame.
+        batch_size: clips a step and process; what is left of an epoch and fills no batch is left out.
+        seed: 0 or more.
+        alike: whether a view has the same parameters in all frames of a clip, so that it moves as the clip does; else
+            each frame has its own.
+        device: where the views go, which are made on the CPU.
+        rank: of this process among all, on all machines.
+        world: how many processes train together.
+        threads: that decode and augment, each a clip at a time; by default as many as torch uses.
+        ahead: batches in the making, or made, while one is trained on.
+        max_skipped: the share of the clips, in [0, 1], above which unreadable ones end the epoch with an error; one is
+            always allowed.
+
+    Raises:
+        UserError: if a number is out of range.
+    """
+
+    def __init__(
+        self,
+        clips: ClipSet,
+        plan: ViewPlan,
+        batch_size: int,
+        seed: int,
+        *,
+        alike: bool = True,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world: int = 1,
+        threads: int | None = None,
+        ahead: int = 2,
+        max_skipped: float = MAX_SKIPPED,
+    ) -> None:
+        # clips are no bytes: the entries are how many there are and what each is called
+        named = [Entry(clips.name(position), bytes) for position in range(len(clips))]
+        files = Listing(named, list(clips.skipped), clips.close)
+        schedule = Schedule(len(clips), batch_size, seed, rank, world, what="clips")
+        super().__init__(files, schedule, device=device, threads=threads, ahead=ahead, max_skipped=max_skipped)
+        self.clips, self.plan, self.alike = clips, plan, alike
+
+    def make(self, workers: ThreadPoolExecutor, epoch: int, step: int, chosen: list[int]) -> list[Tensor]:
+        """``plan.total`` views (batch_size, T, 3, size, size) float32, normalised by the plan's mean and std."""
+        found = list(workers.map(self._open, chosen))
+        clips = [clip for clip in (found[i] for i in self._files.substitutes(found)) if clip is not None]
+        drawn = [clip[:1] if self.alike else clip for clip in clips]
+        shapes = torch.tensor([frame.shape[:2] for frames in drawn for frame in frames])
+        params = draw(self.plan, shapes, self.schedule.generator(epoch, step))
+        sizes = view_sizes(self.plan)
+        views = [room(len(clips), len(clips[0]), 3, size, size) for size in sizes]
+
+        def augmented(i: int) -> None:
+            count, frames = len(drawn[i]), clips[i].movedim(3, 1)
+            own = ViewParams(
+                *(x[:, i * count : (i + 1) * count].repeat_interleave(len(frames) // count, 1) for x in params)
+            )
+            with on_one_thread():
+                made = augment(
+                    frames, own, sizes, mean=self.plan.mean, std=self.plan.std, interpolation=self.plan.interpolation
+                )
+            for view, some in zip(views, made, strict=True):
+                view[i] = some
+
+        list(workers.map(augmented, range(len(clips))))
+        return views
+
+    def _open(self, position: int) -> Tensor | None:
+        return self._files.read(position, lambda _: self.clips.read(position))
+
+
+def _videos(
+    source: str, max_skipped: float, progress: Progress | None
+) -> tuple[Sequence[Video], list[Skipped], Listing]:
+    path = Path(source)
+    if not path.exists():
+        raise UserError(f"no file or folder {source!r}: give a folder of videos, or of folders of frames")
+    files, skipped = find_files(path, video.SUFFIXES) if path.is_dir() else ([], [])
+    if not files:
+        listing = list_images(path)
+        if listing.forwards_only:
+            listing.close()
+            raise UserError(f"{source!r} is a compressed tar, of which frames can only be read in order: unpack it")
+        return video.folders_of_frames(listing.entries), list(listing.skipped), listing
+    video.require()
+    limit = allowed(len(files), max_skipped)
+    found: list[Video] = []
+    with ThreadPoolExecutor(torch.get_num_threads(), "open") as pool:
+        for i, ((name, _), result) in enumerate(zip(files, pool.map(_open, files), strict=True), 1):
+            if isinstance(result, VideoFile):
+                found.append(result)
+            else:
+                skipped.append(Skipped(name, result))
+            if progress is not None:
+                progress(i, len(files))
+    if len(skipped) > limit:
+        raise UserError(
+            f"too many unreadable videos: {len(skipped)} of {len(files)}, {limit} allowed ({quote(skipped)}): "
+            "remove or repair them"
+        )
+    return found, skipped, Listing()
+
+
+def _open(file: tuple[str, Path]) -> VideoFile | str:
+    try:
+        return video.open_file(*file)
+    except UnreadableError as error:
+        return str(error)

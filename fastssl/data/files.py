@@ -1,0 +1,99 @@
+"""Reading the files of a listing from any thread: those that cannot be read are named, counted and passed over."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from fastssl.data.decode import UnreadableError
+from fastssl.data.reading import quote
+from fastssl.data.sources import Listing, Skipped
+from fastssl.errors import UserError
+
+T = TypeVar("T")
+
+# The share of unreadable files above which a source is refused; a single one is always allowed.
+MAX_SKIPPED = 0.1
+
+_naming = threading.Lock()  # several readers may share the list of what was skipped
+
+
+class Files:
+    """The files of a listing and which of them cannot be read, found out as they are.
+
+    Args:
+        listing: what to read; what cannot be is added to its ``skipped``.
+        max_skipped: the share of the files, in [0, 1], above which unreadable ones are an error; one is always allowed.
+        instead: what becomes of the place of such a file, for the warning that names it.
+
+    Raises:
+        UserError: if ``max_skipped`` is out of range.
+    """
+
+    def __init__(self, listing: Listing, max_skipped: float, instead: str) -> None:
+        self.listing = listing
+        self._instead = instead
+        self._allowed = allowed(len(listing.entries), max_skipped)
+        self._unreadable: set[int] = set()
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """The files met so far that cannot be read, and why."""
+        return tuple(self.listing.skipped)
+
+    def read(self, position: int, use: Callable[[bytes], T]) -> T | None:
+        """What ``use`` makes of the bytes of a file; None if it cannot be read, or once could not be.
+
+        Raises:
+            UserError: if more files cannot be read than are allowed.
+        """
+        if position in self._unreadable:
+            return None
+        try:
+            return use(self.listing.entries[position].read())
+        except UnreadableError as error:
+            self.give_up(position, str(error))
+            return None
+
+    def give_up(self, position: int, reason: str) -> None:
+        """Names and counts a file that cannot be read. Raises as ``read`` does."""
+        name = self.listing.entries[position].name
+        with _naming:
+            if position in self._unreadable:
+                return
+            self._unreadable.add(position)
+            count = len(self._unreadable)
+            new = all(item.name != name for item in self.listing.skipped)
+            if new:
+                self.listing.skipped.append(Skipped(name, reason))
+        if new:
+            warnings.warn(f"{name!r} cannot be read ({reason}): {self._instead}", stacklevel=2)
+        if count > self._allowed:
+            raise UserError(
+                f"too many unreadable files: {count} so far, {self._allowed} of {len(self.listing.entries)} allowed "
+                f"({quote(self.skipped)}): remove or repair them"
+            )
+
+    def substitutes(self, found: Sequence[object | None]) -> list[int]:
+        """For each file of a batch its place in it, or that of the next readable one where it is None.
+
+        Raises:
+            UserError: if none of them can be read.
+        """
+        readable = [i for i, image in enumerate(found) if image is not None]
+        if not readable:
+            raise UserError(f"none of the {len(found)} files of a batch can be read ({quote(self.skipped)})")
+        return [next((j for j in readable if j >= i), readable[0]) for i in range(len(found))]
+
+
+def allowed(count: int, max_skipped: float) -> int:
+    """How many of ``count`` files may be unreadable: a share of them, and always one.
+
+    Raises:
+        UserError: if ``max_skipped`` is no share.
+    """
+    if not 0 <= max_skipped <= 1:
+        raise UserError(f"max_skipped is a share of the files, from 0 to 1; got {max_skipped}")
+    return max(1, int(max_skipped * count))

@@ -1,0 +1,54 @@
+"""A set of images of one size, with their names and, where folders name classes, labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from fastssl.data.rows import Rows
+from fastssl.data.sources import Skipped
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one size, in the order of their names.
+
+    Args:
+        images: (N, 3, S, S) uint8, RGB, on the CPU: a tensor, or what is indexed like one and brings into memory only
+            what is asked for.
+        labels: (N,) int64, indices into ``classes``; None if the source has no class folders.
+        classes: the names of the classes, sorted; empty without labels.
+        names: the path of each image inside its source.
+        source: what the user gave.
+        skipped: the files of the whole source that could not be used; where images are decoded as they are asked for,
+            those met so far.
+    """
+
+    images: Tensor | Rows
+    labels: Tensor | None
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    source: str
+    skipped: Sequence[Skipped] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def subset(self, index: Tensor) -> ImageSet:
+        """The images at the positions ``index`` (int64), in its order."""
+        return replace(
+            self,
+            images=self.images.subset(index) if isinstance(self.images, Rows) else self.images[index],
+            labels=None if self.labels is None else self.labels[index],
+            names=tuple(self.names[i] for i in index.tolist()),
+        )
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What to train on and, where there are labels or the source says so, what to test on."""
+
+    train: ImageSet
+    test: ImageSet | None

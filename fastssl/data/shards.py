@@ -1,0 +1,298 @@
+"""Files of WebDataset shards: finding them, what they contain, and making them of any readable source."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from importlib import import_module
+from itertools import chain, count, islice
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import torch
+
+from fastssl.data.decode import UnreadableError, opened, upright
+from fastssl.data.files import MAX_SKIPPED, allowed
+from fastssl.data.layout import arrange
+from fastssl.data.reading import Progress, quote
+from fastssl.data.sources import Listing, Skipped, StrictMember, list_images, one_line
+from fastssl.errors import UserError
+from fastssl.files import atomic_write
+
+# The parts of a sample that are its image.
+KEYS = ("jpg", "jpeg", "png", "webp")
+
+# How many samples each shard has, beside the shards, in the form of the `webdataset` package's own `wids`.
+INDEX = "index.json"
+
+_BLOCK = 512  # of a tar, in bytes
+
+
+def require() -> Any:
+    """The module ``webdataset``.
+
+    Raises:
+        UserError: saying what to install, where it is missing.
+    """
+    try:
+        return import_module("webdataset")
+    except ImportError as error:
+        raise UserError(
+            f"shards need the package webdataset, which cannot be imported here ({error}): "
+            "pip install 'fastssl[webdataset]'"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Shards and how many samples each has.
+
+    Args:
+        paths: of the shards with at least one sample.
+        counts: their samples.
+        skipped: the shards that cannot be read, or not to their end.
+    """
+
+    paths: tuple[Path, ...]
+    counts: tuple[int, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+    def __len__(self) -> int:
+        """How many samples there are in all."""
+        return sum(self.counts)
+
+
+class Member(NamedTuple):
+    """An image inside a shard: its name and where its bytes are."""
+
+    name: str
+    offset: int
+    size: int
+
+
+def list_shards(
+    source: str | Sequence[str], *, max_skipped: float = MAX_SKIPPED, progress: Progress | None = None
+) -> Shards:
+    """Finds shards and counts their samples.
+
+    The counts of shards that are in the ``index.json`` beside them, with the file size they have now, are taken from
+    there; others are read through once, header by header. ``write_index`` writes that file.
+
+    Args:
+        source: a folder of ``.tar`` files, or paths with braces, such as ``"train-{000000..000146}.tar"``; in this
+            machine's file system.
+        max_skipped: the share of shards that cannot be read at all, in [0, 1], above which they are refused; a single
+            one is always allowed.
+        progress: called with (shards done, shards in all) after each shard.
+    Raises:
+        UserError: if there is no sample, or too many shards that cannot be read.
+    """
+    paths = _paths(source)
+    limit = allowed(len(paths), max_skipped)
+    known, skipped = _indexed(paths)
+    found: list[tuple[Path, int]] = []
+    lost: list[Skipped] = []
+    with ThreadPoolExecutor(torch.get_num_threads(), "count") as pool:
+        unknown = iter(pool.map(_count, [path for path in paths if path not in known]))
+        for i, path in enumerate(paths, 1):
+            count, problem = (known[path], None) if path in known else next(unknown)
+            if count:
+                found.append((path, count))
+            if problem:
+                (skipped if count else lost).append(Skipped(path.name, problem))
+            if progress is not None:
+                progress(i, len(paths))
+    if not found:
+        raise UserError(f"no image in {source!r} ({quote(lost)}): give shards with samples of {', '.join(KEYS)}")
+    if len(lost) > limit:
+        raise UserError(
+            f"too many shards that cannot be read: {len(lost)} of {len(paths)}, {limit} allowed ({quote(lost)}): "
+            "remove or repair them"
+        )
+    return Shards(tuple(path for path, _ in found), tuple(count for _, count in found), tuple(skipped + lost))
+
+
+def write_index(folder: Path) -> Path:
+    """Counts the samples of the shards in ``folder`` and writes its ``index.json``, from which they are known at once.
+
+    Raises:
+        UserError: if there is no sample in a shard, or one is damaged.
+    """
+    entries = []
+    for path in sorted(folder.glob("*.tar")):
+        count, problem = _count(path)
+        if problem:
+            raise UserError(f"{str(path)!r} cannot be indexed: {problem}")
+        entries.append({"url": path.name, "nsamples": count, "filesize": path.stat().st_size})
+    if not entries:
+        raise UserError(f"no .tar file in {str(folder)!r}: give a folder of shards")
+    with atomic_write(folder / INDEX) as partial:
+        partial.write_text(json.dumps({"wids_version": 1, "shardlist": entries}, indent=1) + "\n")
+    return folder / INDEX
+
+
+def pack(
+    source: str, out: str | Path, *, per_shard: int = 1000, seed: int = 0, progress: Progress | None = None
+) -> Shards:
+    """Makes shards of an image folder, zip or tar, each written whole or not at all, and at the end ``index.json``.
+
+    The images are shuffled, so that each shard is a sample of all; those of a compressed tar stay as they lie. JPEG,
+    PNG and WebP files are stored as they are, others as PNG. A sample has also a ``json`` with the image's ``name`` in
+    its source and, where folders name classes (``layout.arrange``), ``class``, and then a ``cls`` with its number.
+
+    Args:
+        source: the images; of a set with folders for training and testing give the one to train on.
+        out: a folder without shards, which is made where there is none.
+        per_shard: samples of a shard; the last may have fewer.
+        seed: of the order.
+        progress: called with (files done, files in all) after each file.
+    Returns:
+        The shards, with the files that could not be used in ``skipped``.
+    Raises:
+        UserError: if the source is none or has no readable image, ``out`` has shards already or cannot be written, or
+            ``per_shard`` is below 1.
+    """
+    folder = Path(out)
+    if per_shard < 1:
+        raise UserError(f"per_shard must be at least 1; got {per_shard}")
+    if any(folder.glob("*.tar")):
+        raise UserError(f"{str(out)!r} has shards already: give another folder")
+    writer = require().TarWriter
+    with closing(list_images(Path(source))) as listing:
+        skipped = list(listing.skipped)
+        samples = _samples(listing, seed, skipped, progress)
+        for number in count():
+            first = next(samples, None)
+            if first is None:
+                break
+            with (
+                atomic_write(folder / f"{number:06}.tar") as partial,
+                partial.open("wb") as file,
+                writer(file, encoder=False, mtime=0) as shard,
+            ):
+                for sample in chain([first], islice(samples, per_shard - 1)):
+                    shard.write(sample)
+    if not number:
+        raise UserError(f"no readable image in {source!r} ({quote(skipped)}): give whole image files")
+    write_index(folder)
+    return replace(list_shards(str(folder)), skipped=tuple(skipped))
+
+
+def _samples(
+    listing: Listing, seed: int, skipped: list[Skipped], progress: Progress | None
+) -> Iterator[dict[str, Any]]:
+    """What the readable files of ``listing`` become, in the order of the shards; the others go to ``skipped``."""
+    total = len(listing.entries)
+    layout = arrange([entry.name for entry in listing.entries]) if total else None
+    order = torch.arange(total)
+    if not listing.forwards_only:
+        order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+    number = 0
+    for done, position in enumerate(order.tolist(), 1):
+        entry = listing.entries[position]
+        try:
+            part, data = _stored(entry.name, entry.read())
+        except UnreadableError as error:
+            skipped.append(Skipped(entry.name, str(error)))
+        else:
+            about = {"name": entry.name}
+            sample: dict[str, Any] = {"__key__": f"{number:08}", part: data}
+            if layout is not None and layout.labels[position] >= 0:
+                about["class"] = layout.classes[layout.labels[position]]
+                sample["cls"] = str(layout.labels[position]).encode()
+            yield sample | {"json": json.dumps(about).encode()}
+            number += 1
+        if progress is not None:
+            progress(done, total)
+
+
+def _stored(name: str, data: bytes) -> tuple[str, bytes]:
+    """The part of a sample that an image file becomes, and its bytes."""
+    part = PurePosixPath(name).suffix[1:].lower().replace("jfif", "jpg")
+    with opened(data) as image:
+        if part in KEYS:
+            return part, data
+        buffer = io.BytesIO()
+        upright(image).save(buffer, "PNG")
+        return "png", buffer.getvalue()
+
+
+def scan(path: Path) -> tuple[list[Member], str | None]:
+    """The images of a shard, of each sample the first, and what is wrong from there on, if anything is.
+
+    A sample is what the ``webdataset`` package takes for one: files that follow each other and have the same name up
+    to the first dot after the folders.
+    """
+    split = require().tariterators.base_plus_ext
+    found: list[Member] = []
+    last = None
+    try:
+        total = path.stat().st_size
+        with tarfile.open(path, "r:", tarinfo=StrictMember) as archive:
+            for member in archive:
+                if member.offset_data + member.size > total:
+                    raise tarfile.ReadError(f"cut short within {member.name!r}")
+                key, part = split(member.name)
+                if member.isreg() and key is not None and key != last and part.lower() in KEYS:
+                    found.append(Member(member.name, member.offset_data, member.size))
+                    last = key
+            end = archive.offset
+        with path.open("rb") as file:
+            file.seek(end)
+            block = file.read(_BLOCK)
+        if block != bytes(_BLOCK):
+            raise tarfile.ReadError("cut short")
+    except Exception as error:  # a damaged archive may raise anything
+        return found, f"{one_line(error)} (after {len(found)} samples)"
+    return found, None
+
+
+def _paths(source: str | Sequence[str]) -> list[Path]:
+    """Of all shards, in the order given."""
+    if isinstance(source, str) and Path(source).is_dir():
+        found = sorted(Path(source).glob("*.tar"))
+    else:
+        require()
+        braces = import_module("braceexpand")
+        try:
+            patterns = [source] if isinstance(source, str) else source
+            found = [Path(path) for pattern in patterns for path in braces.braceexpand(pattern)]
+        except braces.UnbalancedBracesError as error:
+            raise UserError(f"{source!r} has a brace without its other half: {error}") from error
+    if not found:
+        raise UserError(
+            f"no .tar file in {source!r}: give a folder of shards, or paths such as 'train-{{000..146}}.tar'"
+        )
+    if len(set(found)) < len(found):
+        raise UserError(f"{source!r} names a shard twice")
+    return found
+
+
+def _count(path: Path) -> tuple[int, str | None]:
+    members, problem = scan(path)
+    return len(members), problem or (None if members else f"no sample has a {', '.join(KEYS)}")
+
+
+def _indexed(paths: Sequence[Path]) -> tuple[dict[Path, int], list[Skipped]]:
+    """The samples of the shards that an index tells of as they are, and the indices that cannot be read."""
+    counts: dict[Path, int] = {}
+    skipped = []
+    for folder in sorted({path.parent for path in paths}):
+        try:
+            listed = json.loads((folder / INDEX).read_text())["shardlist"]
+            sizes = {entry["url"]: (entry["nsamples"], entry["filesize"]) for entry in listed}
+            for path in paths:
+                if path.parent == folder and path.name in sizes and path.exists():
+                    samples, size = sizes[path.name]
+                    if size == path.stat().st_size:
+                        counts[path] = max(0, int(samples))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            skipped.append(Skipped(INDEX, f"no list of shards: {one_line(error)}"))
+    return counts, skipped

@@ -1,0 +1,177 @@
+"""WebDataset shards: data sets that outgrow a machine's memory, as tar files whose samples lie one after another.
+
+The names inside a shard and the files are the ``webdataset`` package's, whose own pipelines read them too. What that
+package leaves to chance is settled here: which process and step a sample falls to, so that a run can be resumed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastssl.data.decode import UnreadableError
+from fastssl.data.files import MAX_SKIPPED
+from fastssl.data.loader import Schedule
+from fastssl.data.plans import ViewPlan
+from fastssl.data.shards import Member, Shards, list_shards, pack, scan, write_index
+from fastssl.data.sources import MAX_FILE_BYTES, Entry, Listing, one_line
+from fastssl.data.stream import StreamLoader
+from fastssl.errors import UserError
+
+__all__ = ["ShardLoader", "ShardSchedule", "Shards", "list_shards", "pack", "write_index"]
+
+# Shards whose tables of contents are kept.
+_TABLES = 64
+
+
+@dataclass(frozen=True)
+class ShardSchedule(Schedule):
+    """Which samples make a batch, by seed, epoch, step and rank alone, read nearly in the order of their shards.
+
+    In each epoch the shards are put into an order, and all their samples, one shard after the other, are dealt to the
+    processes in equal parts: a shard belongs to one process, but for those at the ends of its part, which it shares
+    with a neighbour. A process reads several shards at a time, in turns, and moves each sample by up to ``window``
+    places. So batches mix what lies together, and yet each shard is read from front to back.
+
+    Args:
+        counts: samples of each shard.
+        readers: shards that are read at a time.
+        window: the most places that a sample is moved by; 1 for none.
+    """
+
+    counts: tuple[int, ...] = ()
+    readers: int = 1
+    window: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("readers", "window"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1; got {getattr(self, name)}")
+
+    def chosen(self, epoch: int, start_step: int = 0) -> Iterator[tuple[int, Tensor]]:
+        """The steps of ``epoch`` from ``start_step`` on, each with the positions of its samples (batch_size,) int64.
+
+        A position counts the samples of all shards, in the order in which the shards were given.
+        """
+        generator = self.order_generator(epoch)
+        counts = torch.tensor(self.counts)
+        shards = torch.randperm(len(counts), generator=generator)
+        ends = counts[shards].cumsum(0)  # in the order of the epoch
+        move = (counts.cumsum(0) - counts)[shards] - (ends - counts[shards])  # from there to the order given
+        own = self.images // self.world
+        places = torch.arange(own)
+        reader = places * self.readers // own
+        first = (reader * own + self.readers - 1) // self.readers  # of the reader's
+        places = ((places - first) * self.readers + reader).argsort()
+        late = torch.rand(own, generator=generator, dtype=torch.float64) * self.window
+        places = self.rank * own + places[(torch.arange(own) + late).argsort()]
+        for step in range(start_step, self.steps_per_epoch):
+            batch = places[step * self.batch_size : (step + 1) * self.batch_size]
+            yield step, batch + move[torch.searchsorted(ends, batch, right=True)]
+
+
+class ShardLoader(StreamLoader):
+    """Batches of views from WebDataset shards, made as `fastssl.data.stream.StreamLoader` makes them of files.
+
+    Which samples make a batch and what is drawn for them depends on (seed, epoch, step, rank and world) alone: a run
+    resumed in mid-epoch sees what an uninterrupted one sees, to the bit, and no sample before is read for it. Any
+    number of threads gives the same. Every process has the same number of steps, and no two see the same sample in an
+    epoch. Samples without an image are passed over.
+
+    Args:
+        shards: as ``list_shards`` gives them; all processes must be given the same.
+        plan: how views are made of each image.
+        batch_size: images a step and process; what is left of an epoch and fills no batch is left out.
+        seed: 0 or more.
+        readers: shards that are read at a time.
+        window: the most samples that one is moved by while they are shuffled: what is read in a while should fit into
+            the memory that the system keeps files in.
+        device, threads, ahead, max_skipped: as of `StreamLoader`.
+        rank: of this process among all, on all machines.
+        world: how many processes train together.
+
+    Raises:
+        UserError: if a number is out of range.
+    """
+
+    def __init__(
+        self,
+        shards: Shards,
+        plan: ViewPlan,
+        batch_size: int,
+        seed: int,
+        *,
+        readers: int = 4,
+        window: int = 5000,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world: int = 1,
+        threads: int | None = None,
+        ahead: int = 2,
+        max_skipped: float = MAX_SKIPPED,
+    ) -> None:
+        files = Listing(_Samples(shards), list(shards.skipped))
+        super().__init__(
+            files, plan, batch_size, seed, device=device, threads=threads, ahead=ahead, max_skipped=max_skipped
+        )
+        self.schedule = ShardSchedule(
+            len(shards), batch_size, seed, rank, world, counts=shards.counts, readers=readers, window=window
+        )
+
+
+class _Samples(Sequence[Entry]):
+    """The images of shards as files, counted through all of them. Each is made when it is asked for."""
+
+    def __init__(self, shards: Shards) -> None:
+        self._shards = shards
+        self._ends = np.cumsum(shards.counts)
+        self._scanning = threading.Lock()
+        self._scanned = lru_cache(_TABLES)(scan)
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    @overload
+    def __getitem__(self, position: int) -> Entry: ...
+
+    @overload
+    def __getitem__(self, position: slice) -> Sequence[Entry]: ...
+
+    def __getitem__(self, position: int | slice) -> Entry | Sequence[Entry]:
+        if isinstance(position, slice):
+            return [self[i] for i in range(*position.indices(len(self)))]
+        shard = int(np.searchsorted(self._ends, position, side="right"))
+        path, sample = self._shards.paths[shard], position - int(self._ends[shard]) + self._shards.counts[shard]
+        with self._scanning:  # else each thread would read the table of a new shard
+            members, problem = self._scanned(path)
+        if sample < len(members):
+            return Entry(
+                f"{path.name}/{members[sample].name}", partial(_read, path, members[sample]), members[sample].size
+            )
+        return Entry(
+            f"{path.name}/sample {sample}", partial(_missing, problem or f"the shard has {len(members)} samples")
+        )
+
+
+def _read(path: Path, member: Member) -> bytes:
+    if member.size > MAX_FILE_BYTES:
+        raise UnreadableError(f"{member.size} bytes are more than the {MAX_FILE_BYTES} allowed")
+    try:
+        with path.open("rb") as file:
+            file.seek(member.offset)
+            return file.read(member.size)
+    except OSError as error:
+        raise UnreadableError(one_line(error)) from error
+
+
+def _missing(reason: str) -> bytes:
+    raise UnreadableError(f"missing, though counted before: {reason}")

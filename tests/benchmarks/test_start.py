@@ -1,0 +1,46 @@
+"""The benchmark of a start on a folder of many files: every provider comes to a whole batch."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import harness, rivals
+from benchmarks.data import start
+from fastssl.data.images import Splits
+from fastssl.data.sources import Entries
+
+
+@pytest.mark.parametrize("make", [start.by_cache, start.by_stream, start.by_torchvision])
+def test_a_call_comes_to_the_first_batch(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    if make is start.by_torchvision:
+        try:
+            rivals.load("torchvision.datasets")
+        except rivals.NotInstalledError as missing:
+            pytest.skip(str(missing))
+    monkeypatch.setattr(start, "BATCH", 4)
+    work = make(300)
+    assert work() == work() == 2
+
+
+def test_a_second_start_decodes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "BATCH", 4)
+    work = start.by_cache(400)
+    monkeypatch.setattr("fastssl.data.contents.decode_all", None)
+    assert work() == 2
+    assert harness.backend(work)  # the first op is called where it can be asked
+
+
+def test_nothing_is_decoded_but_the_batches_that_are_made_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "BATCH", 4)
+    read: list[int] = []
+    load = start.images.stream
+    monkeypatch.setattr(start.images, "stream", lambda *args, **kwargs: counted(load(*args, **kwargs), read))
+    start.by_stream(500)()
+    assert 4 <= len(read) <= 3 * 4
+
+
+def counted(splits: Splits, read: list[int]) -> Splits:
+    files = splits.train.images.files.listing
+    entries = files.entries
+    files.entries = Entries(entries.names, entries.sizes, lambda i: (read.append(i), entries[i].read())[1])
+    return splits

@@ -1,0 +1,95 @@
+"""The cache and the engines as the commands use them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from cli_helpers import QUICK, Run, write_images
+
+from fastssl.cli.reading import cache_folder
+from fastssl.train import checkpoint as checkpoints
+from fastssl.train import log
+from fastssl.train.folder import RunFolder
+
+
+@pytest.mark.parametrize(
+    ("given", "folder"),
+    [
+        ({"FASTSSL_CACHE": "/own", "XDG_CACHE_HOME": "/xdg"}, "/own"),
+        ({"FASTSSL_CACHE": "", "XDG_CACHE_HOME": "/xdg"}, "/xdg/fastssl"),
+        ({"XDG_CACHE_HOME": "relative"}, "/home/somebody/.cache/fastssl"),
+        ({}, "/home/somebody/.cache/fastssl"),
+    ],
+)
+def test_where_images_are_kept(given: dict[str, str], folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FASTSSL_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"HOME": "/home/somebody", **given}.items():
+        monkeypatch.setenv(name, value)
+    assert cache_folder() == Path(folder)
+
+
+def test_who_has_no_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> Path:
+        raise RuntimeError("no home")
+
+    for name in ("FASTSSL_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", fail)
+    assert cache_folder() is None
+
+
+def test_a_second_run_starts_from_the_cache_and_ends_at_the_same_weights(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "kept"
+    monkeypatch.setenv("FASTSSL_CACHE", str(cache))
+    monkeypatch.setattr("fastssl.report._NEEDS", ("no_such_module",))  # the report is not what is tested
+    write_images(tmp_path / "photos", {"cat": 10, "dog": 10})
+    words = ["pretrain", "--data", "photos", *QUICK, "--out"]
+    assert run(*words, "without", "--no_cache").code == 0
+    assert not cache.exists()
+    first, second = run(*words, "first"), run(*words, "second")
+    (kept,) = cache.iterdir()
+    assert f"kept 20 images of 16 x 16, 0.0 MB, in {kept} for the next start (remove it whenever" in first.err
+    assert f"20 images of 16 x 16, 0.0 MB, from {kept} (remove it whenever you like; --no_cache" in second.err
+    found = [checkpoints.load(RunFolder(Path(name)).checkpoint) for name in ("without", "first", "second")]
+    for other in found[1:]:
+        assert other.data == found[0].data
+        assert all(torch.equal(other.model[name], found[0].model[name]) for name in other.model)
+    monkeypatch.setattr("fastssl.data.contents.decode_all", None)
+    assert run("evaluate", "first").code == 0
+    assert run("embed", "first", "photos", "--out", "features.npz").code == 0
+
+
+def test_streaming_keeps_no_image_and_scores_them_all_the_same(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastssl.data.contents.decode_all", None)
+    photos = write_images(tmp_path / "photos", {"cat": 12, "dog": 12})
+    (photos / "cat" / "broken.png").write_bytes(b"not a picture")
+    outcome = run("pretrain", "--data", "photos", "--out", "run", "--engine", "stream", *QUICK)
+    assert outcome.code == 0
+    (line,) = [line for line in outcome.err.splitlines() if "broken.png" in line]
+    assert line.startswith("'cat/broken.png' cannot be read (not an image in a format that can be read): ")
+    assert "% waiting for data)" in outcome.err
+    folder = RunFolder(Path("run"))
+    assert len(json.loads(folder.scores.read_text())["rows"]) == 3
+    assert all(0 < row.waiting < 1 for row in log.read(folder.metrics) if row.waiting is not None)
+    page = folder.report.read_text()
+    assert "cat/broken.png" in page
+    assert "% of the time went by waiting for views" in page
+    assert run("report", "run").code == 0
+
+
+def test_streaming_from_what_can_only_be_read_forwards_is_refused(run: Run, tmp_path: Path) -> None:
+    import tarfile
+
+    with tarfile.open(tmp_path / "photos.tar.gz", "w:gz") as archive:
+        archive.add(write_images(tmp_path / "photos", {"cat": 10, "dog": 10}), "photos")
+    outcome = run("pretrain", "--data", "photos.tar.gz", "--out", "run", "--engine", "stream", *QUICK)
+    assert "'photos.tar.gz' is a compressed tar, and streaming reads single files in any order" in outcome.error()
+    assert not Path("run").exists()
