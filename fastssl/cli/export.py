@@ -9,8 +9,9 @@ from fastssl.train.export import export_encoder
 from fastssl.train.trained import open_run
 
 DESCRIPTION = """\
-Write a run's encoder as safetensors under torchvision's names, without the head it was trained with. The file's
-metadata name the architecture, its stem and width, the image size in pixels and the normalisation.
+Write a run's encoder as safetensors under torchvision's names (a ResNet) or timm's (a Vision Transformer), without the
+head it was trained with. The file's metadata name the architecture and its options, the image size in pixels and the
+normalisation.
 """
 
 EXAMPLES = """\

@@ -61,6 +61,14 @@ class Parser(ArgumentParser):
             if re.fullmatch(r"[-+.]*(nan|inf|infinity)", value.lower()):
                 return UserError(f"--{name} must be a finite number; got {value}")
             return UserError(f"--{name} must be of type {kind}; got {value}")
+        if found := re.match(
+            r'Parser key "(.+?)": Does not validate .*? Subtypes: (.*?) Errors: .* Given value: (.*)', message
+        ):
+            name, kinds, value = found.groups()
+            if "typing.Literal" in kinds:
+                return unknown(f"--{name}", value, re.findall(r"'([^']+)'", kinds.partition("]")[0]))
+            kinds = " or ".join(re.findall(r"'(\w+)'", kinds)).replace("NoneType", "null")
+            return UserError(f"--{name} must be of type {kinds}; got {value}")
         if found := re.match(r"the following arguments are required: (\w+)", message):
             return UserError(f"{self._spelled(found[1])} is missing: {self.usage}")
         return UserError(message.removeprefix("argument "))

@@ -11,7 +11,7 @@ from fastssl.losses.dense import DenseContrastive
 from fastssl.losses.dino import DINOLoss
 from fastssl.losses.info_nce import InfoNCE, info_nce_loss
 from fastssl.losses.koleo import KoLeo, koleo_loss
-from fastssl.losses.mae import MAELoss, mae_loss, patchify
+from fastssl.losses.mae import MAELoss, mae_loss, patchify, unpatchify
 from fastssl.losses.moco import MoCoLoss
 from fastssl.losses.negative_cosine import NegativeCosineSimilarity, negative_cosine_similarity
 from fastssl.losses.nt_xent import NTXent, nt_xent_loss
@@ -44,5 +44,6 @@ __all__ = [
     "patchify",
     "siglip_loss",
     "supcon_loss",
+    "unpatchify",
     "vicreg_loss",
 ]

@@ -24,6 +24,26 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
     return _patches("patchify", images, patch_size)
 
 
+def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tensor:
+    """The images (N, C, rows P, columns P) that ``patchify`` made (N, rows columns, P P C) patches of, of any dtype.
+
+    Raises:
+        TypeError: for patches that are no tensor, or a ``patch_size`` that is no integer.
+        ValueError: for patches that are not ``grid``, (rows, columns), of whole pixels.
+    """
+    rows, columns = grid
+    pixels = _check.whole("unpatchify", "patch_size", patch_size) ** 2
+    shape = _check.tensor("unpatchify", "patches", patches).shape
+    if len(shape) != 3 or shape[1] != rows * columns or pixels < 1 or shape[2] % pixels:
+        raise ValueError(
+            f"unpatchify: patches must be (N, {rows * columns}, {pixels} C) for a grid of {rows} x {columns} and "
+            f"patches of {patch_size} pixels; got {_check.shape(patches)}"
+        )
+    channels = shape[2] // pixels
+    split = patches.reshape(shape[0], rows, columns, patch_size, patch_size, channels)
+    return split.permute(0, 5, 1, 3, 2, 4).reshape(shape[0], channels, rows * patch_size, columns * patch_size)
+
+
 def _patches(owner: str, images: Tensor, patch_size: int) -> Tensor:
     n, c, height, width = images.shape
     if height % patch_size or width % patch_size:
@@ -77,9 +97,15 @@ def _target(owner: str, images: Tensor, patch_size: int, normalize_pixels: bool)
     target = target.to(torch.promote_types(target.dtype, torch.float32))
     if not normalize_pixels:
         return target
+    mean, deviation = _moments(target)
+    return (target - mean) / deviation
+
+
+def _moments(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each patch's pixels, (N, L, 1) both."""
     # variance with N - 1, and this epsilon under the root, as in the paper's code: scores depend on it
-    variance, mean = torch.var_mean(target, dim=-1, keepdim=True)
-    return (target - mean) / (variance + 1e-6).sqrt()
+    variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+    return mean, (variance + 1e-6).sqrt()
 
 
 class MAELoss(nn.Module):
@@ -114,6 +140,20 @@ class MAELoss(nn.Module):
             ValueError: for another shape, or sides that patches do not fill.
         """
         return _target("MAELoss", images, self.patch_size, self.normalize_pixels)
+
+    @torch.no_grad()
+    def pixels(self, images: Tensor, prediction: Tensor) -> Tensor:
+        """What a prediction looks like: the inverse of ``target``, (N, L, P P C), in the dtype of ``target``.
+
+        Normalised pixels say nothing of a patch's brightness and contrast: those are taken from ``images``.
+
+        Raises what ``target`` does.
+        """
+        target = _target("MAELoss", images, self.patch_size, False)
+        if not self.normalize_pixels:
+            return prediction.to(target.dtype)
+        mean, deviation = _moments(target)
+        return prediction * deviation + mean
 
     def extra_repr(self) -> str:
         return f"patch_size={self.patch_size}, normalize_pixels={self.normalize_pixels}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
@@ -17,10 +19,13 @@ class Method(nn.Module):
     in ``forward``. It is written for one process and any device.
 
     Attributes:
+        recipe: settings of a run in which the method's differ from those of other methods, by their names in a config
+            file: ``{"encoder": "vit_micro", "optim": {"name": "adamw"}}``.
         Config: frozen dataclass of the method's own hyper-parameters; every field has a default and is documented.
         encoder: what is kept after pretraining; images (N, 3, H, W) to features (N, feature_dim).
     """
 
+    recipe: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     Config: ClassVar[type[Any]]
     encoder: nn.Module
 
@@ -62,6 +67,13 @@ class Method(nn.Module):
         right = logits.argmax(dim=1) == targets
         self.note(pretext_accuracy=right.float().mean(), chance=1 / logits.shape[1])
         return F.cross_entropy(logits.float(), targets)
+
+    def pictures(self, views: list[Tensor]) -> dict[str, Tensor]:
+        """What the method makes of ``views``, for the report: pictures by name, each (N, 3, H, W) like the views.
+
+        Called in evaluation mode, without gradients; by default there are none.
+        """
+        return {}
 
     def after_step(self, progress: float) -> None:
         """Called after every optimiser step with the share of training done, in [0, 1]: the place of an EMA update."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
-from fastssl.errors import unknown
+from fastssl.errors import UserError, unknown
 
 Builder = Callable[..., nn.Module]
 
@@ -25,8 +26,8 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Builder:
-    """The builder of encoder ``name``: called with its options (for a ResNet ``stem`` and ``width``), it returns the
-    encoder, an ``nn.Module`` from (N, 3, H, W) to (N, feature_dim) with an integer attribute ``feature_dim``.
+    """The builder of encoder ``name``: called with its :func:`options` (for a ResNet ``stem`` and ``width``), it gives
+    the encoder, an ``nn.Module`` from (N, 3, H, W) to (N, feature_dim) with an integer attribute ``feature_dim``.
 
     Raises:
         UserError: offering the nearest name, if there is none of that name.
@@ -35,6 +36,26 @@ def get(name: str) -> Builder:
     if name not in encoders:
         raise unknown("encoder", name, encoders)
     return encoders[name]
+
+
+def options(name: str, *, image_size: int | None = None, **given: Any) -> dict[str, Any]:
+    """All that encoder ``name`` is built with, by keyword: its own defaults, but for what is given and not None.
+
+    Args:
+        name: an encoder that :func:`get` knows.
+        image_size: side of the images, in pixels; passed over where an encoder takes any size alike, as a ResNet does.
+        given: values by option.
+    Raises:
+        UserError: for an option that the encoder does not have.
+    """
+    parameters = inspect.signature(get(name)).parameters.values()
+    own = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    if image_size is not None and "image_size" in own:
+        own["image_size"] = image_size
+    for option, value in given.items():
+        if value is not None and option not in own:
+            raise UserError(f"{name} has no {option}, which was set to {value!r}; its options are {', '.join(own)}")
+    return own | {option: value for option, value in given.items() if value is not None}
 
 
 def feature_dim(encoder: nn.Module) -> int:

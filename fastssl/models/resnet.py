@@ -12,6 +12,8 @@ from typing import ClassVar, Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastssl.models import _check
+
 Stem = Literal["imagenet", "cifar"]
 
 
@@ -126,10 +128,7 @@ class ResNet(nn.Module):
         Raises:
             ValueError, TypeError: naming the shape or dtype received, if it is another.
         """
-        if x.ndim != 4 or x.shape[1] != 3:
-            raise ValueError(f"resnet: images must be (N, 3, H, W); got {tuple(x.shape)}")
-        if not x.is_floating_point():
-            raise TypeError(f"resnet: images must be floating-point and normalised; got {x.dtype}")
+        _check.images("resnet", x)
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return x.mean(dim=(2, 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import dataclass
 from importlib.resources import files
@@ -27,6 +28,7 @@ from fastssl.report import figures, pictures
 from fastssl.report.figures import Level
 from fastssl.train import config as configs
 from fastssl.train import log
+from fastssl.train.config import RunConfig
 from fastssl.train.log import Row
 from fastssl.train.reproduce import resolve_device
 from fastssl.train.trained import Trained
@@ -57,9 +59,9 @@ def render(trained: Trained, splits: Splits) -> str:
     labelled = splits.test is not None and splits.test.labels is not None
     shown = splits.train if splits.test is None else splits.test
     device = resolve_device(trained.config.device)
-    encoder = trained.encoder.to(device)
-    bank, queries = (extract(encoder, part.images, size=trained.config.image_size) for part in (splits.train, shown))
-    seed, plan = trained.config.seed, trained.config.view_plan()
+    method = trained.method.to(device)
+    seed, plan, size = trained.config.seed, trained.config.view_plan(), trained.config.image_size
+    bank, queries = (extract(method.encoder, part.images, size=size) for part in (splits.train, shown))
     scores = _scores(trained)
     template = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -75,6 +77,7 @@ def render(trained: Trained, splits: Splits) -> str:
         ),
         map=_map(shown, queries, seed),
         views=pictures.sample_views(splits.train, plan, rows=VIEW_ROWS, seed=seed),
+        method_pictures=pictures.method_pictures(method, shown, plan, rows=VIEW_ROWS, seed=seed, device=device),
         plan=plans.describe(plan),
         skipped=splits.train.skipped[:SKIPPED_SHOWN],
         skipped_total=len(splits.train.skipped),
@@ -93,9 +96,9 @@ def _summary(trained: Trained, splits: Splits) -> dict[str, Any]:
         "epochs": config.epochs,
         "epochs_done": checkpoint.epoch,
         "finished": checkpoint.finished,
+        "summary": _summary_line(config.method),
         "encoder": config.encoder,
-        "stem": config.stem,
-        "width": config.width,
+        "options": _options(config),
         "parameters": _amount(sum(p.numel() for p in trained.encoder.parameters())),
         "images": len(splits.train),
         "image_size": config.image_size,
@@ -105,6 +108,18 @@ def _summary(trained: Trained, splits: Splits) -> dict[str, Any]:
         "waiting": log.share_waiting(rows),
         "command": configs.command(config),
     }
+
+
+def _summary_line(method: str) -> str:
+    """What the method does, by the first line of its module."""
+    text = inspect.getdoc(inspect.getmodule(methods.get(method))) or ""
+    return text.partition("\n")[0]
+
+
+def _options(config: RunConfig) -> str:
+    """What of the encoder can be set, in words: "stem imagenet, width 64"."""
+    options = {name: value for name, value in config.encoder_options().items() if name in configs.ENCODER_OPTIONS}
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in options.items())
 
 
 def _scores(trained: Trained) -> dict[str, Any] | None:
@@ -123,7 +138,7 @@ def _curves(trained: Trained, scores: dict[str, Any] | None) -> list[Curve]:
     per_epoch = sum(row.epoch == 1 for row in rows)
     epochs = [row.step / per_epoch for row in rows]
     svg = figures.curve(epochs, [row.loss for row in rows], title="Loss over epochs", means=True)
-    curves = [Curve("Loss", svg, "Nats; each step faint, the mean of each epoch bold. Lower is better.")]
+    curves = [Curve("Loss", svg, "Each step faint, the mean of each epoch bold. Lower is better.")]
     if "mutual_information_bound" in rows[0].extra:
         curves.append(_bound_curve(rows, epochs))
     if "pretext_accuracy" in rows[0].extra:

@@ -14,6 +14,8 @@ from torch import Tensor
 from fastssl.data.images import ImageSet
 from fastssl.data.plans import ViewPlan
 from fastssl.data.views import make_views
+from fastssl.eval.features import evaluating
+from fastssl.methods import Method
 
 SIDE = 96  # pixels of a thumbnail, at most
 
@@ -91,11 +93,36 @@ def sample_views(images: ImageSet, plan: ViewPlan, *, rows: int, seed: int) -> l
     ]
 
 
+def method_pictures(
+    method: Method, images: ImageSet, plan: ViewPlan, *, rows: int, seed: int, device: torch.device
+) -> list[dict[str, Picture]]:
+    """What ``method`` makes of ``rows`` images, drawn by ``seed``, under captions; nothing, if it has no pictures.
+
+    Args:
+        method: on ``device``.
+    """
+    chosen = choose(images, rows, seed)
+    views = make_views(images.images[chosen], plan, torch.Generator().manual_seed(seed))
+    with evaluating(method), torch.no_grad():
+        drawn = method.pictures([view.to(device) for view in views])
+    visible = {caption: _visible(batch.float().cpu(), plan) for caption, batch in drawn.items()}
+    names = [images.names[index] for index in chosen.tolist()] if visible else []
+    return [
+        {caption: Picture(_uri(batch[row]), name) for caption, batch in visible.items()}
+        for row, name in enumerate(names)
+    ]
+
+
 def visible_views(images: Tensor, plan: ViewPlan, seed: int) -> list[Tensor]:
     """One set of views of (N, 3, S, S) uint8 images, as training sees them, again as uint8."""
     views = make_views(images, plan, torch.Generator().manual_seed(seed))
+    return [_visible(batch, plan) for batch in views]
+
+
+def _visible(batch: Tensor, plan: ViewPlan) -> Tensor:
+    """(N, 3, H, W) float32, normalised as ``plan`` does it, as uint8."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (plan.mean, plan.std))
-    return [((batch * std + mean).clamp(0, 1) * 255).round().byte() for batch in views]
+    return ((batch * std + mean).clamp(0, 1) * 255).round().byte()
 
 
 def choose(images: ImageSet, count: int, seed: int) -> Tensor:

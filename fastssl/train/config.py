@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -18,6 +18,8 @@ from fastssl.data.engines import Engine
 from fastssl.data.plans import ViewPlan
 from fastssl.errors import UserError, unknown
 from fastssl.files import atomic_write
+from fastssl.models.resnet import Stem
+from fastssl.models.vit import Pool
 from fastssl.train.optim import OptimConfig
 
 T = TypeVar("T")
@@ -25,6 +27,8 @@ T = TypeVar("T")
 # These change where and how fast a run is computed, or what is reported on the way; a resumed run may change them.
 # The bits are the same as an uninterrupted run's only where device and threads are.
 FREE_ON_RESUME = frozenset({"device", "threads", "eval_every"})
+# Of all encoders together; each has some of them.
+ENCODER_OPTIONS = ("stem", "width", "depth", "patch_size", "pool")
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,13 @@ class RunConfig:
         engine: what makes the views: "native" from the images in memory, resized to ``image_size``; "stream" from the
             pixels of the files, which are decoded anew each epoch, for what does not fit into memory; "dali" likewise,
             by NVIDIA DALI.
-        encoder: network to train.
-        stem: first layers; "cifar" (3x3, no pooling) for images of 32 pixels or so, "imagenet" (7x7, pooled) for larger
-            ones and for speed.
-        width: channels of the first stage; 64 is the published network, smaller is faster.
+        encoder: network to train. Its options are those that follow; null is the encoder's own, the published network.
+        stem: first layers of a ResNet; "cifar" (3x3, no pooling) for images of 32 pixels or so, "imagenet" (7x7,
+            pooled) for larger ones and for speed.
+        width: channels of a ResNet's first stage (64), or of a Vision Transformer's tokens; smaller is faster.
+        depth: blocks of a Vision Transformer.
+        patch_size: side of its patches, in pixels, which must fill the image; half as large means four times as many.
+        pool: what becomes its features: the "mean" of the patches' tokens, or the class "token".
         epochs: passes over the training images. The learning rate's schedule spans them, so a resumed run keeps them.
         batch_size: images a step, 2 or more; each gives as many views as the method asks for.
         seed: of the initial weights, the order of the images and the augmentations.
@@ -64,8 +71,11 @@ class RunConfig:
     plan: Mapping[str, Any] = field(default_factory=dict)
     engine: Engine = "native"
     encoder: str = "resnet18"
-    stem: Literal["imagenet", "cifar"] = "imagenet"
-    width: int = 64
+    stem: Stem | None = None
+    width: int | None = None
+    depth: int | None = None
+    patch_size: int | None = None
+    pool: Pool | None = None
     epochs: int = 50
     batch_size: int = 256
     seed: int = 0
@@ -77,19 +87,26 @@ class RunConfig:
     method_config: Any = None
 
     def __post_init__(self) -> None:
-        models.get(self.encoder)
         method = methods.get(self.method)
         for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise UserError(f"{name} must be {least} or more; got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"{name} must be {least} or more; got {value}")
         check_seed(self.seed)
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise unknown(name, getattr(self, name), choices)
+            value = getattr(self, name)
+            if value not in choices and not (value is None and name in ENCODER_OPTIONS):
+                raise unknown(name, value, choices)
+        self.encoder_options()
         if self.method_config is None:
             object.__setattr__(self, "method_config", method.Config())
         object.__setattr__(self, "plan", plan_changes(self.plan))
         self.view_plan()
+
+    def encoder_options(self) -> dict[str, Any]:
+        """What the encoder is built with: its own defaults, and what is set."""
+        given = {name: getattr(self, name) for name in ENCODER_OPTIONS}
+        return models.options(self.encoder, image_size=self.image_size, **given)
 
     def view_plan(self) -> ViewPlan:
         """The augmentations: the preset asked for, else the method's own, with the changes asked for."""
@@ -103,8 +120,22 @@ class RunConfig:
 
 
 _LARGEST_SEED = 2**32 - 1  # what the report's t-SNE takes
-_CHOICES = {"engine": engines.NAMES, "stem": ("imagenet", "cifar"), "precision": ("float32", "bfloat16")}
-_LEAST = {"image_size": 8, "width": 1, "epochs": 1, "batch_size": 2, "threads": 0, "eval_every": 0}
+_CHOICES = {
+    "engine": engines.NAMES,
+    "stem": get_args(Stem),
+    "pool": get_args(Pool),
+    "precision": ("float32", "bfloat16"),
+}
+_LEAST = {
+    "image_size": 8,
+    "width": 1,
+    "depth": 1,
+    "patch_size": 1,
+    "epochs": 1,
+    "batch_size": 2,
+    "threads": 0,
+    "eval_every": 0,
+}
 
 
 def check_seed(seed: int) -> None:
@@ -127,14 +158,16 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 
 
 def from_dict(values: Mapping[str, Any]) -> RunConfig:
-    """The inverse of `to_dict`; missing keys take their defaults.
+    """The inverse of `to_dict`; missing keys take the method's recipe, and what that leaves open its default.
 
     Raises:
         UserError: naming the unknown or unusable setting.
     """
-    given = dict(values)
-    name = given.get("method", RunConfig.method)
+    name = values.get("method", RunConfig.method)
     method = methods.get(name)
+    given = {**method.recipe, **values}
+    if isinstance(given.get("optim"), Mapping):
+        given["optim"] = {**method.recipe.get("optim", {}), **given["optim"]}
     known = [*(item.name for item in fields(RunConfig) if item.name != "method_config"), name]
     for setting in given:
         if setting not in known:
@@ -208,13 +241,23 @@ def plan_changes(given: Any, where: str = "plan") -> dict[str, Any]:
 
 
 def with_method(config: RunConfig, method: str) -> RunConfig:
-    """``config`` for another method, with that method's own defaults."""
-    return config if method == config.method else replace(config, method=method, method_config=None)
+    """``config`` for another method: what it leaves as its own method has it becomes as the other has it."""
+    if method == config.method:
+        return config
+    own = to_dict(recipe(config.method))
+    kept = {name: value for name, value in to_dict(config).items() if value != own[name]}
+    kept.pop(config.method, None)  # the settings of the method that is left
+    return from_dict({**kept, "method": method})
+
+
+def recipe(method: str) -> RunConfig:
+    """A run of ``method`` with nothing set: its recipe."""
+    return from_dict({"method": method})
 
 
 def command(config: RunConfig) -> str:
     """The shortest command line that gives ``config``."""
-    default = flat(RunConfig(method=config.method))
+    default = flat(recipe(config.method))
     words = [
         f"--{name} {_words(name, value)}"
         for name, value in flat(config).items()
@@ -251,7 +294,10 @@ def _typed(name: str, value: Any, kind: Any) -> Any:
         return _typed_tuple(name, value, get_args(kind))
     if get_origin(kind) is Mapping:
         return value
-    plain = tuple(item for item in (get_args(kind) or (kind,)) if item in (int, float, str, type(None)))
+    members = get_args(kind) or (kind,)
+    if any(get_origin(item) is Literal for item in members):
+        return value  # which names there are, the settings check themselves
+    plain = tuple(item for item in members if item in (int, float, str, type(None)))
     if float in plain and isinstance(value, int | str) and not isinstance(value, bool):
         with suppress(ValueError):
             return float(value)

@@ -20,11 +20,11 @@ from fastssl.train.trained import Trained
 
 
 def export_encoder(trained: Trained, path: Path) -> None:
-    """Writes the encoder's state dict, under torchvision's names, as safetensors.
+    """Writes the encoder's state dict as safetensors, a ResNet's under torchvision's names, a ViT's under timm's.
 
-    The file's metadata (strings) say how to build the network and how to feed it: ``architecture``, ``stem``,
-    ``width``, ``feature_dim``, ``image_size`` (pixels), ``mean`` and ``std`` (JSON, for
-    channels in [0, 1]), ``method``, ``fastssl`` (the version).
+    The file's metadata (strings) say how to build the network and how to feed it: ``architecture`` and ``options``
+    (JSON; ``fastssl.models.get(architecture)(**options)``), ``feature_dim``, ``image_size`` (pixels), ``mean`` and
+    ``std`` (JSON, for channels in [0, 1]), ``method``, ``fastssl`` (the version).
 
     Raises:
         UserError: for another ending than ``.safetensors``, by which programs know how to read it, or if the file
@@ -38,8 +38,7 @@ def export_encoder(trained: Trained, path: Path) -> None:
         "fastssl": fastssl.__version__,
         "method": config.method,
         "architecture": config.encoder,
-        "stem": config.stem,
-        "width": str(config.width),
+        "options": json.dumps(config.encoder_options()),
         "feature_dim": str(feature_dim(trained.encoder)),
         "image_size": str(config.image_size),
         "mean": json.dumps(plan.mean),

@@ -61,7 +61,7 @@ def build_method(config: RunConfig) -> Method:
     kind = methods.get(config.method)
     with reproducible(config.seed, config.threads):
         try:
-            return kind(models.get(config.encoder)(stem=config.stem, width=config.width), config.method_config)
+            return kind(models.get(config.encoder)(**config.encoder_options()), config.method_config)
         except ValueError as error:
             raise UserError(f"{config.method}: {error}") from error
 

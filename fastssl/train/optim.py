@@ -26,6 +26,7 @@ class OptimConfig:
         lr: highest learning rate, reached at the end of the warm-up; not scaled by the batch size.
         weight_decay: L2 factor of parameters with two or more dimensions; the others never decay.
         momentum: share of the last update that is kept; the first beta of AdamW.
+        beta2: AdamW's second beta: share of the mean squared gradient that is kept.
         warmup_epochs: epochs of linear warm-up.
         final_lr: learning rate at the end of the cosine.
     """
@@ -34,6 +35,7 @@ class OptimConfig:
     lr: float = 0.1
     weight_decay: float = 5e-4
     momentum: float = 0.9
+    beta2: float = 0.999
     warmup_epochs: int = 5
     final_lr: float = 0.0
 
@@ -44,8 +46,9 @@ class OptimConfig:
             raise UserError(f"lr must be a finite number above 0; got {self.lr}")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise UserError(f"weight_decay must be a finite number, 0 or above; got {self.weight_decay}")
-        if not 0 <= self.momentum < 1:
-            raise UserError(f"momentum must lie in [0, 1); got {self.momentum}")
+        for name in ("momentum", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} must lie in [0, 1); got {getattr(self, name)}")
         if self.warmup_epochs < 0:
             raise UserError(f"warmup_epochs must be 0 or above; got {self.warmup_epochs}")
         if not 0 <= self.final_lr <= self.lr:
@@ -136,7 +139,7 @@ def _sgd(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optim
 
 
 def _adamw(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, config.beta2))
 
 
 def _lars(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:

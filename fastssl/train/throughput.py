@@ -48,8 +48,10 @@ class BenchConfig:
         image_size: side of the square images, in pixels.
         batch_size: images a step.
         encoder: network whose step is timed: forward and backward, on all views.
-        stem: its first layers, "imagenet" or "cifar".
-        width: channels of its first stage.
+        stem: first layers of a ResNet, "imagenet" or "cifar"; null is the published network's, here and below.
+        width: channels of its first stage, or of a Vision Transformer's tokens.
+        depth: blocks of a Vision Transformer.
+        patch_size: side of its patches, in pixels.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
         threads: CPU threads; 0 leaves torch's own choice.
         seconds: that each engine, and the step, is measured for, in five turns.
@@ -63,8 +65,10 @@ class BenchConfig:
     image_size: int = 64
     batch_size: int = 256
     encoder: str = "resnet18"
-    stem: Stem = "imagenet"
-    width: int = 64
+    stem: Stem | None = None
+    width: int | None = None
+    depth: int | None = None
+    patch_size: int | None = None
     device: str = "auto"
     threads: int = 0
     seconds: float = 10.0
@@ -72,9 +76,10 @@ class BenchConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "batch_size", "width"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be 1 or more; got {getattr(self, name)}")
+        for name in ("image_size", "batch_size", "width", "depth", "patch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} must be 1 or more; got {value}")
         if self.threads < 0:
             raise UserError(f"threads must be 0 or more; got {self.threads}")
         if not 0 < self.seconds < math.inf:
@@ -85,7 +90,12 @@ class BenchConfig:
         check_threads(self.threads)
         object.__setattr__(self, "plan", plan_changes(self.plan))
         self.view_plan()
-        models.get(self.encoder)
+        self.encoder_options()
+
+    def encoder_options(self) -> dict[str, Any]:
+        """What the encoder is built with: its own defaults, and what is set."""
+        given = {name: getattr(self, name) for name in ("stem", "width", "depth", "patch_size")}
+        return models.options(self.encoder, image_size=self.image_size, **given)
 
     def view_plan(self) -> ViewPlan:
         """The preset with its changes."""
@@ -211,7 +221,7 @@ def _rate(turns: list[float]) -> Rate:
 
 def _step(config: BenchConfig, device: torch.device) -> Callable[[float], float]:
     """A function that trains for at least so many seconds, and returns images a second."""
-    encoder = models.get(config.encoder)(stem=config.stem, width=config.width).to(device)
+    encoder = models.get(config.encoder)(**config.encoder_options()).to(device)
     batch = min(config.batch_size, _STEP_IMAGES) if device.type == "cpu" else config.batch_size
     views = [
         torch.randn(batch * part.views, 3, part.size, part.size, device=device) for part in config.view_plan().parts

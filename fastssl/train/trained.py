@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from fastssl.methods import Method
 from fastssl.train import checkpoint as checkpoints
 from fastssl.train import config as configs
 from fastssl.train.checkpoint import Checkpoint
@@ -17,16 +18,21 @@ from fastssl.train.loop import build_method
 
 @dataclass(frozen=True)
 class Trained:
-    """A run's encoder with all that is known about it.
+    """A run's method and encoder with all that is known about them.
 
     Attributes:
-        encoder: with the weights of the last checkpoint, in evaluation mode, on the CPU.
+        method: with the weights of the last checkpoint, in evaluation mode, on the CPU.
     """
 
     folder: RunFolder
     config: RunConfig
     checkpoint: Checkpoint
-    encoder: nn.Module
+    method: Method
+
+    @property
+    def encoder(self) -> nn.Module:
+        """What pretraining was for: images to features."""
+        return self.method.encoder
 
     def random_encoder(self) -> nn.Module:
         """The encoder as it was before the first step."""
@@ -44,4 +50,4 @@ def open_run(path: Path) -> Trained:
     config = configs.from_dict(checkpoint.config)
     method = build_method(config)
     method.load_state_dict(checkpoint.model)
-    return Trained(folder, config, checkpoint, method.encoder.eval())
+    return Trained(folder, config, checkpoint, method.eval())

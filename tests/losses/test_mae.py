@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastssl.losses import MAELoss, patchify
+from fastssl.losses import MAELoss, patchify, unpatchify
 
 IMAGES = torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(0))
 
@@ -17,6 +17,20 @@ def test_patches_are_read_as_text_and_channels_come_last() -> None:
         for column in range(3):
             block = IMAGES[1, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
             assert torch.equal(patches[1, 3 * row + column], block.permute(1, 2, 0).flatten())
+
+
+def test_unpatchify_gives_the_images_back() -> None:
+    for images in (IMAGES, IMAGES.byte(), IMAGES[:0]):
+        assert torch.equal(unpatchify(patchify(images, 2), 2, (2, 3)), images)
+    for patches in (torch.zeros(2, 6, 12)[0], torch.zeros(2, 5, 12), torch.zeros(2, 6, 11)):
+        with pytest.raises(ValueError, match=r"must be \(N, 6, 4 C\) for a grid of 2 x 3 and patches of 2 pixels; got"):
+            unpatchify(patches, 2, (2, 3))
+
+
+@pytest.mark.parametrize("normalize_pixels", [True, False])
+def test_pixels_are_the_inverse_of_the_target(normalize_pixels: bool) -> None:
+    loss = MAELoss(2, normalize_pixels=normalize_pixels)
+    torch.testing.assert_close(loss.pixels(IMAGES, loss.target(IMAGES)), patchify(IMAGES, 2))
 
 
 @pytest.mark.parametrize("normalize_pixels", [True, False])

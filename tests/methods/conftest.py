@@ -10,15 +10,22 @@ from torch import Tensor
 from fastssl import methods, models
 from fastssl.data.views import make_views
 
+# Encoders of the methods' recipes, as small as they can be for images of 16 pixels.
+TINY: dict[str, dict[str, Any]] = {
+    "resnet18": {"stem": "cifar", "width": 4},
+    "vit_micro": {"patch_size": 4, "width": 32, "depth": 2, "image_size": 16},
+}
+
 
 @pytest.fixture
 def build() -> Callable[..., methods.Method]:
-    """Builds a method by name on a tiny ResNet; further arguments are the method's settings."""
+    """Builds a method by name on its recipe's encoder, a tiny one; further arguments are the method's settings."""
 
     def build(name: str, *, seed: int = 0, **settings: Any) -> methods.Method:
         torch.manual_seed(seed)
         kind = methods.get(name)
-        return kind(models.get("resnet18")(stem="cifar", width=4), kind.Config(**settings))
+        encoder = kind.recipe.get("encoder", "resnet18")
+        return kind(models.get(encoder)(**TINY[encoder]), kind.Config(**settings))
 
     return build
 

@@ -118,6 +118,16 @@ def test_a_stopped_run_resumes_to_the_same_bits(name, precision, tmp_path):
     assert losses[0] == losses[1]
 
 
+def test_pictures_are_images_like_the_views(name, build, views_of):
+    method = build(name).eval()
+    views = views_of(method)
+    for caption, pictures in method.pictures(views).items():
+        assert caption
+        assert pictures.shape[:2] == views[0].shape[:2]
+        assert pictures.dtype == torch.float32
+        assert bool(pictures.isfinite().all())
+
+
 def test_is_a_method_with_its_encoder(name, build):
     method = build(name)
     assert isinstance(method, Method)

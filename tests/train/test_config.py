@@ -67,6 +67,11 @@ def test_exponents_that_yaml_reads_as_words_are_numbers(tmp_path: Path) -> None:
         ("encoder: resnet19", "unknown encoder 'resnet19': did you mean 'resnet18'"),
         ("views: simcl", "unknown view plan 'simcl': did you mean 'simclr'"),
         ("views: eval", "views 'eval' makes 1 view(s) of an image; simclr needs 2"),
+        ("patch_size: 4", "resnet18 has no patch_size, which was set to 4; its options are stem, width"),
+        ("{encoder: vit_tiny, stem: cifar}", "vit_tiny has no stem"),
+        ("{encoder: vit_tiny, pool: max}", "unknown pool 'max': choose one of: mean, token"),
+        ("{encoder: vit_tiny, patch_size: 0}", "patch_size must be 1 or more; got 0"),
+        ("optim: {beta2: 1}", "beta2 must lie in [0, 1); got 1.0"),
         ("stem: cifer", "unknown stem 'cifer': did you mean 'cifar'"),
         ("precision: float16", "unknown precision 'float16'"),
         ("engine: dalli", "unknown engine 'dalli': did you mean 'dali'"),
@@ -136,3 +141,23 @@ def test_command_names_what_differs_from_the_defaults() -> None:
 
 def test_another_method_takes_its_own_defaults() -> None:
     assert configs.with_method(CHANGED, "simclr") is CHANGED
+    assert configs.with_method(RunConfig(), "mae") == configs.recipe("mae")
+    other = configs.with_method(RunConfig(data="photos", optim=OptimConfig(lr=0.3)), "mae")
+    assert other == replace(configs.recipe("mae"), data="photos", optim=OptimConfig(lr=0.3))
+    assert configs.with_method(replace(configs.recipe("mae"), epochs=3), "simclr") == RunConfig(epochs=3)
+
+
+def test_a_methods_recipe_fills_what_is_missing() -> None:
+    config = configs.from_dict({"method": "mae", "optim": {"lr": 2e-3}})
+    assert config.encoder == "vit_micro"
+    assert config.optim == OptimConfig("adamw", lr=2e-3, weight_decay=0.05, beta2=0.95)
+    given = configs.from_dict({"method": "mae", "encoder": "vit_tiny", "patch_size": 8, "optim": {"name": "lars"}})
+    assert (given.encoder, given.optim.name) == ("vit_tiny", "lars")
+    assert configs.command(config) == "fastssl pretrain mae --optim.lr 0.002"
+    assert configs.command(configs.recipe("mae")) == "fastssl pretrain mae"
+
+
+def test_an_encoder_gets_its_options_and_the_size_of_the_images() -> None:
+    assert RunConfig(width=8).encoder_options() == {"stem": "imagenet", "width": 8}
+    options = RunConfig(encoder="vit_micro", image_size=32, patch_size=4, pool="token").encoder_options()
+    assert {**options, "image_size": 32, "patch_size": 4, "pool": "token", "width": 128} == options

@@ -32,7 +32,7 @@ def test_the_exported_encoder_is_the_trained_one(
     with safe_open(path, "pt") as file:
         told = file.metadata()
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    rebuilt = models.get(told["architecture"])(stem=told["stem"], width=int(told["width"])).eval()
+    rebuilt = models.get(told["architecture"])(**json.loads(told["options"])).eval()
     rebuilt.load_state_dict(weights, strict=True)
     x = torch.rand(2, 3, 16, 16)
     assert torch.equal(rebuilt(x), trained.encoder(x))

@@ -45,7 +45,7 @@ def test_a_step_trains_the_encoder_on_every_view(monkeypatch: pytest.MonkeyPatch
     seen: list[tuple[int, ...]] = []
 
     class Encoder(torch.nn.Module):
-        def __init__(self, **_: object) -> None:
+        def __init__(self, *, width: int = 64) -> None:
             super().__init__()
             self.weight = torch.nn.Parameter(torch.ones(1))
 

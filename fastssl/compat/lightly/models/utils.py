@@ -82,8 +82,9 @@ def unpatchify(patches: Tensor, patch_size: int, channels: int = 3) -> Tensor:
     """The images of ``patchify``."""
     side = round(patches.shape[1] ** 0.5)
     assert side * side == patches.shape[1], f"patches must be of square images; got {patches.shape[1]}"
-    split = patches.reshape(len(patches), side, side, patch_size, patch_size, channels)
-    return split.permute(0, 5, 1, 3, 2, 4).reshape(len(patches), channels, side * patch_size, side * patch_size)
+    images = losses.unpatchify(patches, patch_size, (side, side))
+    assert images.shape[1] == channels, f"patches hold {images.shape[1]} channels; got channels={channels}"
+    return images
 
 
 def repeat_token(token: Tensor, size: tuple[int, int]) -> Tensor:
