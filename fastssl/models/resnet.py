@@ -122,16 +122,22 @@ class ResNet(nn.Module):
         rest = [block(planes * block.expansion, planes, 1) for _ in range(depth - 1)]
         return nn.Sequential(block(inputs, planes, stride), *rest)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (N, 3, H, W) floating-point images, normalised. Returns (N, feature_dim), averaged over positions.
+    def maps(self, x: Tensor) -> Tensor:
+        """x: (N, 3, H, W) floating-point images, normalised. Returns the last map, (N, feature_dim, h, w).
+
+        Each of h and w is a 32nd of the image's with the stem "imagenet", an 8th with "cifar", rounded up.
 
         Raises:
             ValueError, TypeError: naming the shape or dtype received, if it is another.
         """
         _check.images("resnet", x)
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return x.mean(dim=(2, 3))
+        last: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return last
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, 3, H, W), as for :meth:`maps`. Returns (N, feature_dim), the map averaged over positions."""
+        return self.maps(x).mean(dim=(2, 3))
 
 
 resnet18 = partial(ResNet, BasicBlock, (2, 2, 2, 2))

@@ -46,9 +46,9 @@ class RunConfig:
             pixels of the files, which are decoded anew each epoch, for what does not fit into memory; "dali" likewise,
             by NVIDIA DALI.
         encoder: network to train. Its options are those that follow; null is the encoder's own, the published network.
-        stem: first layers of a ResNet; "cifar" (3x3, no pooling) for images of 32 pixels or so, "imagenet" (7x7,
-            pooled) for larger ones and for speed.
-        width: channels of a ResNet's first stage (64), or of a Vision Transformer's tokens; smaller is faster.
+        stem: first layers of a ResNet or AlexNet; "cifar" (3x3, stride 1) for images of 32 pixels or so, "imagenet"
+            (7x7 or 11x11, with strides) for larger ones and for speed.
+        width: channels of their first stage (64), or of a Vision Transformer's tokens; smaller is faster.
         depth: blocks of a Vision Transformer.
         patch_size: side of its patches, in pixels, which must fill the image; half as large means four times as many.
         pool: what becomes its features: the "mean" of the patches' tokens, or the class "token".

@@ -48,8 +48,8 @@ class BenchConfig:
         image_size: side of the square images, in pixels.
         batch_size: images a step.
         encoder: network whose step is timed: forward and backward, on all views.
-        stem: first layers of a ResNet, "imagenet" or "cifar"; null is the published network's, here and below.
-        width: channels of its first stage, or of a Vision Transformer's tokens.
+        stem: first layers of a ResNet or AlexNet, "imagenet" or "cifar"; null is the encoder's own, here and below.
+        width: channels of their first stage, or of a Vision Transformer's tokens.
         depth: blocks of a Vision Transformer.
         patch_size: side of its patches, in pixels.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".

@@ -89,6 +89,13 @@ def test_feature_dim_is_what_comes_out(name, expansion, stem):
     assert encoder(torch.randn(3, 3, 32, 32)).shape == (3, encoder.feature_dim)
 
 
+@pytest.mark.parametrize(("stem", "size", "side"), [("imagenet", 64, 2), ("imagenet", 70, 3), ("cifar", 60, 8)])
+def test_features_are_the_mean_of_the_last_map(stem, size, side):
+    encoder, x = resnet.resnet18(stem=stem, width=4).eval(), torch.randn(2, 3, size, size)
+    assert encoder.maps(x).shape == (2, 32, side, side)
+    assert torch.equal(encoder(x), encoder.maps(x).mean((2, 3)))
+
+
 @pytest.mark.parametrize(("stem", "side"), [("imagenet", 16), ("cifar", 64)])
 def test_stem_keeps_the_resolution_it_says(stem, side):
     encoder = resnet.resnet18(stem=stem, width=4)
