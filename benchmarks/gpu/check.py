@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks import harness, summary
 from benchmarks.gpu import ledger, pretend
-from benchmarks.gpu.stages import STAGES, Result, Stage, environment, files_of
+from benchmarks.gpu.stages import STAGES, Result, Stage, environment, files_of, module_is_there
 from fastssl.errors import UserError
 from fastssl.files import atomic_write
 
@@ -100,6 +100,10 @@ def run(out: Path, minutes: float, only: str | None, dry: bool, say: Say) -> boo
     for i, stage in enumerate(stages):
         left = max(0.0, end - time.monotonic())
         seconds = left * stage.share / sum(later.share for later in stages[i:])
+        if stage.name != "build" and not dry and not module_is_there():
+            say(f"{stage.name}: not begun, for fastssl._cuda is not built: the next run goes on with the build")
+            fine = False  # what would fail now would be kept, and not be done again
+            continue
         fine = perform(stage, out, seconds, dry, say) and fine
     if only in (None, "ledger"):
         write_ledger(out, dry, say)

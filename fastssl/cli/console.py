@@ -51,7 +51,7 @@ def describe_data(splits: Splits) -> None:
     """One line on what was read, and a few on what was skipped."""
     train, test = splits.train, splits.test
     labelled = f", {len(test)} for testing, {len(train.classes)} classes" if test is not None else ", no labels"
-    _err.print(f"{train.source}: {_images(len(train))} for training{labelled}", markup=False)
+    _err.print(f"{train.source}: {_images(len(train))} for training{labelled}", markup=False, soft_wrap=True)
     describe_skipped(train, "all named in the report")
 
 
@@ -65,7 +65,7 @@ def describe_skipped(images: ImageSet, where_all_are: str | None = None) -> None
     if shown:
         _err.print(f"skipped {len(images.skipped)} that cannot be read:", markup=False)
     for file in shown:
-        _err.print(f"  {file.name}: {file.reason}", markup=False)
+        _err.print(f"  {file.name}: {file.reason}", markup=False, soft_wrap=True)
     if len(images.skipped) > len(shown):
         _err.print(f"  and {len(images.skipped) - len(shown)} more, {where_all_are}", markup=False)
 
@@ -105,7 +105,7 @@ class TrainingDisplay:
         self._bar.update(self._task, completed=row.step, description=epoch, numbers=numbers)
         if row.step % progress.steps_per_epoch == 0:
             knn = "" if row.knn is None else f"  kNN {100 * row.knn:.1f} %"
-            _err.print(f"{epoch}  {numbers}{knn}", markup=False)
+            _err.print(f"{epoch}  {numbers}{knn}", markup=False, soft_wrap=True)
 
     def trained(self, epochs: int) -> None:
         """Says so of a run whose training was complete before: no step was shown."""
@@ -159,12 +159,13 @@ def show_throughput(result: Throughput) -> None:
     _out.print(table)
     for engine in result.engines:
         if engine.cannot:
-            _out.print(f"{engine.engine}: {engine.cannot}", markup=False)
+            _out.print(f"{engine.engine}: {engine.cannot}", markup=False, soft_wrap=True)
     _out.print(
         f"step: {config.encoder}, forward and backward, {step:,.3g} images/s, {config.batch_size / step:.2g} s a batch",
         markup=False,
+        soft_wrap=True,
     )
-    _out.print(_verdict(result), markup=False)
+    _out.print(_verdict(result), markup=False, soft_wrap=True)
 
 
 def _measured(speed: EngineSpeed) -> tuple[str, ...]:

@@ -12,6 +12,9 @@ from fastssl.errors import UserError, unknown
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+# The largest side of a view that ``fastssl.ops.augment`` makes.
+LARGEST_SIZE = 32768
+
 # Images of this side and above get SimCLR's ImageNet recipe, smaller ones its CIFAR recipe.
 BLUR_FROM_SIZE = 96
 
@@ -29,7 +32,8 @@ class ViewPlan:
     Args:
         size: side of a view, in pixels.
         views: how many are made of each image with these settings.
-        crop_scale: bounds of the crop's area, as a share of the image's.
+        crop_scale: bounds of the crop's area, as a share of the image's; of squares (crop_ratio (1, 1)), of the largest
+            square's in the image, and all of it is the one in the middle.
         crop_ratio: bounds of the crop's width / height, drawn log-uniformly.
         interpolation: of resizing the crop, antialiased.
         flip: probability of a left-right flip.
@@ -85,7 +89,8 @@ class ViewPlan:
         return sum(part.views for part in self.parts)
 
     def __post_init__(self) -> None:
-        _require(self.size >= 1 and self.views >= 1, "size and views", (self.size, self.views), "at least 1")
+        _require(1 <= self.size <= LARGEST_SIZE, "size", self.size, f"in [1, {LARGEST_SIZE}]")
+        _require(self.views >= 1, "views", self.views, "at least 1")
         for name in ("flip", "jitter", "grayscale", "blur", "solarize"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a probability in [0, 1]")
         for name in ("brightness", "contrast", "saturation"):
@@ -337,7 +342,8 @@ def _steps(plan: ViewPlan) -> dict[str, str]:
     """How a part takes each step; nothing where it does not."""
     low, high = plan.crop_scale
     sides = "a square" if plan.crop_ratio == (1, 1) else f"width to height {_span(*plan.crop_ratio)}"
-    crop = f"{_span(100 * low, 100 * high)} % of the area, {sides}"
+    whole = "largest square's area" if plan.crop_ratio == (1, 1) else "area"
+    crop = f"{_span(100 * low, 100 * high)} % of the {whole}, {sides}"
     if plan.crop_ratio == (1, 1) == plan.crop_scale:
         crop = "the largest square in the middle"
     strengths = (("brightness", plan.brightness), ("contrast", plan.contrast), ("saturation", plan.saturation))

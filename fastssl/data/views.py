@@ -109,7 +109,10 @@ def _crop(plan: ViewPlan, shapes: Tensor, unit: Tensor) -> Tensor:
     """(V, N, 4) top, left, height and width, of (V, N, 2 attempts + 2) numbers in [0, 1)."""
     height, width = shapes[:, 0, None].double(), shapes[:, 1, None].double()
     low, high = plan.crop_scale
-    area = (unit[..., :_CROP_ATTEMPTS] * (high - low) + low) * (height * width)
+    # a square with a share of a wide image's area may never fit; with all of the largest square it is in the middle
+    of_square = plan.crop_ratio == (1, 1) != plan.crop_scale
+    whole_area = torch.minimum(height, width).square() if of_square else height * width
+    area = (unit[..., :_CROP_ATTEMPTS] * (high - low) + low) * whole_area
     thin, broad = plan.crop_ratio
     logs = unit[..., _CROP_ATTEMPTS : 2 * _CROP_ATTEMPTS] * (math.log(broad) - math.log(thin)) + math.log(thin)
     ratio = logs.exp()

@@ -290,7 +290,8 @@ def _not_on_cuda(images: Tensor, places: Tensor | None, *rest: Any) -> str | Non
 
 def _example(device: torch.device) -> tuple[Any, ...]:
     def made(values: object, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.tensor(values, dtype=dtype, device=device).expand(2, 2, *torch.tensor(values).shape)
+        value = torch.tensor(values, dtype=dtype, device=device)
+        return value.expand(2, 2, *value.shape).clone()
 
     params = ViewParams(
         crop=made([1, 2, 5, 4], torch.int64),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from torch import Tensor
 from fastssl import methods, models
 from fastssl.data import engines
 from fastssl.data.images import ImageSet, Splits
+from fastssl.data.plans import ViewPlan
 from fastssl.errors import UserError
 from fastssl.eval.features import extract
 from fastssl.eval.knn import KNNConfig, knn_accuracy
@@ -66,6 +68,20 @@ def build_method(config: RunConfig) -> Method:
             raise UserError(f"{config.method}: {error}") from error
 
 
+def check_views(method: Method, plan: ViewPlan) -> None:
+    """Sees whether ``method`` takes views of the plan's sizes, before a run is begun; it stays as it is.
+
+    Raises:
+        UserError: if it does not.
+    """
+    views = [torch.zeros(2, 3, part.size, part.size) for part in plan.parts for _ in range(part.views)]
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        try:
+            copy.deepcopy(method).eval()(views)
+        except ValueError as error:
+            raise UserError(f"the views do not suit the method: {error}") from error
+
+
 def pretrain(
     config: RunConfig,
     splits: Splits,
@@ -98,6 +114,7 @@ def pretrain(
     device = resolve_device(config.device)
     check_threads(config.threads)
     method = build_method(config)
+    check_views(method, config.view_plan())
     with folder.lock(), reproducible(config.seed, config.threads), stop_on_signal() as stop:
         trainer = _Trainer(config, method, splits, device)
         with closing(trainer.loader):

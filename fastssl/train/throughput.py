@@ -221,7 +221,12 @@ def _rate(turns: list[float]) -> Rate:
 
 def _step(config: BenchConfig, device: torch.device) -> Callable[[float], float]:
     """A function that trains for at least so many seconds, and returns images a second."""
-    encoder = models.get(config.encoder)(**config.encoder_options()).to(device)
+    try:
+        encoder = models.get(config.encoder)(**config.encoder_options()).to(device)
+        encoder.eval()(torch.zeros(1, 3, config.view_plan().size, config.view_plan().size, device=device))
+    except ValueError as error:
+        raise UserError(f"{config.encoder}: {error}") from error
+    encoder.train()
     batch = min(config.batch_size, _STEP_IMAGES) if device.type == "cpu" else config.batch_size
     views = [
         torch.randn(batch * part.views, 3, part.size, part.size, device=device) for part in config.view_plan().parts

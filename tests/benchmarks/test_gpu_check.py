@@ -95,6 +95,28 @@ def test_stages_share_the_time_that_is_left(tmp_path: Path, monkeypatch: pytest.
     assert given == pytest.approx([15, 60], abs=2)
 
 
+def test_nothing_is_tested_of_a_module_that_is_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would fail, and the failure be kept."""
+    done: list[str] = []
+
+    def building(parts: list[str], seconds: float, tell: stages.Tell, dry: bool) -> None:
+        done.append("build")  # its time ends
+
+    def testing(parts: list[str], seconds: float, tell: stages.Tell, dry: bool) -> None:
+        done.append("tests")
+        tell("only", {})
+
+    found = [Stage("build", 1, (), lambda dry: ["all"], building), Stage("tests", 1, (), lambda dry: ["only"], testing)]
+    monkeypatch.setattr(check, "STAGES", found)
+    monkeypatch.setattr(check, "write_ledger", lambda *_: None)
+    said: list[str] = []
+    for there in (False, True):
+        monkeypatch.setattr(check, "module_is_there", lambda there=there: there)
+        assert not check.run(tmp_path, 1.0, None, False, said.append)
+    assert done == ["build", "build", "tests"]
+    assert "tests: not begun, for fastssl._cuda is not built: the next run goes on with the build" in said
+
+
 # ---- processes ----
 
 CHILD = """

@@ -42,6 +42,12 @@ def test_a_file_of_another_method_keeps_what_was_set_in_it(trained: Path, done: 
     assert (config.encoder, config.epochs, config.width, config.optim.name) == ("vit_micro", 2, 8, "adamw")
 
 
+def test_views_that_patches_do_not_fill_are_one_line_and_write_nothing(photos: Path, run: Run) -> None:
+    outcome = run("pretrain", "mae", "--data", photos, "--out", "out", "--image_size", "32", "--plan.size", "30")
+    assert "the views do not suit the method: vit: patches of 8 pixels do not fill images of 30 x 30" in outcome.error()
+    assert not Path("out").exists()
+
+
 def test_it_is_scored_embedded_and_exported(trained: Path, photos: Path, run: Run) -> None:
     rows = json.loads((trained / "scores.json").read_text())["rows"]
     assert [row["features"] for row in rows] == ["trained", "random initialisation", "raw pixels"]

@@ -220,7 +220,7 @@ def test_later_parts_are_described_by_what_differs() -> None:
             {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.5, 1.0)},
             "normalised by mean (0.5, 0.5, 0.5) and standard deviation",
         ),
-        ({"crop_scale": (0.25, 0.25)}, "crop: 25 % of the area, a square, resized"),
+        ({"crop_scale": (0.25, 0.25)}, "crop: 25 % of the largest square's area, a square, resized"),
     ],
 )
 def test_each_step_has_its_words(changes: dict[str, object], line: str) -> None:

@@ -102,6 +102,18 @@ def test_a_crop_that_never_fits_is_the_largest_central_one() -> None:
     assert one_view(wide, 50, 20, count=3).crop[0].tolist() == [18, 0, 13, 20]
 
 
+@pytest.mark.parametrize("plan", [plans.rotation, plans.jigsaw, plans.colorization, plans.relative_patch])
+@pytest.mark.parametrize(("height", "width"), [(375, 500), (500, 333), (240, 240)])
+def test_squares_of_a_wide_image_are_not_always_the_middle_one(plan, height: int, width: int) -> None:
+    crops = one_view(plan(64), height, width, count=1000).crop
+    assert len(crops[:, :2].unique(dim=0)) > 200
+    assert torch.equal(crops[:, 2], crops[:, 3])
+    share = (crops[:, 2].double() / min(height, width)).square()
+    low, high = plan(64).crop_scale
+    assert share.min() > low - 0.02
+    assert share.max() < high + 0.02
+
+
 def test_images_of_different_sizes_have_crops_of_their_own() -> None:
     shapes = torch.tensor([[1, 1], [30, 500], [400, 20]])
     params = draw(simclr(8), shapes, generator())

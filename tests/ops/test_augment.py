@@ -16,13 +16,15 @@ from fastssl.ops import PackedImages, ViewParams, augment
 from fastssl.ops.augment import reference  # type: ignore[attr-defined]
 
 BACKENDS = ("reference", "cpu", "cuda")
+pytestmark = pytest.mark.usefixtures("made_on_the_engine")
 LEVEL = 1 / 255
 NEAR = 2e-5  # roundings of float32, of values in [0, 1]
 
 
 def images_of(count: int, height: int, width: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randint(256, (count, 3, height, width), dtype=torch.uint8, generator=generator)
+    noise = torch.randint(256, (count, 3, height, width), dtype=torch.uint8, generator=generator, device="cpu")
+    noise = noise.to(torch.get_default_device())
     noise[1::3] = noise[1::3, :1]  # greys
     noise[2::3] = torch.where(noise[2::3] < 128, 0, 255).byte()  # primaries
     return noise
@@ -211,7 +213,7 @@ def test_packed_images_of_different_sizes(engine) -> None:
 def test_more_pixels_than_32_bits_count(engine) -> None:
     if engine.backend == "reference":
         pytest.skip("its matrices would be as long as the image")
-    images, corner = zeros(1, 3, 27_000, 27_000, dtype=torch.uint8, device="cpu"), images_of(1, 27, 27)
+    images, corner = zeros(1, 3, 27_000, 27_000, dtype=torch.uint8, device=engine.device), images_of(1, 27, 27)
     images[:, :, -27:, -27:] = corner
     (view,) = augment(images, neutral(1, 1, 27, 27, crop=[27_000 - 27] * 2 + [27] * 2), 27)
     torch.testing.assert_close(view, corner / 255, rtol=2e-7, atol=0)
@@ -234,6 +236,7 @@ def test_views_are_torchvisions(engine, made_by: str) -> None:
         drawn = CASES[key]
         how = "bicubic" if drawn["bicubic"] else "bilinear"
         (view,) = augment(image()[None], params_of(drawn), drawn["size"], interpolation=how)
+        want = want.to(view.device)
         if kind == "float":
             assert (view[0] - want).abs().max() < 2 * NEAR, name
         else:
@@ -385,7 +388,9 @@ def test_what_is_outside_its_range_is_a_view_of_nan_on_a_gpu(engine, bad: dict[s
 def test_a_place_beyond_the_bytes_is_a_view_of_nan_on_a_gpu(engine, place: tuple[int, int, int]) -> None:
     if engine.backend != "cuda":
         pytest.skip("another engine names it")
-    images = PACKED._replace(pixels=images_of(2, 9, 12).movedim(1, 3).flatten())
+    images = PackedImages(
+        images_of(2, 9, 12).movedim(1, 3).flatten(), *(x.to(engine.device, copy=True) for x in PACKED[1:])
+    )
     params = random_params(1, 2, 1, 1)
     (want,) = augment(images, params, 5)
     for column, value in zip(images[1:], place, strict=True):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from emulated import cuda_on_cpu
+from fuzz_helpers import tensors_of
 from torch import Tensor
 
 from fastssl import ops
@@ -23,6 +26,22 @@ def test_passes_opcheck(name: str, engine) -> None:
     if engine.backend not in op.implementations:
         pytest.skip(f"the op has no {engine.backend} backend")
     torch.library.opcheck(getattr(torch.ops.fastssl, name).default, (*op.example(engine.device), None))
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_examples_can_be_written_to(name: str) -> None:
+    """As the GPU's check does, whose captured graphs read new numbers from the same memory."""
+    for value in OPS[name].example(torch.device("cpu")):
+        for x in tensors_of(value):
+            x.copy_(x.clone())
+
+
+def test_tests_of_kernels_are_given_the_engines_device() -> None:
+    """On a GPU, a kernel that is forced refuses what was made on the CPU."""
+    for file in sorted(Path(__file__).parent.glob("test_*.py")):
+        source = file.read_text(encoding="utf-8")
+        if re.search(r"def test_\w+\(\s*engine\b", source):
+            assert re.search(r"made_on_the_engine|engine\.device", source), file.name
 
 
 @pytest.mark.parametrize("name", OPS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from fastssl.ops import distillation_loss, update_center_
 from fastssl.ops.distillation_loss import reference  # type: ignore[attr-defined]
 
 BACKENDS = ("reference", "cpu", "cuda")
+pytestmark = pytest.mark.usefixtures("made_on_the_engine")
 # students, teachers, batch, prototypes; the C++ kernel's blocks are 2048 prototypes
 SHAPES = [
     (2, 1, 1, 1),
@@ -41,13 +43,12 @@ def crops(
     spread: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Student and teacher logits that agree somewhat, as in training, and a center."""
-    generator = torch.Generator().manual_seed(0)
-    common = torch.randn(batch, prototypes, generator=generator)
+    drawn = functools.partial(torch.randn, generator=torch.Generator().manual_seed(0), device="cpu")
+    common, there = drawn(batch, prototypes), torch.get_default_device()
     student, teacher = (
-        spread * (common + torch.randn(crops, batch, prototypes, generator=generator)).to(dtype)
-        for crops in (students, teachers)
+        spread * (common + drawn(crops, batch, prototypes)).to(there, dtype) for crops in (students, teachers)
     )
-    return student, teacher, 0.1 * torch.randn(prototypes, generator=generator)
+    return student, teacher, 0.1 * drawn(prototypes).to(there)
 
 
 def plain(

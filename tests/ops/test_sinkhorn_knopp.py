@@ -12,13 +12,15 @@ from torch import Tensor
 from fastssl.ops import sinkhorn_knopp
 
 BACKENDS = ("reference", "cpu", "cuda")
+pytestmark = pytest.mark.usefixtures("made_on_the_engine")
 # the C++ kernel takes blocks of 64 to 512 columns, by the number of rows; the CUDA kernel strips of 16
 SHAPES = [(1, 1), (1, 100), (100, 1), (2, 3), (7, 507), (37, 501), (123, 252), (128, 4099), (1500, 130), (16, 1024)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
 
 def scores_of(rows: int, columns: int, *, dtype: torch.dtype = torch.float32, spread: float = 0.3) -> Tensor:
-    return (spread * torch.randn(rows, columns, generator=torch.Generator().manual_seed(0))).to(dtype)
+    drawn = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0), device="cpu")
+    return (spread * drawn).to(torch.get_default_device(), dtype)
 
 
 def with_global_maximum(scores: Tensor, temp: float, iterations: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from beyond_32_bits import DEVICES, zeros
@@ -11,15 +13,16 @@ from fastssl.ops import explain, update_center_
 from fastssl.ops.update_center import reference  # type: ignore[attr-defined]
 
 BACKENDS = ("reference", "cpu", "cuda")
+pytestmark = pytest.mark.usefixtures("made_on_the_engine")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 SHAPES = [(1, 1), (1, 1024), (2, 3, 507), (7, 123), (2, 64, 2049), (5000, 31), (252, 1025)]
 
 
 def inputs(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    teacher = (1 + torch.randn(shape, generator=generator)).to(dtype)
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    return torch.randn(shape[-1], generator=generator, dtype=wide), teacher
+    drawn = functools.partial(torch.randn, generator=torch.Generator().manual_seed(0), device="cpu")
+    there, wide = torch.get_default_device(), torch.float64 if dtype == torch.float64 else torch.float32
+    teacher = (1 + drawn(shape)).to(there, dtype)
+    return drawn(shape[-1], dtype=wide).to(there), teacher
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

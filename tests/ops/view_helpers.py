@@ -60,7 +60,7 @@ def image() -> Tensor:
     smooth = torch.stack([128 + 127 * torch.sin(x / 4 + c) * torch.cos(y / (3 + c)) for c in range(3)]).byte()
     smooth[:, 4:8, 4:9] = 90
     smooth[:, 10:14, 8:12] = torch.tensor([255, 0, 0], dtype=torch.uint8).view(3, 1, 1)
-    smooth[:, 15:, 18:] = torch.randint(256, (3, 6, 8), generator=torch.Generator().manual_seed(0)).byte()
+    smooth[:, 15:, 18:] = torch.randint(256, (3, 6, 8), generator=torch.Generator().manual_seed(0), device="cpu").byte()
     return smooth
 
 
@@ -81,26 +81,33 @@ def neutral(views: int, count: int, height: int, width: int, **changes: Any) -> 
     for name, default in params.items():
         value = torch.as_tensor(changes.get(name, default))
         last = (4,) if name in ("crop", "order", "factors") else ()
-        made[name] = value.expand(views, count, *last).clone()
+        made[name] = value.to(torch.get_default_device()).expand(views, count, *last).clone()
     return ViewParams(**made)
 
 
 def random_params(views: int, count: int, height: int, width: int, seed: int = 0) -> ViewParams:
     """Everything drawn, without regard to any plan."""
+    there = torch.get_default_device()
+    with torch.device("cpu"):
+        drawn = _random_params(views, count, height, width, seed)
+    return ViewParams(*(x.to(there) for x in drawn))
+
+
+def _random_params(views: int, count: int, height: int, width: int, seed: int) -> ViewParams:
     generator = torch.Generator().manual_seed(seed)
     shape = (views, count)
 
     def whole(limit: int | Tensor) -> Tensor:
-        return (torch.rand(shape, generator=generator, device="cpu") * limit).long()
+        return (torch.rand(shape, generator=generator) * limit).long()
 
     tall, wide = 1 + whole(height), 1 + whole(width)
     crop = torch.stack([whole(height - tall + 1), whole(width - wide + 1), tall, wide], 2)
-    factors = torch.rand(*shape, 4, generator=generator, device="cpu") * 2
+    factors = torch.rand(*shape, 4, generator=generator) * 2
     factors[..., 3] = factors[..., 3] / 2 - 0.5
-    still = torch.rand(*shape, 4, generator=generator, device="cpu") < 0.3
+    still = torch.rand(*shape, 4, generator=generator) < 0.3
     factors = torch.where(still, torch.tensor([1.0, 1.0, 1.0, 0.0]), factors)
-    order = torch.rand(*shape, 4, generator=generator, device="cpu").argsort(2)
-    sigma = torch.where(whole(2) > 0, 0.1 + 2 * torch.rand(shape, generator=generator, device="cpu"), 0.0)
+    order = torch.rand(*shape, 4, generator=generator).argsort(2)
+    sigma = torch.where(whole(2) > 0, 0.1 + 2 * torch.rand(shape, generator=generator), 0.0)
     flip, gray, solarize = whole(2) > 0, whole(4) == 0, whole(2) > 0
     return ViewParams(crop, flip, whole(4), order, factors, gray, sigma, solarize)
 

@@ -81,8 +81,8 @@ def constants(rows: Tensor, columns: Tensor, *, sums: bool, crowded: bool = Fals
     """Of a kernel that walks ``columns`` for each block of ``rows``, and sums them weighted if ``sums``.
 
     ``crowded`` where what a similarity is turned into takes many registers itself. The registers are named where the
-    features are no power of two, for which ptxas would rather spill a few bytes than take more than half of them, to
-    have two programs on a processor; ``split`` counts on one.
+    features are no power of two, or few beside crowded sums, for which ptxas would rather spill a few bytes than take
+    more than half of them, to have two programs on a processor; ``split`` counts on one.
     """
     operand = rows.dtype if rows.dtype == columns.dtype else torch.float32  # what holds both
     wide, d = operand == torch.float32, rows.shape[1]
@@ -101,7 +101,8 @@ def constants(rows: Tensor, columns: Tensor, *, sums: bool, crowded: bool = Fals
         "num_warps": 8,
         "num_stages": 1 if wide or ragged else 2,
     }
-    return fixed if d == padded else {**fixed, "maxnreg": REGISTERS}
+    spilling = d != padded or (crowded and sums and d < 128)
+    return {**fixed, "maxnreg": REGISTERS} if spilling else fixed
 
 
 def split(rows: Tensor, columns: Tensor, fixed: dict[str, Any]) -> tuple[int, int]:
