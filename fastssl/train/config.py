@@ -92,6 +92,8 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"{name} must be {least} or more; got {value}")
+        if self.image_size > plans.LARGEST_SIZE:
+            raise UserError(f"image_size must be at most {plans.LARGEST_SIZE}; got {self.image_size}")
         check_seed(self.seed)
         for name, choices in _CHOICES.items():
             value = getattr(self, name)

@@ -288,7 +288,11 @@ def test_stopped_while_it_is_scored_it_says_how_to_go_on(
 
 
 def test_a_lack_of_memory_is_one_line(photos: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "GiB of memory, this machine has" in run("pretrain", "--data", photos, "--image_size", "1000000").error()
+    with monkeypatch.context() as patch:
+        patch.setattr("fastssl.data.reading._memory", lambda: 1e6)
+        told = run("pretrain", "--data", photos, "--image_size", "1000", "--no_cache").error()
+    assert "GiB of memory, this machine has" in told
+    assert "image_size must be at most 32768; got 40000" in run("pretrain", "--image_size", "40000").error()
 
     def greedy(*_: object) -> None:
         torch.empty(1 << 60)
