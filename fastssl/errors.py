@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
 
 
 class UserError(ValueError):
     """Something the user gave cannot be used. The message is one line and says what to do about it."""
+
+
+def needed(module: str, what: str, remedy: str) -> Any:
+    """The module of a package that need not be installed: ``what`` says what for, ``remedy`` what to do.
+
+    Raises:
+        UserError: where it cannot be imported.
+    """
+    try:
+        return import_module(module)
+    except (ImportError, OSError) as error:  # OSError: a library that it loads is missing
+        raise UserError(f"{what}, which cannot be imported here ({error}): {remedy}") from error
 
 
 def unknown(kind: str, given: object, known: Iterable[str]) -> UserError:

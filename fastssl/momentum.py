@@ -191,8 +191,10 @@ def _check_module(model: object) -> None:
 def _in_parts(model: nn.Module) -> None:
     """Frees the whole weights that FSDP2 gathered for the last call: what is written to them is lost."""
     fsdp = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is None:
+        return
     for part in model.modules():
-        if fsdp is not None and isinstance(part, fsdp.FSDPModule):
+        if isinstance(part, fsdp.FSDPModule):
             part.reshard()
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -27,7 +26,7 @@ from fastssl.data.layout import arrange
 from fastssl.data.loader import Schedule
 from fastssl.data.reading import Progress, quote
 from fastssl.data.sources import Entry, Listing, Skipped, find_files, one_line
-from fastssl.errors import UserError
+from fastssl.errors import UserError, needed
 
 # Formats that keep every sample and can be read from any sample on.
 SUFFIXES = frozenset((".wav", ".flac", ".aif", ".aiff"))
@@ -42,12 +41,7 @@ def require() -> Any:
     Raises:
         UserError: saying what to install, where it is missing.
     """
-    try:
-        return import_module("soundfile")
-    except (ImportError, OSError) as error:  # OSError: libsndfile is missing
-        raise UserError(
-            f"audio needs the package soundfile, which cannot be imported here ({error}): pip install 'fastssl[audio]'"
-        ) from error
+    return needed("soundfile", "audio needs the package soundfile", "pip install 'fastssl[audio]'")
 
 
 @dataclass(frozen=True)
@@ -223,8 +217,7 @@ class WindowLoader(AheadLoader):
         generator = self.schedule.generator(epoch, step)
         shares = torch.rand(len(chosen), generator=generator, dtype=torch.float64).tolist()
         found = list(workers.map(self._open, chosen, shares))
-        windows = [window for window in (found[i] for i in self._files.substitutes(found)) if window is not None]
-        return [torch.stack(windows)]
+        return [torch.stack(self._files.filled(found))]
 
     def _open(self, position: int, share: float) -> Tensor | None:
         """(samples,) of a recording: its first where ``share`` is 0, its last where it is nearly 1."""

@@ -14,14 +14,14 @@ from fastssl.data import video
 from fastssl.data.ahead import AheadLoader, room
 from fastssl.data.decode import UnreadableError
 from fastssl.data.files import MAX_SKIPPED, allowed
-from fastssl.data.loader import Schedule, view_sizes
+from fastssl.data.loader import Schedule
 from fastssl.data.plans import ViewPlan
 from fastssl.data.reading import Progress, quote
 from fastssl.data.sources import Entry, Listing, Skipped, find_files, list_images
 from fastssl.data.video import Video, VideoFile
-from fastssl.data.views import draw
+from fastssl.data.views import augmented, draw
 from fastssl.errors import UserError
-from fastssl.ops import ViewParams, augment
+from fastssl.ops import ViewParams
 from fastssl.ops._native import on_one_thread
 
 
@@ -185,26 +185,23 @@ class ClipLoader(AheadLoader):
     def make(self, workers: ThreadPoolExecutor, epoch: int, step: int, chosen: list[int]) -> list[Tensor]:
         """``plan.total`` views (batch_size, T, 3, size, size) float32, normalised by the plan's mean and std."""
         found = list(workers.map(self._open, chosen))
-        clips = [clip for clip in (found[i] for i in self._files.substitutes(found)) if clip is not None]
+        clips = self._files.filled(found)
         drawn = [clip[:1] if self.alike else clip for clip in clips]
         shapes = torch.tensor([frame.shape[:2] for frames in drawn for frame in frames])
         params = draw(self.plan, shapes, self.schedule.generator(epoch, step))
-        sizes = view_sizes(self.plan)
-        views = [room(len(clips), len(clips[0]), 3, size, size) for size in sizes]
+        views = [room(len(clips), len(clips[0]), 3, size, size) for size in self.plan.sizes]
 
-        def augmented(i: int) -> None:
+        def make_clip(i: int) -> None:
             count, frames = len(drawn[i]), clips[i].movedim(3, 1)
             own = ViewParams(
                 *(x[:, i * count : (i + 1) * count].repeat_interleave(len(frames) // count, 1) for x in params)
             )
             with on_one_thread():
-                made = augment(
-                    frames, own, sizes, mean=self.plan.mean, std=self.plan.std, interpolation=self.plan.interpolation
-                )
+                made = augmented(frames, own, self.plan)
             for view, some in zip(views, made, strict=True):
                 view[i] = some
 
-        list(workers.map(augmented, range(len(clips))))
+        list(workers.map(make_clip, range(len(clips))))
         return views
 
     def _open(self, position: int) -> Tensor | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from fastssl.data import idx
 from fastssl.data.cache import Cache, Kept
 from fastssl.data.decode import SUFFIXES
-from fastssl.data.files import Files
+from fastssl.data.files import Files, allowed
 from fastssl.data.imageset import ImageSet
 from fastssl.data.layout import Layout, arrange
 from fastssl.data.reading import Progress, decode_all, quote
@@ -60,10 +60,6 @@ class Wanted:
     in_split_only: bool
     max_skipped: float
 
-    def allowed(self, tried: int) -> int:
-        """How many of so many files may be unreadable."""
-        return max(1, int(self.max_skipped * tried))
-
 
 def read(wanted: Wanted, progress: Progress | None, cache: Cache | None) -> Contents:
     """All of it decoded: in memory, or mapped from the cache, which it is written to if it is not there.
@@ -108,7 +104,7 @@ def _find(wanted: Wanted, cache: Cache, now: str) -> Contents | None:
     """From the cache. All images of a source serve for those in its splits where these are all."""
 
     def fits(about: dict[str, Any]) -> bool:
-        few = about["unreadable"] <= wanted.allowed(about["tried"])
+        few = about["unreadable"] <= allowed(about["tried"], wanted.max_skipped)
         return few and (about["complete"] or everything != wanted.in_split_only)
 
     for everything in (True, False) if wanted.in_split_only else (True,):
@@ -166,7 +162,7 @@ def _read_files(wanted: Wanted, progress: Progress | None) -> Contents:
     with closing(list_images(wanted.path)) as listing:
         names, layout, positions = _arranged(wanted, listing)
         entries = [listing.entries[i] for i in positions]
-        images, kept, unreadable = decode_all(entries, wanted.size, wanted.allowed(len(entries)), progress)
+        images, kept, unreadable = decode_all(entries, wanted.size, allowed(len(entries), wanted.max_skipped), progress)
         skipped = tuple(listing.skipped + unreadable)
     if not kept:
         raise UserError(f"no readable image in {wanted.source!r} ({quote(skipped)}): give whole image files")

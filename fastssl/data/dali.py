@@ -24,11 +24,11 @@ from torch.utils.dlpack import from_dlpack
 from fastssl.data import plans
 from fastssl.data.encoded import Encoded, decode_whole, read_header
 from fastssl.data.files import MAX_SKIPPED, Files
-from fastssl.data.loader import Schedule, view_sizes
+from fastssl.data.loader import Schedule
 from fastssl.data.plans import ViewPlan
 from fastssl.data.sources import Listing, Skipped
 from fastssl.data.views import draw
-from fastssl.errors import UserError
+from fastssl.errors import UserError, needed
 from fastssl.ops import ViewParams, augment
 
 # Batches inside DALI at a time: one is made while another is trained on.
@@ -43,13 +43,8 @@ def require() -> Any:
     Raises:
         UserError: saying what to install, where it is missing.
     """
-    try:
-        return import_module("nvidia.dali")
-    except ImportError as error:
-        raise UserError(
-            f"the engine 'dali' needs NVIDIA DALI, which cannot be imported here ({error}): "
-            "pip install 'fastssl[dali]' (Linux), or take the engine 'native'"
-        ) from error
+    remedy = "pip install 'fastssl[dali]' (Linux), or take the engine 'native'"
+    return needed("nvidia.dali", "the engine 'dali' needs NVIDIA DALI", remedy)
 
 
 class DaliLoader:
@@ -290,7 +285,7 @@ class _Pipeline:
             data = fn.external_source(name="data", dtype=types.UINT8, ndim=1)
             images = fn.decoders.image(data, device="cpu" if gpu is None else "mixed", output_type=types.RGB)
             views = []
-            for v, size in enumerate(view_sizes(plan)):
+            for v, size in enumerate(plan.sizes):
                 corner, sides = (
                     fn.external_source(name=f"{name}{v}", dtype=types.INT64, ndim=1) for name in ("corner", "sides")
                 )

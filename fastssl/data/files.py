@@ -87,6 +87,10 @@ class Files:
             raise UserError(f"none of the {len(found)} files of a batch can be read ({quote(self.skipped)})")
         return [next((j for j in readable if j >= i), readable[0]) for i in range(len(found))]
 
+    def filled(self, found: Sequence[T | None]) -> list[T]:
+        """A batch with each None replaced by its substitute. Raises as ``substitutes`` does."""
+        return [use for use in (found[i] for i in self.substitutes(found)) if use is not None]
+
 
 def allowed(count: int, max_skipped: float) -> int:
     """How many of ``count`` files may be unreadable: a share of them, and always one.

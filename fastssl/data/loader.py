@@ -136,11 +136,6 @@ class Loader:
         """Nothing to let go of: this engine has no threads or files of its own."""
 
 
-def view_sizes(plan: ViewPlan) -> list[int]:
-    """The side of each view of ``plan``."""
-    return [part.size for part in plan.parts for _ in range(part.views)]
-
-
 def _generator(*key: int) -> torch.Generator:
     """A CPU generator that depends on ``key`` alone."""
     (state,) = np.random.SeedSequence(key).generate_state(1, np.uint64)

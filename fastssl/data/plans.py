@@ -84,9 +84,14 @@ class ViewPlan:
         return (self, *(part for plan in self.others for part in plan.parts))
 
     @property
+    def sizes(self) -> list[int]:
+        """The side of each view that is made of an image, with all settings."""
+        return [part.size for part in self.parts for _ in range(part.views)]
+
+    @property
     def total(self) -> int:
         """How many views are made of each image, with all settings."""
-        return sum(part.views for part in self.parts)
+        return len(self.sizes)
 
     def __post_init__(self) -> None:
         _require(1 <= self.size <= LARGEST_SIZE, "size", self.size, f"in [1, {LARGEST_SIZE}]")

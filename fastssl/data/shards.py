@@ -21,7 +21,7 @@ from fastssl.data.files import MAX_SKIPPED, allowed
 from fastssl.data.layout import arrange
 from fastssl.data.reading import Progress, quote
 from fastssl.data.sources import Listing, Skipped, StrictMember, list_images, one_line
-from fastssl.errors import UserError
+from fastssl.errors import UserError, needed
 from fastssl.files import atomic_write
 
 # The parts of a sample that are its image.
@@ -39,13 +39,7 @@ def require() -> Any:
     Raises:
         UserError: saying what to install, where it is missing.
     """
-    try:
-        return import_module("webdataset")
-    except ImportError as error:
-        raise UserError(
-            f"shards need the package webdataset, which cannot be imported here ({error}): "
-            "pip install 'fastssl[webdataset]'"
-        ) from error
+    return needed("webdataset", "shards need the package webdataset", "pip install 'fastssl[webdataset]'")
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ from torch import Tensor
 from fastssl.data.ahead import AheadLoader, room
 from fastssl.data.decode import UnreadableError, decode_full, sides
 from fastssl.data.files import MAX_SKIPPED
-from fastssl.data.loader import Schedule, view_sizes
+from fastssl.data.loader import Schedule
 from fastssl.data.plans import ViewPlan
 from fastssl.data.sources import Listing
-from fastssl.data.views import draw
+from fastssl.data.views import augmented, draw
 from fastssl.errors import UserError
-from fastssl.ops import PackedImages, ViewParams, augment
+from fastssl.ops import PackedImages, ViewParams
 from fastssl.ops._native import on_one_thread
 
 # Pixels that a thread decodes before it makes their views: bounds its memory, and one call serves several small images.
@@ -91,10 +91,10 @@ class StreamLoader(AheadLoader):
         """``plan.total`` views (batch_size, 3, size, size) float32, normalised by the plan's mean and std."""
         while True:
             found = list(workers.map(self._open, chosen))
-            images = [image for image in (found[i] for i in self._files.substitutes(found)) if image is not None]
+            images = self._files.filled(found)
             shapes = torch.tensor([(image.height, image.width) for image in images])
             params = draw(self.plan, shapes, self.schedule.generator(epoch, step))
-            views = [room(len(images), 3, size, size) for size in view_sizes(self.plan)]
+            views = [room(len(images), 3, size, size) for size in self.plan.sizes]
             if all(list(workers.map(partial(self._augment, images, params, views), _parts(images)))):
                 return views
 
@@ -112,11 +112,8 @@ class StreamLoader(AheadLoader):
             return False
         packed = _pack(pixels)
         own = ViewParams(*(x[:, part] for x in params))
-        plan = self.plan
         with on_one_thread():
-            made = augment(
-                packed, own, view_sizes(plan), mean=plan.mean, std=plan.std, interpolation=plan.interpolation
-            )
+            made = augmented(packed, own, self.plan)
         for view, some in zip(views, made, strict=True):
             view.numpy()[part] = some.numpy()  # on this thread alone; torch would share it out among others
         return True

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from fastssl.data.decode import MAX_PIXELS, UnreadableError, centre, decode, decode_full
 from fastssl.data.sources import Entry, one_line
-from fastssl.errors import UserError
+from fastssl.errors import UserError, needed
 
 SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv", ".3gp"))
 
@@ -41,12 +40,7 @@ def require() -> Any:
     Raises:
         UserError: saying what to install, where it is missing.
     """
-    try:
-        return import_module("av")
-    except ImportError as error:
-        raise UserError(
-            f"video files need PyAV, which cannot be imported here ({error}): pip install 'fastssl[video]'"
-        ) from error
+    return needed("av", "video files need PyAV", "pip install 'fastssl[video]'")
 
 
 class Video(Protocol):

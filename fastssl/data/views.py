@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastssl.data.plans import ViewPlan
-from fastssl.ops import ViewParams, augment
+from fastssl.ops import PackedImages, ViewParams, augment
 
 _CROP_ATTEMPTS = 10
 
@@ -39,8 +39,12 @@ def make_views(
         raise ValueError(f"make_views: images must be (B, 3, H, W), none of them 0; got {tuple(images.shape)}")
     if params is None:
         params = draw(plan, images.shape[2:], generator, count=len(images), device=images.device)
-    sizes = [part.size for part in plan.parts for _ in range(part.views)]
-    return augment(images, params, sizes, mean=plan.mean, std=plan.std, interpolation=plan.interpolation)
+    return augmented(images, params, plan)
+
+
+def augmented(images: Tensor | PackedImages, params: ViewParams, plan: ViewPlan) -> list[Tensor]:
+    """What ``ops.augment`` makes of images by parameters that were drawn for ``plan``."""
+    return augment(images, params, plan.sizes, mean=plan.mean, std=plan.std, interpolation=plan.interpolation)
 
 
 def draw(

@@ -20,6 +20,7 @@ from fastssl.data.tiling import tile_side
 from fastssl.errors import UserError
 from fastssl.methods.base import Method
 from fastssl.models import feature_dim
+from fastssl.models.heads import linear_norm_relu
 from fastssl.ops import tiles
 
 GRID = 3
@@ -78,8 +79,8 @@ class Jigsaw(Method):
         dim = feature_dim(encoder)
         code = dim if config.tile_dim is None else config.tile_dim
         hidden = 4 * dim if config.hidden_dim is None else config.hidden_dim
-        self.fc6 = _linear_norm_relu(dim, code)
-        self.head = nn.Sequential(_linear_norm_relu(CELLS * code, hidden), nn.Linear(hidden, config.permutations))
+        self.fc6 = linear_norm_relu(dim, code)
+        self.head = nn.Sequential(linear_norm_relu(CELLS * code, hidden), nn.Linear(hidden, config.permutations))
         self.register_buffer("permutations", permutation_set(config.permutations))
 
     @classmethod
@@ -118,10 +119,6 @@ class Jigsaw(Method):
             normalize=True,
         )
         return cut.view(len(images), 3, CELLS, side, side).transpose(1, 2)
-
-
-def _linear_norm_relu(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU())
 
 
 @cache

@@ -19,6 +19,7 @@ from fastssl.data.tiling import tile_side
 from fastssl.errors import UserError, unknown
 from fastssl.methods.base import Method
 from fastssl.models import feature_dim
+from fastssl.models.heads import linear_norm_relu
 from fastssl.ops import tiles
 
 Colors = Literal["drop", "project", "keep"]
@@ -85,9 +86,12 @@ class RelativePatch(Method):
         super().__init__(encoder, config)
         dim = feature_dim(encoder)
         hidden = dim if config.hidden_dim is None else config.hidden_dim
-        self.fc6 = _linear_norm_relu(dim, hidden)
+        self.fc6 = linear_norm_relu(dim, hidden, affine=False)
         self.fuse = nn.Sequential(
-            _linear_norm_relu(2 * hidden, hidden), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 8)
+            linear_norm_relu(2 * hidden, hidden, affine=False),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, 8),
         )
         self.register_buffer("pairs", _pairs(), persistent=False)
         self.register_buffer("projection", _projection(), persistent=False)
@@ -131,10 +135,6 @@ class RelativePatch(Method):
         first, second = self.pairs[directions, drawn].unbind(-1)
         sample = torch.arange(batch, device=device)[:, None]
         return features[sample, first], features[sample, second]
-
-
-def _linear_norm_relu(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs, affine=False), nn.ReLU())
 
 
 def _pairs() -> Tensor:

@@ -7,6 +7,11 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 
+def linear_norm_relu(inputs: int, outputs: int, *, affine: bool = True) -> nn.Sequential:
+    """A hidden layer: linear without bias, batch normalisation, with scale and shift if ``affine``, and ReLU."""
+    return nn.Sequential(nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs, affine=affine), nn.ReLU())
+
+
 class ProjectionHead(nn.Module):
     """The projection g of SimCLR (arXiv:2002.05709, section 4.2): nothing, linear, or an MLP.
 

@@ -74,7 +74,7 @@ def check_views(method: Method, plan: ViewPlan) -> None:
     Raises:
         UserError: if it does not.
     """
-    views = [torch.zeros(2, 3, part.size, part.size) for part in plan.parts for _ in range(part.views)]
+    views = [torch.zeros(2, 3, size, size) for size in plan.sizes]
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         try:
             copy.deepcopy(method).eval()(views)
