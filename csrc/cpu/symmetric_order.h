@@ -13,7 +13,7 @@ namespace {
 
 // Waits until *counter has reached `count`. Whoever is waited for is at work already, so it is short.
 inline void wait_for(const std::int64_t* counter, std::int64_t count) {
-    for (int spins = 0; __atomic_load_n(counter, __ATOMIC_ACQUIRE) < count; ++spins)
+    for (std::int64_t spins = 0; __atomic_load_n(counter, __ATOMIC_ACQUIRE) < count; ++spins)
         if (spins > 1000) sched_yield();  // with more threads than processors
 }
 
@@ -56,7 +56,8 @@ void for_each_tile(const Order& order, int threads, Visit visit) {
             wait_for(rounds.get() + second, round);
             if (first < order.blocks && second < order.blocks) visit(first, second);
             __atomic_store_n(rounds.get() + first, round + 1, __ATOMIC_RELEASE);
-            __atomic_store_n(rounds.get() + second, round + 1, __ATOMIC_RELEASE);
+            // a second store to the same counter could undo what another thread, let go by the first, has done since
+            if (second != first) __atomic_store_n(rounds.get() + second, round + 1, __ATOMIC_RELEASE);
         }
     }
 }
