@@ -49,6 +49,7 @@ class Kernel:
     threads: int
     wide_loads: int
     wide_stores: int
+    variant: str = ""  # of a CUDA kernel: what follows its name in the mangled one, the template's arguments first
 
     @property
     def occupancy(self) -> int:
@@ -102,6 +103,7 @@ def cuda_kernels(module: Path) -> Iterator[Kernel]:
                 threads=threads.get(name, 1024),
                 wide_loads=accesses[name][0],
                 wide_stores=accesses[name][1],
+                variant=name.rpartition(plain(name))[2],
             )
 
 
@@ -148,7 +150,8 @@ def rows(kernels: list[Kernel]) -> list[dict[str, Any]]:
     for (source, name, architecture), variants in sorted(groups.items()):
         hungriest = max(variants, key=lambda kernel: (-kernel.occupancy, kernel.registers))
         row = {"source": source, "kernel": name, "architecture": architecture, "variants": len(variants)}
-        told = {key: value for key, value in asdict(hungriest).items() if key not in ("source", "name", "architecture")}
+        untold = ("source", "name", "architecture", "variant")
+        told = {key: value for key, value in asdict(hungriest).items() if key not in untold}
         told |= {key: max(getattr(variant, key) for variant in variants) for key in ("wide_loads", "wide_stores")}
         found.append({**row, **told, "occupancy": hungriest.occupancy})
     return found
