@@ -289,8 +289,9 @@ def proven_table(found: Ledger) -> str:
         path = ledger.FILES[backend].format(op)
         entry = entries.get(path, {"unproven": info.NOT_YET})
         where = f"{entry['device']}, {entry['date']}" if "device" in entry else ""
-        told = f"**unproven**: {entry['unproven']}"
-        if "unproven" not in entry:
+        if "unproven" in entry:
+            told = f"**unproven**: {entry['unproven']}"
+        else:
             told = f"proven: tests {entry['tests']}, memcheck {entry['memcheck']}"
         rows.append([f"`{path}`", told, where])
     return table_of(["kernel", "state", "checked on"], 3, rows)

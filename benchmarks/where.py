@@ -113,8 +113,8 @@ def autotuned() -> Iterator[None]:
 
 
 def with_autotuned(providers: Mapping[str, Callable[[], T]]) -> dict[str, Callable[[], T]]:
-    """On a GPU each compiled provider twice: by torch's default, and tuned."""
-    if not on_gpu():
+    """On a GPU each compiled provider twice: by torch's default, and tuned; once where it is only traced."""
+    if _small or not on_gpu():
         return dict(providers)
     found = {}
     for name, make in providers.items():

@@ -70,8 +70,10 @@ def gpu_kernels() -> dict[str, set[str]]:
 
 
 def gpu_checks() -> dict[str, Any]:
-    """What is known of checks on a GPU, by op and backend, of each kernel of which something was run: the GPU, the date,
-    and the hashes of the kernel's sources; or why it is unproven all the same."""
+    """What checks on a GPU found, by op and backend of each kernel that they ran.
+
+    The GPU, the date, and the hashes of the kernel's sources; or why it is unproven all the same.
+    """
     found: dict[str, Any] = json.loads(PROVEN.read_text()) if PROVEN.exists() else {}
     for entry in found.values():
         if not all(_as_it_was(path, sha256) for path, sha256 in entry.get("sources", {}).items()):
@@ -93,8 +95,9 @@ def gpu_sentence(checks: dict[str, Any], strong: str = "", code: str = "") -> st
             entry = checks.get(f"{op} {backend}")
             check = not_yet
             if entry is not None:
-                reason = f"{strong}unproven{strong}: {entry['unproven']}" if "unproven" in entry else "checked"
-                check = f"{reason} on {entry['device']} on {entry['date']}"
+                check = f"checked on {entry['device']} on {entry['date']}"
+                if "unproven" in entry:
+                    check = f"{strong}unproven{strong}, {entry['unproven']} ({entry['device']}, {entry['date']})"
             by_check.setdefault(check, []).append(f"{code}{op}{code} ({LANGUAGES[backend]})")
     last = {not_yet: by_check.pop(not_yet)} if not_yet in by_check else {}
     return "; ".join(f"{check}: {', '.join(names)}" for check, names in {**by_check, **last}.items())

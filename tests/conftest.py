@@ -35,7 +35,7 @@ with suppress(ModuleNotFoundError):  # only the fuzz needs it
 def pytest_addoption(parser: pytest.Parser) -> None:
     told = "instruction sets of the C++ kernels: all, or the ends, the plainest and this processor's best"
     parser.addoption("--isas", choices=("all", "ends"), default="all", help=told)
-    told = "run the GPU's tests of the ops on the CPU, with the ops' formulas in place of their kernels: tests/ops/pretended.py"
+    told = "run the GPU's tests of the ops on the CPU, with formulas in place of kernels: tests/ops/pretended.py"
     parser.addoption("--pretend-gpu", action="store_true", help=told)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import datetime
+import functools
 import hashlib
 import json
 import re
@@ -74,6 +75,7 @@ def included(source: str, text: str) -> set[str]:
     return {str((folder / name).resolve().relative_to(ROOT.resolve())) for name in names}
 
 
+@functools.cache  # kernels share most of what they import
 def imported(text: str) -> set[str]:
     """The files that a Python source may import from fastssl.ops: of each name also the module that it would be."""
     names = set()

@@ -32,10 +32,10 @@ def ema_update_(
     float64 targets) whatever is stored, for a bfloat16 weight never moves at momentum 0.999: keep the targets in
     float32. Integer and bool tensors (buffers such as ``num_batches_tracked``) are copied. No gradient is recorded.
 
-    On a GPU no call waits for the device: the first one on a list of tensors copies a table of their addresses there, out
-    of pinned memory, and later ones on the same tensors find it, on any stream. A CUDA graph can capture these later
-    calls and not the first, which raises there, for CUDA pins no memory during a capture and torch copies from no other:
-    call it once before, as torch asks for all that is captured.
+    On a GPU no call waits for the device: the first one on a list of tensors copies a table of their addresses there,
+    out of pinned memory, and later ones on the same tensors find it, on any stream. A CUDA graph can capture these
+    later calls and not the first, which raises there, for CUDA pins no memory during a capture and torch copies from
+    no other: call it once before, as torch asks for all that is captured.
 
     Args:
         targets: tensors of any shape, updated in place; float32, bfloat16, float16, float64, integer or bool.
@@ -49,7 +49,7 @@ def ema_update_(
         ValueError: naming the position and the shapes, for lists, shapes or devices that disagree, a tensor whose
             elements overlap in memory (an expanded one), tensors that share memory (tied weights given twice), or a
             momentum outside [0, 1].
-        RuntimeError: if ``backend`` cannot serve the call, or a CUDA graph is to capture the first one on these tensors.
+        RuntimeError: if ``backend`` cannot serve the call, or a CUDA graph would capture the first one of them.
     """
     momentum = _check.momentum(_OP, momentum)
     targets, sources = _listed("targets", targets), _listed("sources", sources)

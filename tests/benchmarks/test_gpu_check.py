@@ -72,7 +72,11 @@ def test_of_an_ops_tests_a_dry_run_takes_some() -> None:
     gpu, own = "tests/ops/test_gpu.py::", "tests/ops/test_ema_update.py::"
     tests = [f"{gpu}a[ema_update_-cuda]", f"{gpu}b[ema_update_-cuda-float32]"]
     more = [f"{own}a[triton-0.5]", f"{own}a[cuda-0.5]", f"{own}b[cuda]", "tests/ops/test_x.py::large[cuda]"]
-    assert stages.some_of("ema_update", [*tests, *more]) == [*tests, f"{own}a[cuda-0.5]", "tests/ops/test_x.py::large[cuda]"]
+    assert stages.some_of("ema_update", [*tests, *more]) == [
+        *tests,
+        f"{own}a[cuda-0.5]",
+        "tests/ops/test_x.py::large[cuda]",
+    ]
     assert stages.some_of(stages.OTHERS, ["tests/ops/test_x.py::b", "tests/ops/test_x.py::a[triton]"]) == [
         "tests/ops/test_x.py::a[triton]"
     ]

@@ -125,11 +125,11 @@ def test_info_tells_of_each_kernel_whether_it_is_proven(repository: Path) -> Non
     assert info.gpu_sentence(info.gpu_checks()) == checked
     assert info.facts()["GPU kernels"] == checked
     (repository / "fastssl/ops/triton/_dot.py").write_text("# changed\n")
-    changed = f"unproven: changed since it was checked on {H100} on {date}: nt_xent (Triton)"
+    changed = f"unproven, changed since it was checked ({H100}, {date}): nt_xent (Triton)"
     assert info.gpu_sentence(info.gpu_checks()) == f"{changed}; not yet run on a GPU: ema_update (CUDA)"
     assert info.gpu_sentence(ledger.recorded(found)).startswith(changed)
     failed = ledger.updated(found, {"nt_xent": {"failures": ["a", "b"]}}, {}, H100, "r")
-    told = f"unproven: 2 tests failed on {H100} on {date}: nt_xent (Triton)"
+    told = f"unproven, 2 tests failed ({H100}, {date}): nt_xent (Triton)"
     assert info.gpu_sentence(ledger.recorded(failed)).startswith(told)
 
 

@@ -122,14 +122,17 @@ def test_inputs_are_made_anew_for_each_buffer(monkeypatch: pytest.MonkeyPatch) -
     assert inputs(3) is inputs(3)
 
 
-def test_a_compiled_provider_is_compiled_twice() -> None:
+def test_a_compiled_provider_is_compiled_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     modes = []
 
     def make() -> Work:
         modes.append(where._mode)
         return half()
 
-    doubled = where.with_autotuned({OURS: make, "torch.compile": make, "torch.compile, chunked": make})
+    providers = {OURS: make, "torch.compile": make, "torch.compile, chunked": make}
+    assert where.with_autotuned(providers) == providers  # where cases are small, and only traced
+    monkeypatch.setattr(where, "_small", False)
+    doubled = where.with_autotuned(providers)
     assert list(doubled) == [OURS, "torch.compile", "torch.compile max-autotune", "torch.compile, chunked"]
     for provider in doubled.values():
         provider()

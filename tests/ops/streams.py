@@ -12,7 +12,7 @@ import torch
 
 @dataclass
 class Streams:
-    """Which stream is the current one, whether a graph is being captured, and what events were recorded and waited for."""
+    """Which stream is the current one, whether a graph is being captured, and what events were asked for."""
 
     current: str = "first"
     capturing: bool = False
