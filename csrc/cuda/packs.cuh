@@ -1,6 +1,7 @@
 // Rows of elements that threads move: kPack elements at once, in accesses of 16 bytes, or one where the addresses forbid it.
 #pragma once
 
+#include <cstring>
 #include <initializer_list>
 
 #include "common.cuh"
@@ -24,14 +25,18 @@ __device__ inline void load(const T* p, A (&values)[N]) {
     }
 }
 
-// Stores them, rounded to T.
+// Stores them in the GPU's memory, rounded to T: by an instruction of 16 bytes, for a plain assignment may be split.
 template <int N, class T, class A>
 __device__ inline void store(T* p, const A (&values)[N]) {
     if constexpr (N == kPack) {
         Pack<T> pack;
 #pragma unroll
         for (int k = 0; k < kPack; ++k) pack.values[k] = narrow<T>(values[k]);
-        *reinterpret_cast<Pack<T>*>(p) = pack;
+        int4 words[sizeof(Pack<T>) / sizeof(int4)];
+        memcpy(words, &pack, sizeof(pack));
+#pragma unroll
+        for (int k = 0; k < static_cast<int>(sizeof(Pack<T>) / sizeof(int4)); ++k)
+            __stwb(reinterpret_cast<int4*>(p) + k, words[k]);
     } else {
         *p = narrow<T>(values[0]);
     }

@@ -25,6 +25,7 @@ NARROW = {
     "mean_kernel": "adds a number a sample",
     "random_masking_kernel": "a sample is sorted in shared memory",
     "rank_kernel": "searches among sorted keys",
+    "row_kernel": "merges two numbers a strip",
     "sample_kernel": "adds a few numbers a tile",
     "sort_runs_kernel": "a run is sorted in shared memory",
     "sum_rows_kernel": "adds the last partial sums",
@@ -34,6 +35,7 @@ GATHERING = {"view_kernel": "gathers a crop's bytes"}
 # that load so, and store little
 REDUCING = {
     "decode_ab_kernel": "two numbers of a pixel are left of 313",
+    "strip_kernel": "two numbers a row and a column are left of a strip",
     "sum_columns_kernel": "one row is left of all",
     "tile_kernel": "a few numbers are left of a tile",
 }
@@ -41,7 +43,7 @@ REDUCING = {
 # Variants that take what does not lie on 16 bytes, or rows that are not made of whole packs, an element at a time: the
 # host chooses them where `packable` of packs.cuh, or its like, says so. What tells them among a kernel's template
 # arguments: the elements that move at once are 1, or `kPacked` is false.
-ONE_AT_A_TIME, NOT_PACKED = r"I(\w*?[^\d])?Li1E", r"I\w*?Lb0E"
+ONE_AT_A_TIME, NOT_PACKED = r"I\w*?Li1E", r"I\w*?Lb0E"
 ELEMENTWISE = {
     **dict.fromkeys(("give_back_kernel", "restore_kernel", "take_kernel", "enqueue_kernel"), ONE_AT_A_TIME),
     **dict.fromkeys(("decode_ab_kernel", "map_pixels_kernel"), ONE_AT_A_TIME),
