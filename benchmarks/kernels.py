@@ -67,13 +67,10 @@ def wide(sass: str) -> tuple[int, int]:
 
 
 def plain(mangled: str) -> str:
-    """The kernel's name in the source: in a mangled one each word stands after its length."""
-    for length in re.finditer(r"(?=(\d?\d)[a-z])", mangled):
-        start = length.end(1)
-        word = mangled[start : start + int(length[1])]
-        if word.endswith("_kernel"):
-            return word
-    return mangled
+    """The kernel's name in the source: in a mangled one each word stands after its length, and hashes may look so."""
+    lengths = re.finditer(r"(?=(\d?\d)[a-z])", mangled)
+    words = (mangled[length.end(1) : length.end(1) + int(length[1])] for length in lengths)
+    return min((word for word in words if word.endswith("_kernel")), key=len, default=mangled)
 
 
 def cuda_kernels(module: Path) -> Iterator[Kernel]:

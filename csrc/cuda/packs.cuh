@@ -25,18 +25,21 @@ __device__ inline void load(const T* p, A (&values)[N]) {
     }
 }
 
-// Stores them in the GPU's memory, rounded to T: by an instruction of 16 bytes, for a plain assignment may be split.
+// Stores them in the GPU's memory, rounded to T. 16 bytes go by an instruction of their own, for ptxas may split a plain
+// assignment of 16-bit numbers; of wider ones it makes several of 16.
 template <int N, class T, class A>
 __device__ inline void store(T* p, const A (&values)[N]) {
     if constexpr (N == kPack) {
         Pack<T> pack;
 #pragma unroll
         for (int k = 0; k < kPack; ++k) pack.values[k] = narrow<T>(values[k]);
-        int4 words[sizeof(Pack<T>) / sizeof(int4)];
-        memcpy(words, &pack, sizeof(pack));
-#pragma unroll
-        for (int k = 0; k < static_cast<int>(sizeof(Pack<T>) / sizeof(int4)); ++k)
-            __stwb(reinterpret_cast<int4*>(p) + k, words[k]);
+        if constexpr (sizeof(pack) == sizeof(int4)) {
+            int4 whole;
+            memcpy(&whole, &pack, sizeof(pack));
+            __stwb(reinterpret_cast<int4*>(p), whole);
+        } else {
+            *reinterpret_cast<Pack<T>*>(p) = pack;
+        }
     } else {
         *p = narrow<T>(values[0]);
     }
