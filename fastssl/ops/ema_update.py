@@ -279,7 +279,7 @@ def _uploaded(plan: _Plan, device: torch.device) -> Tensor:
     if plan.upload is None:
         # torch keeps the pinned memory until the copy is done
         chunks = _chunks(plan).pin_memory().to(device, non_blocking=True)
-        copied = torch.cuda.Event()
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record(stream)
         plan.upload = chunks, copied
     chunks, copied = plan.upload
