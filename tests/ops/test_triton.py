@@ -149,7 +149,7 @@ COMPILED = [
 # them on 8.0, the table of 1000 features is that of all beyond 256, and of 1001 of all beyond 128 that begin anywhere.
 # All kernels were compiled so for 192, 255, 384, 768, 1001 and 1024 features, in three types on three generations: 768
 # leave the losses the fewest registers; of less than 128, those from 64 to 128 do, and 16, on 10.0. Likewise for 80 and
-# 200 in float32 and for 200 in bfloat16, none of which spills.
+# 200 in all three, none of which spills.
 MASKED = [
     (torch.float32, 127, 80),
     (torch.float32, 80, 80),
