@@ -49,6 +49,7 @@ class Kernel:
     threads: int
     wide_loads: int
     wide_stores: int
+    variant: str = ""  # of a CUDA kernel: what follows its name in the mangled one, the template's arguments first
 
     @property
     def occupancy(self) -> int:
@@ -66,13 +67,10 @@ def wide(sass: str) -> tuple[int, int]:
 
 
 def plain(mangled: str) -> str:
-    """The kernel's name in the source: in a mangled one each word stands after its length."""
-    for length in re.finditer(r"(?=(\d?\d)[a-z])", mangled):
-        start = length.end(1)
-        word = mangled[start : start + int(length[1])]
-        if word.endswith("_kernel"):
-            return word
-    return mangled
+    """The kernel's name in the source: in a mangled one each word stands after its length, and hashes may look so."""
+    lengths = re.finditer(r"(?=(\d?\d)[a-z])", mangled)
+    words = (mangled[length.end(1) : length.end(1) + int(length[1])] for length in lengths)
+    return min((word for word in words if word.endswith("_kernel")), key=len, default=mangled)
 
 
 def cuda_kernels(module: Path) -> Iterator[Kernel]:
@@ -102,6 +100,7 @@ def cuda_kernels(module: Path) -> Iterator[Kernel]:
                 threads=threads.get(name, 1024),
                 wide_loads=accesses[name][0],
                 wide_stores=accesses[name][1],
+                variant=name.rpartition(plain(name))[2],
             )
 
 
@@ -148,7 +147,8 @@ def rows(kernels: list[Kernel]) -> list[dict[str, Any]]:
     for (source, name, architecture), variants in sorted(groups.items()):
         hungriest = max(variants, key=lambda kernel: (-kernel.occupancy, kernel.registers))
         row = {"source": source, "kernel": name, "architecture": architecture, "variants": len(variants)}
-        told = {key: value for key, value in asdict(hungriest).items() if key not in ("source", "name", "architecture")}
+        untold = ("source", "name", "architecture", "variant")
+        told = {key: value for key, value in asdict(hungriest).items() if key not in untold}
         told |= {key: max(getattr(variant, key) for variant in variants) for key in ("wide_loads", "wide_stores")}
         found.append({**row, **told, "occupancy": hungriest.occupancy})
     return found

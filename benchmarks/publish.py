@@ -1,7 +1,7 @@
 """``python -m benchmarks.publish``: docs/performance.md, a page a machine, results.md and gpu-kernels.md.
 
-Likewise, from the ledger of the GPU kernels, the sentence in README.md and what ``fastssl info`` tells; and in
-migrating.md what other libraries' losses took before and after.
+Likewise, from the ledger of the GPU kernels, the sentence in README.md and what ``fastssl info`` tells, and in the
+ledger which kernels are unproven now; and in migrating.md what other libraries' losses took before and after.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks import demo, plots, summary
 from benchmarks.gpu import ledger
+from benchmarks.gpu.ledger import Ledger
 from benchmarks.summary import Machine, Measured, Report, Row
 from fastssl import info
 from fastssl.files import atomic_write
@@ -65,6 +66,11 @@ READ_CHOICE = """\
 A call is served by the C++ kernel unless plain torch was faster at the nearest measured size;
 `fastssl.ops.explain` says which, and why. `python -m benchmarks.crossover` measures, and writes the table that the
 choice reads. Ops without an entry below always take the kernel. A forced backend is always honoured.
+"""
+READ_PROVEN = """\
+A kernel is *proven* where its tests passed on a GPU and nothing has changed since of its file, of what it includes or
+imports, of the bindings, and of its op's own file: [benchmarking.md](benchmarking.md) tells of the ledger. An
+unproven kernel was compiled for three GPU generations and tested on a CPU, emulated or interpreted.
 """
 READ_DEMO = """\
 `{command}` runs the settings of `make demo` with three seeds. Gain by kNN over the same encoder at random
@@ -256,29 +262,44 @@ def choices(table: dict[str, Crossover]) -> str:
     return "\n".join(parts)
 
 
-def machine_page(machine: Machine, docs: Path) -> str:
+def machine_page(machine: Machine, docs: Path, note: str = "") -> str:
     """Everything measured on one machine; its pictures are drawn into a folder beside the page."""
-    parts = [MADE, f"# Performance on {machine.name}\n", READ_DETAILS]
+    parts = [MADE, f"# Performance on {machine.name}\n", *([note, ""] if note else []), READ_DETAILS]
     parts += [line for report in machine.reports for line in pictures(report, docs / machine.folder)]
     for report in machine.reports:
         parts += [f"## {report.op}\n", details(report), "", circumstances(report.run), ""]
     return "\n".join(parts)
 
 
-def performance(machines: Sequence[Machine]) -> str:
-    """The text of performance.md."""
-    parts = [MADE, "# Performance\n", READ_SUMMARY, gpu_sentence(), ""]
+def performance(machines: Sequence[Machine], found: Ledger, note: str = "") -> str:
+    """The text of performance.md; ``note`` stands before all else."""
+    parts = [MADE, "# Performance\n", *([note, ""] if note else []), READ_SUMMARY, gpu_sentence(found), ""]
     for machine in machines:
         of_ops = [report for report in machine.reports if not report.is_whole]
         parts += [f"## [{machine.name}](performance/{machine.folder}.md)\n", first_table(of_ops), ""]
         parts.append(lost([case for report in of_ops for case in report.cases]))
-    return "\n".join([*parts, whole_losses(machines), choices(_crossover.table())])
+    parts += [whole_losses(machines), "## Which GPU kernels are proven\n", READ_PROVEN, proven_table(found), ""]
+    return "\n".join([*parts, choices(_crossover.table())])
 
 
-def gpu_sentence() -> str:
-    """What README.md and performance.md tell of the ledger."""
-    proven = ledger.proven(ledger.read())
-    return f"The CUDA and Triton kernels: {info.gpu_sentence(proven, strong='**', code='`')}."
+def proven_table(found: Ledger) -> str:
+    """A row for the file of each GPU kernel: on which GPU it was checked as it is now, or why it is unproven."""
+    entries, rows = ledger.completed(found), []
+    for op, backend in ledger.kernels():
+        path = ledger.FILES[backend].format(op)
+        entry = entries.get(path, {"unproven": info.NOT_YET})
+        where = f"{entry['device']}, {entry['date']}" if "device" in entry else ""
+        if "unproven" in entry:
+            told = f"**unproven**: {entry['unproven']}"
+        else:
+            told = f"proven: tests {entry['tests']}, memcheck {entry['memcheck']}"
+        rows.append([f"`{path}`", told, where])
+    return table_of(["kernel", "state", "checked on"], 3, rows)
+
+
+def gpu_sentence(found: Ledger) -> str:
+    """What README.md and performance.md tell of the ledger in a sentence."""
+    return f"CUDA and Triton kernels {info.gpu_sentence(ledger.recorded(found), strong='**', code='`')}."
 
 
 def filled(page: str, source: str, said: str) -> str:
@@ -291,7 +312,7 @@ def filled(page: str, source: str, said: str) -> str:
 
 def with_gpu_sentence(readme: str) -> str:
     """README.md with the sentence of the GPU kernels."""
-    return filled(readme, GPU_LEDGER, gpu_sentence())
+    return filled(readme, GPU_LEDGER, gpu_sentence(ledger.read()))
 
 
 def with_gains(migrating: str, machines: Sequence[Machine]) -> str:
@@ -341,11 +362,13 @@ def gpu_kernels(measured: dict[str, Any]) -> str:
 def main() -> None:
     argparse.ArgumentParser(prog="python -m benchmarks.publish", description=__doc__).parse_args()
     machines = summary.machines(summary.RESULTS)
-    pages = {DOCS / "performance.md": performance(machines), DOCS / "results.md": results()}
+    found = ledger.completed(ledger.read())
+    pages = {DOCS / "performance.md": performance(machines, found), DOCS / "results.md": results()}
     pages[DOCS / "gpu-kernels.md"] = gpu_kernels(json.loads(KERNELS.read_text()))
     pages[README] = with_gpu_sentence(README.read_text())
     pages[MIGRATING] = with_gains(MIGRATING.read_text(), machines)
-    pages[info.PROVEN] = json.dumps(ledger.proven(ledger.read()), indent=1) + "\n"
+    pages[ledger.LEDGER] = json.dumps(found, indent=1) + "\n"
+    pages[info.PROVEN] = json.dumps(ledger.recorded(found), indent=1) + "\n"
     for machine in machines:
         pages[DOCS / "performance" / f"{machine.folder}.md"] = machine_page(machine, DOCS / "performance")
     for page, text in pages.items():

@@ -16,7 +16,9 @@ import torch
 T = TypeVar("T")
 AUTOTUNED = " max-autotune"  # ends the name of a compiled provider that is compiled so too, on a GPU
 _device = torch.device("cpu")
+_small = False
 _mode: str | None = None
+_compiler = "inductor"
 _compiled: dict[Any, Any] = {}
 
 
@@ -44,9 +46,11 @@ def generator() -> torch.Generator:
     return torch.Generator(device=_device).manual_seed(0)
 
 
-def sizes(*, cpu: T, gpu: T) -> T:
-    """The sizes that an op is measured with: a GPU's are larger."""
-    return gpu if on_gpu() else cpu
+def sizes(*, cpu: T, gpu: T | None = None, small: T) -> T:
+    """The sizes that an op is measured with: a GPU's are larger, where given; ``small`` ones only try the code."""
+    if _small:
+        return small
+    return gpu if gpu is not None and on_gpu() else cpu
 
 
 def only_on_cpu(providers: Mapping[str, T]) -> dict[str, T]:
@@ -74,7 +78,7 @@ def compiled(function: Callable[..., T], **options: Any) -> Callable[..., T]:
     """``torch.compile(function)``, once for all the buffers that take turns."""
     key = (function, _mode, *options.items())
     if key not in _compiled:
-        _compiled[key] = torch.compile(function, mode=_mode, **options)
+        _compiled[key] = torch.compile(function, mode=_mode, backend=_compiler, **options)
     return _compiled[key]
 
 
@@ -83,6 +87,18 @@ def forget_compiled() -> None:
     if _compiled:  # else torch's compiler need not even be loaded
         _compiled.clear()
         torch._dynamo.reset()
+
+
+@contextmanager
+def tried_out() -> Iterator[None]:
+    """Inside, cases are small, and compiled functions are traced but not compiled: nothing takes long."""
+    global _small, _compiler
+    before = _small, _compiler
+    _small, _compiler = True, "eager"
+    try:
+        yield
+    finally:
+        _small, _compiler = before
 
 
 @contextmanager
@@ -97,8 +113,8 @@ def autotuned() -> Iterator[None]:
 
 
 def with_autotuned(providers: Mapping[str, Callable[[], T]]) -> dict[str, Callable[[], T]]:
-    """On a GPU each compiled provider twice: by torch's default, and tuned."""
-    if not on_gpu():
+    """On a GPU each compiled provider twice: by torch's default, and tuned; once where it is only traced."""
+    if _small or not on_gpu():
         return dict(providers)
     found = {}
     for name, make in providers.items():

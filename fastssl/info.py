@@ -32,6 +32,7 @@ BUILD = "run `pip install -e .` in its folder"
 ROOT = Path(fastssl.__file__).parent.parent
 PROVEN = ROOT / "fastssl" / "gpu_proven.json"  # written by python -m benchmarks.publish from the check's ledger
 LANGUAGES = {"cuda": "CUDA", "triton": "Triton"}
+NOT_YET, CHANGED = "not yet run on a GPU", "changed since it was checked"
 
 
 def _built(part: str, otherwise: str) -> str:
@@ -68,16 +69,16 @@ def gpu_kernels() -> dict[str, set[str]]:
     return found
 
 
-def gpu_proven() -> dict[str, Any]:
-    """The kernels that passed the check on a GPU, by op and backend, but for those whose sources here have changed."""
-    if not PROVEN.exists():
-        return {}
-    found: dict[str, Any] = json.loads(PROVEN.read_text())
-    return {
-        kernel: entry
-        for kernel, entry in found.items()
-        if all(_as_it_was(path, sha256) for path, sha256 in entry["sources"].items())
-    }
+def gpu_checks() -> dict[str, Any]:
+    """What checks on a GPU found, by op and backend of each kernel that they ran.
+
+    The GPU, the date, and the hashes of the kernel's sources; or why it is unproven all the same.
+    """
+    found: dict[str, Any] = json.loads(PROVEN.read_text()) if PROVEN.exists() else {}
+    for entry in found.values():
+        if not all(_as_it_was(path, sha256) for path, sha256 in entry.get("sources", {}).items()):
+            entry["unproven"] = CHANGED
+    return found
 
 
 def _as_it_was(path: str, sha256: str) -> bool:
@@ -85,16 +86,18 @@ def _as_it_was(path: str, sha256: str) -> bool:
     return not (ROOT / path).exists() or hashlib.sha256((ROOT / path).read_bytes()).hexdigest() == sha256
 
 
-def gpu_sentence(proven: dict[str, Any], strong: str = "", code: str = "") -> str:
+def gpu_sentence(checks: dict[str, Any], strong: str = "", code: str = "") -> str:
     """Which GPU kernels were checked on which GPU, and which were not; ``strong`` and ``code`` are put around words."""
-    not_yet = f"{strong}not yet run on a GPU{strong}"
-    if not proven:
-        return not_yet
+    not_yet = f"{strong}{NOT_YET}{strong}"
     by_check: dict[str, list[str]] = {}
     for op, backends in gpu_kernels().items():
         for backend in sorted(backends):
-            entry = proven.get(f"{op} {backend}")
-            check = f"checked on {entry['device']} on {entry['date']}" if entry else not_yet
+            entry = checks.get(f"{op} {backend}")
+            check = not_yet
+            if entry is not None:
+                check = f"checked on {entry['device']} on {entry['date']}"
+                if "unproven" in entry:
+                    check = f"{strong}unproven{strong}, {entry['unproven']} ({entry['device']}, {entry['date']})"
             by_check.setdefault(check, []).append(f"{code}{op}{code} ({LANGUAGES[backend]})")
     last = {not_yet: by_check.pop(not_yet)} if not_yet in by_check else {}
     return "; ".join(f"{check}: {', '.join(names)}" for check, names in {**by_check, **last}.items())
@@ -117,7 +120,7 @@ def facts() -> dict[str, str]:
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "C++ kernels": _cpu(),
         "CUDA kernels": _cuda(),
-        "GPU kernels": gpu_sentence(gpu_proven()),
+        "GPU kernels": gpu_sentence(gpu_checks()),
         "GPU": _gpu(),
         "threads": f"{torch.get_num_threads()} (torch.get_num_threads)",
         **{module: _optional(module, purpose) for module, purpose in OPTIONAL.items()},

@@ -35,10 +35,12 @@ with suppress(ModuleNotFoundError):  # only the fuzz needs it
 def pytest_addoption(parser: pytest.Parser) -> None:
     told = "instruction sets of the C++ kernels: all, or the ends, the plainest and this processor's best"
     parser.addoption("--isas", choices=("all", "ends"), default="all", help=told)
+    told = "run the GPU's tests of the ops on the CPU, with formulas in place of kernels: tests/ops/pretended.py"
+    parser.addoption("--pretend-gpu", action="store_true", help=told)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if torch.cuda.is_available():
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available() or config.getoption("pretend_gpu"):
         return
     for item in items:
         if item.get_closest_marker("gpu"):

@@ -149,6 +149,44 @@ def test_an_unknown_architecture_is_an_error_of_one_line() -> None:
     assert last.endswith("FASTSSL_CUDA=0 builds the C++ kernels alone")
 
 
+@pytest.fixture
+def ci(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """A copy of .ci/nvcc, and an environment with what it calls, without nvcc and where pip finds nothing."""
+    shutil.copytree(ROOT / ".ci", tmp_path / ".ci")
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for tool in ("bash", "env", "dirname", "ln", "mkdir", "rm", "touch"):
+        (tools / tool).symlink_to(str(shutil.which(tool)))
+    (tools / "python3").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (tools / "python3").chmod(0o755)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    return tmp_path / ".ci" / "nvcc", {**kept, "PATH": str(tools), "PIP_NO_INDEX": "1"}
+
+
+def test_ci_compiles_with_the_nvcc_that_is_there(ci: tuple[Path, dict[str, str]], tmp_path: Path) -> None:
+    script, environment = ci
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.write_text("#!/bin/sh\n")
+    nvcc.chmod(0o755)
+    assert subprocess.check_output([script], env=environment, text=True) == f"{nvcc.parent}\n"
+
+
+def test_ci_without_nvcc_gets_one_or_fails_with_a_sentence(ci: tuple[Path, dict[str, str]]) -> None:
+    script, environment = ci
+    done = subprocess.run([script], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    said = "no nvcc on PATH, and pip could not install that of .ci/nvcc.txt: the CUDA kernels cannot be compiled"
+    assert done.stderr.splitlines()[-1] == said
+
+
+def test_ci_never_goes_on_without_nvcc() -> None:
+    """And the version that it would get is that of the published table, which the tests then compare."""
+    run = (ROOT / ".ci" / "run").read_text()
+    assert run.index("nvcc_folder=$(.ci/nvcc)") < run.index("FASTSSL_CUDA=1") < run.index("make test")
+    table = json.loads((ROOT / "benchmarks" / "results" / "gpu_kernels.json").read_text())
+    assert f"nvidia-cuda-nvcc=={table['compilers']['nvcc']}\n" in (ROOT / ".ci" / "nvcc.txt").read_text()
+
+
 @pytest.mark.slow
 def test_a_wheel_from_the_sdist_works_where_torch_is_not(tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]

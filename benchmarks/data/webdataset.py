@@ -77,6 +77,8 @@ def cases() -> list[Case]:
             providers={name: functools.partial(make, PLANS[plan](size), n) for name, make in makers.items()},
         )
         for plan, size, n in where.sizes(
-            cpu=(("SimCLR", 224, 256), ("DINO 2 + 8", 224, 128)), gpu=(("SimCLR", 224, 2048), ("DINO 2 + 8", 224, 2048))
+            cpu=(("SimCLR", 224, 256), ("DINO 2 + 8", 224, 128)),
+            gpu=(("SimCLR", 224, 2048), ("DINO 2 + 8", 224, 2048)),
+            small=(),
         )
     ]

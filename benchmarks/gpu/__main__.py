@@ -1,7 +1,8 @@
 """``python -m benchmarks.gpu``: builds, tests, checks and measures the GPU kernels on the NVIDIA GPU of this machine.
 
-Stages: build, tests, memcheck, benchmarks, ledger. What is done is kept in --out as it comes: a run that ends early is
-continued by the same command, and nothing is done twice for the same sources. docs/benchmarking.md tells the rest.
+Stages: build, tests, memcheck, benchmarks, ledger (with pages of the results). What is done is kept in --out as it
+comes: a run that ends early is continued by the same command, and nothing is done twice for the same sources.
+docs/benchmarking.md tells the rest.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def main() -> int:
     )
     parser.add_argument("--minutes", type=positive, default=8.0, help="for all stages together (%(default)s)")
     parser.add_argument("--only", choices=[*(stage.name for stage in STAGES), "ledger"], help="one stage")
-    parser.add_argument("--dry-run", action="store_true", help="all stages on a CPU, by a few small parts each")
+    parser.add_argument("--dry-run", action="store_true", help="all stages on a CPU, with all but the kernels")
     parser.add_argument("--adopt", type=Path, metavar="FOLDER", help="copy a check's results into the repository")
     options = parser.parse_args()
     start = time.monotonic()

@@ -1,4 +1,4 @@
-"""Runs the stages within the minutes given, keeps each part's result as it comes, and writes the ledger."""
+"""Runs the stages within the minutes given, keeps each part's result as it comes, and writes ledger and pages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import harness, summary
-from benchmarks.gpu import ledger, pretend
+from benchmarks.gpu import ledger, pages, pretend
 from benchmarks.gpu.stages import STAGES, Result, Stage, environment, files_of, module_is_there
 from fastssl.errors import UserError
 from fastssl.files import atomic_write
@@ -110,27 +110,28 @@ def run(out: Path, minutes: float, only: str | None, dry: bool, say: Say) -> boo
     return fine
 
 
-def kept(out: Path, stage: str) -> dict[str, Any]:
+def kept(out: Path, stage: str, dry: bool) -> Record:
     """What an earlier run or this one left of a stage, if its sources are still the same."""
     (found,) = (each for each in STAGES if each.name == stage)
-    record = Record.opened(out / f"{stage}.json", subject(found, dry=False))
-    return {"parts": record.parts, "subject": record.subject}
+    return Record.opened(out / f"{stage}.json", subject(found, dry))
 
 
 def write_ledger(out: Path, dry: bool, say: Say) -> None:
-    """The repository's ledger with what this check found."""
-    before = ledger.read(ledger.LEDGER)
-    tests, memcheck = kept(out, "tests"), kept(out, "memcheck")
-    device = tests["subject"]["device"]
-    if dry or device == "none":
+    """The repository's ledger with what this check found, and the pages; of a dry run a ledger that proves nothing."""
+    tests, memcheck, measured = (kept(out, stage, dry) for stage in ("tests", "memcheck", "benchmarks"))
+    device = pretend.NAME if dry else tests.subject["device"]
+    if device == "none":
         say("ledger: nothing is written of a run without a GPU")
         return
     results = f"benchmarks/results/{summary.folder_of(device)}/check"
-    after = ledger.updated(before, tests["parts"], memcheck["parts"], device, results)
+    after = ledger.updated({} if dry else ledger.read(), tests.parts, memcheck.parts, device, results)
+    proven = ledger.proven(after)
+    assert not (dry and proven), "a dry run proves no kernel"
     write(out / LEDGER, after)
-    say(f"ledger: {len(ledger.proven(after))} of {len(ledger.kernels())} kernels are proven on {device}")
+    say(f"ledger: {len(proven)} of {len(ledger.kernels())} kernels are proven on {device}")
     for path in ledger.unproven(after):
-        say(f"ledger: unproven {path}")
+        say(f"ledger: unproven {path}: {after[path]['unproven']}")
+    say(f"pages: {pages.write(out, {'run': measured.run, 'parts': measured.parts}, after, dry)}")
 
 
 def adopt(out: Path, into: Path = ledger.ROOT) -> list[Path]:
@@ -156,20 +157,12 @@ def adopt(out: Path, into: Path = ledger.ROOT) -> list[Path]:
     if measured := records.get("benchmarks"):
         same = measured["subject"]["sources"] == subject(STAGES[-1], dry=False)["sources"]
         measured["run"]["commit"] = measured["run"].get("commit") or (harness.commit() if same else "")
-        contents |= {folder / f"{op}.json": report for op, report in reports(measured)}
+        contents |= {folder / f"{op}.json": report for op, report in pages.reports(measured)}
     if (out / LEDGER).exists():
         contents[into / "benchmarks" / LEDGER] = json.loads((out / LEDGER).read_text())
     for path, content in contents.items():
         write(path, content)
     return list(contents)
-
-
-def reports(record: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """(op, its results file) of the cases that were measured."""
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for result in record["parts"].values():
-        rows.setdefault(result.get("op", ""), []).extend(result.get("rows", []))
-    return [(op, {"run": record["run"], "rows": rows[op]}) for op in rows if rows[op]]
 
 
 def date_and_device(dry: bool) -> str:

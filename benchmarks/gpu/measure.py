@@ -1,29 +1,50 @@
-"""``python -m benchmarks.gpu.measure CASE...``: measures cases and prints a line of JSON for each when it is done."""
+"""``python -m benchmarks.gpu.measure CASE...``: measures cases and prints a line of JSON for each when it is done.
+
+With ``--dry-run`` small cases on a pretended GPU, which compute on this machine's processor.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+from unittest import mock
 
 from benchmarks import harness, where
 from benchmarks.gpu import floors, pretend, timing
 
 
+@contextmanager
+def pretended() -> Iterator[None]:
+    """Inside, cases are small, run on the CPU, and are called no more often than their code needs to be tried."""
+    few = mock.patch.multiple(timing, MOST_COPIES=2, GRAPH_SECONDS=0.0, SAMPLES=3)
+    with pretend.gpu(), few, mock.patch.object(harness, "SAMPLES", 3):
+        yield
+
+
+def told(rows: list[dict[str, Any]], dry: bool) -> list[dict[str, Any]]:
+    """The rows; of a dry run they say what their times are not."""
+    if dry:
+        for row in rows:
+            if "timed_by" in row:
+                row["timed_by"] = f"pretended {row['timed_by']}, on a CPU"
+    return rows
+
+
 def main(names: list[str], dry: bool) -> None:
     if not dry:
         where.use("cuda")
-    with pretend.gpu() if dry else nullcontext():
+    with pretended() if dry else nullcontext():
         found = floors.measured(64, (0.25, 1)) if dry else floors.measured()
         run = {**harness.circumstances(), "floors": found.report()}
         cases = {case.name: case for case in harness.cases()}
         for name in names:
             case = cases[name]
-            if dry:
-                for provider in [provider for provider in case.providers if "compile" in provider]:
-                    del case.providers[provider]
             rows = timing.measure(case, found, lambda what, name=name: print(f"{name}: {what}", flush=True))
-            print(json.dumps({"item": name, "result": {"op": case.op, "run": run, "rows": rows}}), flush=True)
+            result = {"op": case.op, "run": run, "rows": told(rows, dry)}
+            print(json.dumps({"item": name, "result": result}), flush=True)
 
 
 if __name__ == "__main__":

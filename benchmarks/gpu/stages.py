@@ -14,8 +14,10 @@ import tempfile
 import threading
 import time
 import xml.etree.ElementTree as ET
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -24,7 +26,7 @@ from typing import Any
 import torch
 
 from benchmarks import where
-from benchmarks.gpu import ledger, processes
+from benchmarks.gpu import ledger, pretend, processes
 from benchmarks.gpu.processes import ROOT
 from benchmarks.harness import OPS, WHOLE, cases
 from fastssl import info
@@ -32,8 +34,7 @@ from fastssl import info
 Result = dict[str, Any]
 Tell = Callable[[str, Result], None]
 OTHERS = "others"  # the tests that are of no single op
-SMALL, SMALL_TESTS = "nt_xent", "tests/ops/test_gpu.py"  # all that a dry run does
-SMALL_CASES = ("rgb_to_lab 1 x 3 x 32 x 32 float32", "random_masking batch=8 length=196 float32")
+PRETENDED = "pretended"  # in place of a backend, of tests that a dry run passes
 # measured first, one case each, then the others' first cases, then the second ones
 FIRST = ("nt_xent", "queue_info_nce", "distillation_loss", "sinkhorn_knopp", "random_masking", "take_patches")
 FIRST += ("ema_update",)
@@ -62,25 +63,46 @@ def build(parts: list[str], seconds: float, tell: Tell, dry: bool) -> None:
 
     Where the environment refuses, that is the part's failure, and the modules are built alone for the stages to come.
     """
-    command: list[object] = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps"]
-    command += ["--disable-pip-version-check", *(["--dry-run", "--no-index"] if dry else []), "--editable", "."]
-    environment = {"FASTSSL_CUDA": os.environ.get("FASTSSL_CUDA", "0" if dry else "1")}
-    if not dry and "TORCH_CUDA_ARCH_LIST" not in os.environ and "CUDAARCHS" not in os.environ:
+    if dry:
+        build_wheel(seconds, tell)
+        return
+    environment = {"FASTSSL_CUDA": os.environ.get("FASTSSL_CUDA", "1")}
+    if "TORCH_CUDA_ARCH_LIST" not in os.environ and "CUDAARCHS" not in os.environ:
         environment["TORCH_CUDA_ARCH_LIST"] = "{}.{}".format(*torch.cuda.get_device_capability())  # this one alone
-    for old in ROOT.glob("fastssl/_*.so") if not dry else ():
+    for old in ROOT.glob("fastssl/_*.so"):
         old.unlink()  # this process may have loaded it, and a file that is written over would end it
     start = time.monotonic()
-    code, said = processes.run(command, seconds, **environment)
+    code, said = processes.run([*pip("install"), "--editable", "."], seconds, **environment)
     if code is None:
         return
     result: Result = {} if code == 0 else {"failed": said}
     if code != 0 and not module_is_there():
         result["modules alone"] = modules_alone(start + seconds - time.monotonic(), environment)
-    if not dry:
-        told = "from fastssl import info; print(info.facts()['CUDA kernels'])"
-        result["cuda"] = processes.run([sys.executable, "-c", told], 60)[1].splitlines()[-1]
-        if not module_is_there():
-            result.setdefault("failed", "fastssl._cuda was not built")
+    told = "from fastssl import info; print(info.facts()['CUDA kernels'])"
+    result["cuda"] = processes.run([sys.executable, "-c", told], 60)[1].splitlines()[-1]
+    if not module_is_there():
+        result.setdefault("failed", "fastssl._cuda was not built")
+    tell("build", {**result, "seconds": round(time.monotonic() - start, 1)})
+
+
+def pip(command: str) -> list[object]:
+    """pip as the build calls it: with what is installed here, and nothing else."""
+    return [sys.executable, "-m", "pip", command, "--no-build-isolation", "--no-deps", "--disable-pip-version-check"]
+
+
+def build_wheel(seconds: float, tell: Tell) -> None:
+    """A dry run's build: the same one without the CUDA kernels, into a wheel; what is installed stays as it is."""
+    start = time.monotonic()
+    for left in ROOT.glob("build/lib*/fastssl/_cuda*.so"):
+        left.unlink()  # by a build with CUDA: setuptools would take it along
+    with tempfile.TemporaryDirectory(prefix="fastssl-wheel-") as folder:
+        command = [*pip("wheel"), "--no-index", "--wheel-dir", folder, "."]
+        code, said = processes.run(command, seconds, FASTSSL_CUDA="0")
+        if code is None:
+            return
+        modules = [name for wheel in Path(folder).glob("*.whl") for name in zipfile.ZipFile(wheel).namelist()]
+    built = [Path(name).name.partition(".")[0] for name in modules if name.endswith(".so")]
+    result: Result = {"wheel with": built} if code == 0 and built else {"failed": said}
     tell("build", {**result, "seconds": round(time.monotonic() - start, 1)})
 
 
@@ -110,8 +132,8 @@ def module_is_there() -> bool:
 ENVIRONMENT = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "2"}
 
 
-def ops_with_kernels(dry: bool) -> list[str]:
-    return [op for op in dict.fromkeys(op for op, _ in ledger.kernels()) if not dry or op == SMALL]
+def ops_with_kernels() -> list[str]:
+    return list(dict.fromkeys(op for op, _ in ledger.kernels()))
 
 
 def op_of(test: str) -> str:
@@ -125,11 +147,14 @@ def op_of(test: str) -> str:
 
 
 def tests(parts: list[str], seconds: float, tell: Tell, dry: bool) -> None:
-    """Each op's tests in a process of their own, for a kernel that goes wrong leaves its process without a GPU."""
+    """Each op's tests in a process of their own, for a kernel that goes wrong leaves its process without a GPU.
+
+    A dry run collects them all and runs some of each op, with its formula in place of its kernels.
+    """
     deadline = time.monotonic() + seconds
     pytest = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider"]
     by_op: dict[str, list[str]] = {part: [] for part in parts}
-    for test in collected([*pytest, "--collect-only", SMALL_TESTS if dry else "tests/ops"], seconds):
+    for test in collected([*pytest, "--collect-only", "tests/ops"], seconds):
         by_op.setdefault(op_of(test), []).append(test)
     if time.monotonic() > deadline:
         return
@@ -138,11 +163,12 @@ def tests(parts: list[str], seconds: float, tell: Tell, dry: bool) -> None:
     def one(part: str) -> None:
         with tempfile.TemporaryDirectory(prefix="fastssl-gpu-") as folder:
             report, start = Path(folder) / "report.xml", time.monotonic()
-            command = [*pytest, f"--junitxml={report}", *by_op[part]]
-            code, said = processes.run(command, deadline - start, **ENVIRONMENT)
+            chosen = ["--pretend-gpu", *some_of(part, by_op[part])] if dry else by_op[part]
+            code, said = processes.run([*pytest, f"--junitxml={report}", *chosen], deadline - start, **ENVIRONMENT)
             if code is None:
                 return
-            result = outcome(report) if report.exists() else {"failed": said}
+            result = outcome(report, dry) if report.exists() else {"failed": said}
+        result["collected"] = len(by_op[part])
         with telling:
             tell(part, {**result, "seconds": round(time.monotonic() - start, 1)})
 
@@ -150,7 +176,7 @@ def tests(parts: list[str], seconds: float, tell: Tell, dry: bool) -> None:
         list(pool.map(one, (part for part in parts if by_op[part])))
     for part in parts:
         if not by_op[part]:
-            tell(part, {"skipped": 0} if part == OTHERS else {"failed": "no tests of it were collected"})
+            tell(part, {"collected": 0} if part == OTHERS else {"failed": "no tests of it were collected"})
 
 
 def collected(command: Sequence[object], seconds: float) -> list[str]:
@@ -159,7 +185,19 @@ def collected(command: Sequence[object], seconds: float) -> list[str]:
     return [line for line in said if re.match(r"tests/\S+\.py::", line)]
 
 
-def outcome(report: Path) -> Result:
+def some_of(op: str, tests: Sequence[str]) -> list[str]:
+    """Of an op's tests those that every kernel owes, and of each other file the first one of a backend that it has."""
+    backends = "|".join(backend for name, backend in ledger.kernels() if op in (name, OTHERS))
+    found: dict[str, str] = {}
+    for test in tests:
+        file, _, name = test.partition("::")
+        of_every_kernel = file.endswith("test_gpu.py")
+        if of_every_kernel or re.search(rf"[\[-]({backends})\b", name):
+            found.setdefault(test if of_every_kernel else file, test)
+    return list(found.values())
+
+
+def outcome(report: Path, dry: bool = False) -> Result:
     """Of pytest's report: how many passed on each backend, how many were skipped, and what failed."""
     passed: dict[str, int] = {}
     failures, skipped = [], 0
@@ -171,7 +209,7 @@ def outcome(report: Path) -> Result:
         elif case.find("skipped") is not None:
             skipped += 1
         else:
-            backend = next(iter(re.findall(r"[\[-](cuda|triton)\b", name)), "")
+            backend = PRETENDED if dry else next(iter(re.findall(r"[\[-](cuda|triton)\b", name)), "")
             passed[backend] = passed.get(backend, 0) + 1
     found: Result = {"passed": passed, "skipped": skipped, "failures": failures}
     return {**found, "failed": f"{len(failures)} tests"} if failures else found
@@ -212,10 +250,10 @@ def memcheck(parts: list[str], seconds: float, tell: Tell, dry: bool) -> None:
 
 def cases_in_order(dry: bool) -> list[str]:
     """The names of all cases, such that a run that is cut short has measured something of every op and library."""
-    if dry:
-        return list(SMALL_CASES)
-    where.use("cuda")
-    of_op = [cases(op) for op in (*FIRST, *(op for op in (*OPS, *WHOLE) if op not in FIRST))]
+    if not dry:
+        where.use("cuda")
+    with pretend.gpu() if dry else nullcontext():
+        of_op = [cases(op) for op in (*FIRST, *(op for op in (*OPS, *WHOLE) if op not in FIRST))]
     return [case.name for turn in zip_longest(*of_op) for case in turn if case is not None]
 
 
@@ -229,8 +267,8 @@ TESTED = (*BUILT, "fastssl/ops", "tests/ops", "tests/conftest.py")
 MEASURED = ("csrc", "fastssl/ops", "fastssl/losses", "fastssl/compat", "benchmarks")
 STAGES = (
     Stage("build", 3, BUILT, lambda dry: ["build"], build, lambda: not module_is_there()),
-    Stage("tests", 4, TESTED, lambda dry: [*ops_with_kernels(dry), OTHERS], tests),
-    Stage("memcheck", 2, TESTED, lambda dry: ops_with_kernels(False), memcheck),
+    Stage("tests", 4, TESTED, lambda dry: [*ops_with_kernels(), OTHERS], tests),
+    Stage("memcheck", 2, TESTED, lambda dry: ops_with_kernels(), memcheck),
     Stage("benchmarks", 4, MEASURED, cases_in_order, benchmarks),
 )
 

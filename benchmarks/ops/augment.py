@@ -19,7 +19,7 @@ from benchmarks.harness import OURS, Case, Work
 from benchmarks.rivals import load
 from fastssl import ops
 from fastssl.data.plans import ViewPlan, dino, simclr
-from fastssl.data.views import draw, make_views
+from fastssl.data.views import draw
 from fastssl.ops.augment import blur_radius  # type: ignore[attr-defined]
 
 WORKERS = 2
@@ -31,15 +31,19 @@ def inputs(n: int, height: int, width: int) -> Tensor:
     return torch.randint(256, (n, 3, height, width), dtype=torch.uint8, generator=where.generator())
 
 
-def ours(plan: ViewPlan, n: int, height: int, width: int) -> Work:
+def ours(plan: ViewPlan, n: int, height: int, width: int, dtype: torch.dtype) -> Work:
     images, generator = inputs(n, height, width), torch.Generator(device="cpu").manual_seed(0)
-    on = where.device()
-    params = draw(plan, (height, width), generator, count=n, device=on) if where.on_gpu() else None
-    return lambda: tuple(make_views(images, plan, generator, params=params))
+    how = dict(mean=plan.mean, std=plan.std, interpolation=plan.interpolation, dtype=dtype)
+
+    def drawn() -> ops.ViewParams:
+        return draw(plan, (height, width), generator, count=n, device=where.device())
+
+    params = drawn() if where.on_gpu() else None
+    return lambda: tuple(ops.augment(images, drawn() if params is None else params, plan.sizes, **how))
 
 
-def reference(plan: ViewPlan, n: int, height: int, width: int) -> Work:
-    make = ours(plan, n, height, width)
+def reference(plan: ViewPlan, n: int, height: int, width: int, dtype: torch.dtype) -> Work:
+    make = ours(plan, n, height, width, dtype)
 
     def work() -> Any:
         with ops.backend("reference"):
@@ -48,7 +52,7 @@ def reference(plan: ViewPlan, n: int, height: int, width: int) -> Work:
     return work
 
 
-def torchvision_transform(plan: ViewPlan) -> Any:
+def torchvision_transform(plan: ViewPlan, dtype: torch.dtype = torch.float32) -> Any:
     """One view of an image: a tensor or Pillow's."""
     v2 = load("torchvision.transforms.v2")
     jitter = v2.ColorJitter(plan.brightness, plan.contrast, plan.saturation, plan.hue)
@@ -64,6 +68,7 @@ def torchvision_transform(plan: ViewPlan) -> Any:
         v2.ToImage(),
         v2.ToDtype(torch.float32, scale=True),
         v2.Normalize(plan.mean, plan.std),
+        *([] if dtype == torch.float32 else [v2.ToDtype(dtype)]),
     ]
     return v2.Compose(steps)
 
@@ -71,8 +76,8 @@ def torchvision_transform(plan: ViewPlan) -> Any:
 class Views(torch.utils.data.Dataset[list[Tensor]]):
     """All views of each image, one image at a time."""
 
-    def __init__(self, plan: ViewPlan, images: list[Any]) -> None:
-        self.transforms = [torchvision_transform(part) for part in plan.parts for _ in range(part.views)]
+    def __init__(self, plan: ViewPlan, images: list[Any], dtype: torch.dtype) -> None:
+        self.transforms = [torchvision_transform(part, dtype) for part in plan.parts for _ in range(part.views)]
         self.images = images
 
     def __len__(self) -> int:
@@ -82,24 +87,27 @@ class Views(torch.utils.data.Dataset[list[Tensor]]):
         return [transform(self.images[i]) for transform in self.transforms]
 
 
-def batches(plan: ViewPlan, images: list[Any], workers: int) -> Iterable[Any]:
+def batches(plan: ViewPlan, images: list[Any], workers: int, dtype: torch.dtype) -> Iterable[Any]:
     """A loader of batches of 32, whose workers stay."""
-    return torch.utils.data.DataLoader(Views(plan, images), 32, num_workers=workers, persistent_workers=workers > 0)
+    views = Views(plan, images, dtype)
+    return torch.utils.data.DataLoader(views, 32, num_workers=workers, persistent_workers=workers > 0)
 
 
-def torchvision_tensors(workers: int, plan: ViewPlan, n: int, height: int, width: int) -> Work:
-    loader = batches(plan, list(inputs(n, height, width)), workers)
+def torchvision_tensors(workers: int, plan: ViewPlan, n: int, height: int, width: int, dtype: torch.dtype) -> Work:
+    loader = batches(plan, list(inputs(n, height, width)), workers, dtype)
     return lambda: [len(batch) for batch in loader]
 
 
-def torchvision_pillow(plan: ViewPlan, n: int, height: int, width: int) -> Work:
+def torchvision_pillow(plan: ViewPlan, n: int, height: int, width: int, dtype: torch.dtype) -> Work:
     to_pillow = load("torchvision.transforms.v2.functional").to_pil_image
-    loader = batches(plan, [to_pillow(image) for image in inputs(n, height, width)], WORKERS)
+    loader = batches(plan, [to_pillow(image) for image in inputs(n, height, width)], WORKERS, dtype)
     return lambda: [len(batch) for batch in loader]
 
 
-def kornia(plan: ViewPlan, n: int, height: int, width: int) -> Work:
-    """Its own order of the four steps is drawn once a batch; values are [0, 1] in float."""
+def kornia(
+    plan: ViewPlan, n: int, height: int, width: int, dtype: torch.dtype, computed_in: torch.dtype = torch.float32
+) -> Work:
+    """Its own order of the four steps is drawn once a batch; values are [0, 1] in ``computed_in``."""
     augmentation = load("kornia.augmentation")
     images = inputs(n, height, width)
 
@@ -120,14 +128,19 @@ def kornia(plan: ViewPlan, n: int, height: int, width: int) -> Work:
     transforms = [transform(part) for part in plan.parts for _ in range(part.views)]
 
     def work() -> Any:
-        values = images.float() / 255
-        return [view(values, params=params) for view, params in zip(transforms, drawn, strict=True)]
+        values = images.to(computed_in) / 255
+        return [view(values, params=params).to(dtype) for view, params in zip(transforms, drawn, strict=True)]
 
     drawn: list[Any] = [None] * len(transforms)
     if where.on_gpu():
         work()
         drawn = [view._params for view in transforms]
     return work
+
+
+def pixels(plan: ViewPlan) -> int:
+    """Of all views of an image."""
+    return sum(part.views * part.size**2 for part in plan.parts)
 
 
 def cases() -> list[Case]:
@@ -142,30 +155,36 @@ def cases() -> list[Case]:
             }
         ),
         "kornia": kornia,
+        "kornia, computed in bfloat16": functools.partial(kornia, computed_in=torch.bfloat16),
     }
     return [
         Case(
             op="augment",
             shape=f"{plan} {size}, {n} images of {height} x {width}",
-            dtype="float32",
+            dtype=str(dtype).removeprefix("torch."),
             providers={
-                name: functools.partial(make, PLANS[plan](size), n, height, width) for name, make in makers.items()
+                name: functools.partial(make, PLANS[plan](size), n, height, width, dtype)
+                for name, make in makers.items()
+                if dtype == torch.bfloat16 or not name.endswith("bfloat16")
             },
-            bytes_moved=n * (3 * height * width + sum(12 * x.views * x.size**2 for x in PLANS[plan](size).parts)),
+            bytes_moved=3 * n * (height * width + dtype.itemsize * pixels(PLANS[plan](size))),
             peak=plan != "SimCLR",
         )
-        for plan, size, n, height, width in where.sizes(
+        for plan, size, n, height, width, dtype in where.sizes(
             cpu=(
-                ("SimCLR", 224, 256, 256, 256),
-                ("SimCLR", 224, 256, 375, 500),
-                ("SimCLR", 32, 2048, 32, 32),
-                ("DINO 2 + 8", 224, 64, 256, 256),
+                ("SimCLR", 224, 256, 256, 256, torch.float32),
+                ("SimCLR", 224, 256, 256, 256, torch.bfloat16),
+                ("SimCLR", 224, 256, 375, 500, torch.float32),
+                ("SimCLR", 32, 2048, 32, 32, torch.float32),
+                ("DINO 2 + 8", 224, 64, 256, 256, torch.float32),
             ),
             gpu=(
-                ("SimCLR", 224, 256, 256, 256),
-                ("SimCLR", 224, 256, 375, 500),
-                ("SimCLR", 32, 8192, 32, 32),
-                ("DINO 2 + 8", 224, 256, 256, 256),
+                ("SimCLR", 224, 256, 256, 256, torch.bfloat16),
+                ("SimCLR", 224, 256, 256, 256, torch.float32),
+                ("SimCLR", 224, 256, 375, 500, torch.bfloat16),
+                ("SimCLR", 32, 8192, 32, 32, torch.bfloat16),
+                ("DINO 2 + 8", 224, 256, 256, 256, torch.bfloat16),
             ),
+            small=(("SimCLR", 32, 2, 40, 48, torch.bfloat16),),
         )
     ]

@@ -84,6 +84,8 @@ def cases() -> list[Case]:
             bytes_moved=batch * (4 * (4 * ATTEMPTS + GRID**2) + GRID**2),
         )
         for batch, draw in where.sizes(
-            cpu=((256, False), (256, True), (8, True)), gpu=((256, False), (256, True), (1024, False))
+            cpu=((256, False), (256, True), (8, True)),
+            gpu=((256, False), (256, True), (1024, False)),
+            small=((2, True),),
         )
     ]

@@ -56,5 +56,5 @@ def cases() -> list[Case]:
             bytes_moved=n * size**2 * 4 * (313 + 2),
             peak=n == 32,
         )
-        for n, size in where.sizes(cpu=((1, 56), (32, 56)), gpu=((32, 56), (256, 56)))
+        for n, size in where.sizes(cpu=((1, 56), (32, 56)), gpu=((32, 56), (256, 56)), small=((2, 4),))
     ]

@@ -105,5 +105,6 @@ def cases() -> list[Case]:
         for batch, prototypes, dtype in where.sizes(
             cpu=((64, 65536, torch.float32), (64, 65536, torch.bfloat16), (8, 1024, torch.float32)),
             gpu=((64, 65536, torch.bfloat16), (64, 65536, torch.float32)),
+            small=((2, 64, torch.bfloat16),),
         )
     ]

@@ -16,8 +16,11 @@ from fastssl.ops.ema_update import reference  # type: ignore[attr-defined]
 MOMENTUM = 0.999
 
 
+Shapes = tuple[torch.Size, ...]
+
+
 @functools.cache
-def shapes() -> tuple[torch.Size, ...]:
+def resnet50() -> Shapes:
     encoder = models.get("resnet50")()
     return (*(parameter.shape for parameter in encoder.parameters()), torch.Size((1000, 2048)), torch.Size((1000,)))
 
@@ -44,14 +47,14 @@ def plain(targets: list[Tensor], sources: list[Tensor]) -> None:
     reference(targets, sources, MOMENTUM, [])
 
 
-def tensors(source_dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
+def tensors(shapes: Shapes, source_dtype: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
     generator = where.generator()
-    targets = [torch.randn(shape, generator=generator) for shape in shapes()]
-    return targets, [torch.randn(shape, generator=generator).to(source_dtype) for shape in shapes()]
+    targets = [torch.randn(shape, generator=generator) for shape in shapes]
+    return targets, [torch.randn(shape, generator=generator).to(source_dtype) for shape in shapes]
 
 
-def on(function: Callable[[list[Tensor], list[Tensor]], None], source_dtype: torch.dtype) -> Work:
-    targets, sources = tensors(source_dtype)
+def on(function: Callable[[list[Tensor], list[Tensor]], None], shapes: Shapes, source_dtype: torch.dtype) -> Work:
+    targets, sources = tensors(shapes, source_dtype)
 
     def work() -> Sequence[Tensor]:
         with torch.no_grad():
@@ -61,14 +64,14 @@ def on(function: Callable[[list[Tensor], list[Tensor]], None], source_dtype: tor
     return work
 
 
-def modules(source_dtype: torch.dtype) -> tuple[torch.nn.Module, torch.nn.Module]:
+def modules(shapes: Shapes, source_dtype: torch.dtype) -> tuple[torch.nn.Module, torch.nn.Module]:
     """Both lists as the parameters of modules, which the libraries' classes take."""
-    targets, sources = (torch.nn.ParameterList(each) for each in tensors(source_dtype))
+    targets, sources = (torch.nn.ParameterList(each) for each in tensors(shapes, source_dtype))
     return targets, sources
 
 
-def swa_utils(source_dtype: torch.dtype) -> Work:
-    target, source = modules(source_dtype)
+def swa_utils(shapes: Shapes, source_dtype: torch.dtype) -> Work:
+    target, source = modules(shapes, source_dtype)
     average = torch.optim.swa_utils.AveragedModel(
         target, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(MOMENTUM)
     )
@@ -76,8 +79,8 @@ def swa_utils(source_dtype: torch.dtype) -> Work:
     return lambda: average.update_parameters(source)
 
 
-def timm(source_dtype: torch.dtype) -> Work:
-    target, source = modules(source_dtype)
+def timm(shapes: Shapes, source_dtype: torch.dtype) -> Work:
+    target, source = modules(shapes, source_dtype)
     average = rivals.load("timm.utils").ModelEmaV3(target, decay=MOMENTUM)
     return lambda: average.update(source)
 
@@ -90,19 +93,20 @@ def cases() -> list[Case]:
         "torch _foreach_lerp_": foreach_lerp,
         "torch _foreach_mul_+add_": foreach_mul_add,
     }
-    makers: dict[str, Callable[[torch.dtype], Work]] = {
+    makers: dict[str, Callable[[Shapes, torch.dtype], Work]] = {
         **{name: functools.partial(on, function) for name, function in functions.items()},
-        "torch.compile": lambda dtype: on(where.compiled(plain), dtype),
+        "torch.compile": lambda shapes, dtype: on(where.compiled(plain), shapes, dtype),
         "torch swa_utils AveragedModel": swa_utils,
         "timm ModelEmaV3": timm,
     }
-    elements = sum(shape.numel() for shape in shapes())
+    shapes = where.sizes(cpu=resnet50, small=lambda: (torch.Size((64, 3, 7, 7)), torch.Size((64,))))()
+    elements = sum(shape.numel() for shape in shapes)
     return [
         Case(
             op="ema_update",
-            shape=f"{len(shapes())} tensors, {elements / 1e6:.1f}M elements",
+            shape=f"{len(shapes)} tensors, {elements / 1e6:.1f}M elements",
             dtype=f"float32 from {str(dtype).removeprefix('torch.')}",
-            providers={name: functools.partial(make, dtype) for name, make in makers.items()},
+            providers={name: functools.partial(make, shapes, dtype) for name, make in makers.items()},
             bytes_moved=elements * (8 + dtype.itemsize),
             peak=True,
         )

@@ -85,5 +85,5 @@ def cases() -> list[Case]:
             bytes_moved=n * size**2 * (8 + 60),
             peak=n == 32,
         )
-        for n, size in where.sizes(cpu=((1, 56), (32, 56), (4, 224)), gpu=((32, 56), (256, 56)))
+        for n, size in where.sizes(cpu=((1, 56), (32, 56), (4, 224)), gpu=((32, 56), (256, 56)), small=((2, 8),))
     ]

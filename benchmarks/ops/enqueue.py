@@ -81,5 +81,6 @@ def cases() -> list[Case]:
         for count, dtype in where.sizes(
             cpu=((256, torch.float32), (4096, torch.float32), (4096, torch.bfloat16), (32768, torch.float32)),
             gpu=((256, torch.float32), (4096, torch.bfloat16), (32768, torch.float32)),
+            small=((16, torch.bfloat16),),
         )
     ]

@@ -86,6 +86,7 @@ def cases() -> list[Case]:
                 (LARGE, 64, torch.float32),
             ),
             gpu=((16384, 128, torch.bfloat16), (LARGE, 128, torch.bfloat16), (4096, 128, torch.float32)),
+            small=((16, 8, torch.bfloat16),),
         )
     ]
 

@@ -59,5 +59,5 @@ def cases() -> list[Case]:
             exact=functools.partial(lambda n, size: (reference(inputs(n, size).double()),), n, size),
             bytes_moved=n * size**2 * 24,
         )
-        for n, size in where.sizes(cpu=((1, 32), (64, 224)), gpu=((64, 224), (256, 224)))
+        for n, size in where.sizes(cpu=((1, 32), (64, 224)), gpu=((64, 224), (256, 224)), small=((2, 8),))
     ]

@@ -111,6 +111,7 @@ def cases() -> list[Case]:
                 (4096, torch.bfloat16),
                 (4096, torch.float32),
             ),
+            small=((32, torch.bfloat16),),
         )
     ]
 

@@ -110,5 +110,6 @@ def cases() -> list[Case]:
         for frames, d, radius, k in where.sizes(
             cpu=((1, 192, 12, 5), (8, 192, 12, 5), (8, 256, 12, 5), (8, 256, None, 5)),
             gpu=((8, 256, 12, 5), (8, 256, None, 5)),
+            small=((1, 4, 2, 5),),
         )
     ]

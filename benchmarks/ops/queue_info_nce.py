@@ -123,6 +123,7 @@ def cases() -> list[Case]:
         for n, k, d, dtype in where.sizes(
             cpu=((64, 1024, 128, torch.float32), (256, 65536, 128, torch.float32), (256, 65536, 128, torch.bfloat16)),
             gpu=((256, 65536, 128, torch.bfloat16), (256, 65536, 128, torch.float32)),
+            small=((8, 64, 16, torch.float32),),
         )
     ]
 

@@ -54,5 +54,6 @@ def cases() -> list[Case]:
         for batch, length, draw in where.sizes(
             cpu=((256, 196, False), (256, 196, True), (1024, 196, False), (8, 196, False)),
             gpu=((256, 196, False), (256, 196, True), (4096, 196, False)),
+            small=((2, 16, False),),
         )
     ]

@@ -74,5 +74,6 @@ def cases() -> list[Case]:
         for batch, dtype in where.sizes(
             cpu=((256, torch.float32), (256, torch.bfloat16), (8, torch.float32)),
             gpu=((256, torch.float32), (256, torch.bfloat16)),
+            small=((1, torch.bfloat16),),
         )
     ]

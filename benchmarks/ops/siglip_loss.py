@@ -83,6 +83,7 @@ def cases() -> list[Case]:
                 (4096, 512, torch.bfloat16),
             ),
             gpu=((4096, 512, torch.float32), (4096, 512, torch.bfloat16), (16384, 512, torch.bfloat16)),
+            small=((16, 8, torch.bfloat16),),
         )
     ]
 

@@ -85,5 +85,6 @@ def cases() -> list[Case]:
                 (64, 1024, torch.float32),
             ),
             gpu=((128, 65536, torch.float32), (128, 65536, torch.bfloat16), (4096, 3000, torch.float32)),
+            small=((4, 64, torch.bfloat16),),
         )
     ]

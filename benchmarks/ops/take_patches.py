@@ -127,6 +127,7 @@ def cases() -> list[Case]:
             (False, 8, torch.float32),
         ),
         gpu=((True, 256, torch.float32), (True, 256, torch.bfloat16), (False, 256, torch.bfloat16)),
+        small=((True, 1, torch.bfloat16),),
     ):
         taken = batch * round(LENGTH * (1 - RATIO)) * WIDTH * dtype.itemsize
         full = batch * LENGTH * WIDTH * dtype.itemsize

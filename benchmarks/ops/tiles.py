@@ -75,5 +75,6 @@ def cases() -> list[Case]:
         for n, taken, normalize in where.sizes(
             cpu=((64, 9, True), (64, 9, False), (64, 2, True), (1, 9, True)),
             gpu=((256, 9, True), (256, 9, False), (256, 2, True)),
+            small=((1, 9, True),),
         )
     ]

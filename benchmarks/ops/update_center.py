@@ -72,6 +72,7 @@ def cases() -> list[Case]:
         for batch, prototypes, dtype in where.sizes(
             cpu=((64, 65536, torch.float32), (64, 65536, torch.bfloat16), (16, 4096, torch.float32)),
             gpu=((64, 65536, torch.float32), (64, 65536, torch.bfloat16)),
+            small=((2, 64, torch.bfloat16),),
         )
     ]
 

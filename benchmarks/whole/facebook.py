@@ -186,4 +186,7 @@ def pixels(n: int, side: int) -> Case:
 
 
 def cases() -> list[Case]:
-    return [dino(64, 65536), moco(256, 65536, 128), masking(256, 196, 768), pixels(64, 224)]
+    return where.sizes(
+        cpu=lambda: [dino(64, 65536), moco(256, 65536, 128), masking(256, 196, 768), pixels(64, 224)],
+        small=lambda: [dino(2, 64), moco(4, 64, 16), masking(2, 16, 8), pixels(2, 32)],
+    )()

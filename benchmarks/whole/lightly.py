@@ -106,4 +106,7 @@ def dino(batch: int, prototypes: int) -> Case:
 
 
 def cases() -> list[Case]:
-    return [simclr(2048, 128), moco(2048, 65536, 128), dino(64, 65536)]
+    return where.sizes(
+        cpu=lambda: [simclr(2048, 128), moco(2048, 65536, 128), dino(64, 65536)],
+        small=lambda: [simclr(8, 16), moco(4, 64, 16), dino(2, 64)],
+    )()

@@ -50,4 +50,4 @@ def clip(n: int, d: int) -> Case:
 
 
 def cases() -> list[Case]:
-    return [clip(2048, 512), clip(4096, 512)]
+    return [clip(n, d) for n, d in where.sizes(cpu=((2048, 512), (4096, 512)), small=((8, 16),))]

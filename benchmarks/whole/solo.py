@@ -79,4 +79,7 @@ def moco_v2(n: int, k: int, d: int) -> Case:
 
 
 def cases() -> list[Case]:
-    return [simclr(256, 128), simclr(2048, 128), moco_v2(256, 65536, 128)]
+    return where.sizes(
+        cpu=lambda: [simclr(256, 128), simclr(2048, 128), moco_v2(256, 65536, 128)],
+        small=lambda: [simclr(8, 16), moco_v2(4, 64, 16)],
+    )()

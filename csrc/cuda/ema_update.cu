@@ -1,8 +1,10 @@
 // Exponential moving average over lists of tensors: t += (1 - m) (s - t), optionally with a copy of t in a lower precision.
 //
 // Grid: one block a chunk of kEmaChunk elements, for all chunks of all tensors in one launch; the chunks' table lies in
-// device memory, so any number of tensors is one launch and a CUDA graph can replay it. Block: 256 threads, each moving
-// 8 elements at a time in accesses of 16 bytes where the addresses allow, else one at a time.
+// device memory, so any number of tensors is one launch and a CUDA graph can replay it. The first call on a list of
+// tensors copies the table there, out of pinned memory on the current stream, and waits for nothing; that call cannot be
+// captured, for no memory may be pinned during a capture, and every later one can. Block: 256 threads, each moving 8
+// elements at a time in accesses of 16 bytes where the addresses allow, else one at a time.
 // Computed in float (double where the target is f64); integer tensors are copied.
 // Bytes moved: source and target read once, target and copy written once.
 // CUDA and not Triton: pointers to any number of tensors of mixed types, and nothing but memory traffic.

@@ -1,6 +1,7 @@
 // Rows of elements that threads move: kPack elements at once, in accesses of 16 bytes, or one where the addresses forbid it.
 #pragma once
 
+#include <cstring>
 #include <initializer_list>
 
 #include "common.cuh"
@@ -24,14 +25,21 @@ __device__ inline void load(const T* p, A (&values)[N]) {
     }
 }
 
-// Stores them, rounded to T.
+// Stores them in the GPU's memory, rounded to T. 16 bytes go by an instruction of their own, for ptxas may split a plain
+// assignment of 16-bit numbers; of wider ones it makes several of 16.
 template <int N, class T, class A>
 __device__ inline void store(T* p, const A (&values)[N]) {
     if constexpr (N == kPack) {
         Pack<T> pack;
 #pragma unroll
         for (int k = 0; k < kPack; ++k) pack.values[k] = narrow<T>(values[k]);
-        *reinterpret_cast<Pack<T>*>(p) = pack;
+        if constexpr (sizeof(pack) == sizeof(int4)) {
+            int4 whole;
+            memcpy(&whole, &pack, sizeof(pack));
+            __stwb(reinterpret_cast<int4*>(p), whole);
+        } else {
+            *reinterpret_cast<Pack<T>*>(p) = pack;
+        }
     } else {
         *p = narrow<T>(values[0]);
     }

@@ -32,6 +32,11 @@ def ema_update_(
     float64 targets) whatever is stored, for a bfloat16 weight never moves at momentum 0.999: keep the targets in
     float32. Integer and bool tensors (buffers such as ``num_batches_tracked``) are copied. No gradient is recorded.
 
+    On a GPU no call waits for the device: the first one on a list of tensors copies a table of their addresses there,
+    out of pinned memory, and later ones on the same tensors find it, on any stream. A CUDA graph can capture these
+    later calls and not the first, which raises there, for CUDA pins no memory during a capture and torch copies from
+    no other: call it once before, as torch asks for all that is captured.
+
     Args:
         targets: tensors of any shape, updated in place; float32, bfloat16, float16, float64, integer or bool.
         sources: as many tensors, each with the shape and device of its target; a floating-point source may have
@@ -44,7 +49,7 @@ def ema_update_(
         ValueError: naming the position and the shapes, for lists, shapes or devices that disagree, a tensor whose
             elements overlap in memory (an expanded one), tensors that share memory (tied weights given twice), or a
             momentum outside [0, 1].
-        RuntimeError: if ``backend`` cannot serve the call.
+        RuntimeError: if ``backend`` cannot serve the call, or a CUDA graph would capture the first one of them.
     """
     momentum = _check.momentum(_OP, momentum)
     targets, sources = _listed("targets", targets), _listed("sources", sources)
@@ -152,8 +157,8 @@ class _Plan:
 
     table: array[int]  # a row for each tensor that a kernel can take
     loose: list[int]  # the pairs with gaps in memory, which the reference updates
-    # on a GPU: a row for each chunk of each tensor, (its columns..., first element, elements)
-    chunks: Tensor | None = None
+    # on a GPU: a row for each chunk of each tensor, (its columns..., first element, elements), and when it is there
+    upload: tuple[Tensor, torch.cuda.Event] | None = None
 
 
 _plans: dict[object, _Plan] = {}  # the one used last is the last
@@ -263,20 +268,31 @@ _captured: dict[int, Tensor] = {}  # chunks that a CUDA graph reads at every rep
 
 
 def _uploaded(plan: _Plan, device: torch.device) -> Tensor:
-    """The plan's chunks on the device. They are uploaded once, and a CUDA graph can capture any later call."""
-    capturing = torch.cuda.is_current_stream_capturing()
-    if plan.chunks is None:
-        if capturing:
+    """The plan's chunks on the device, copied there at its first call; work on the current stream finds them."""
+    stream = torch.cuda.current_stream(device)
+    if torch.cuda.is_current_stream_capturing():
+        if plan.upload is None:
             raise RuntimeError(f"{_OP}: call it once on these tensors before capturing a CUDA graph of it")
-        chunk, table = _native.cuda.ema_chunk(), plan.table
-        rows = [table[i : i + _COLUMNS] for i in range(0, len(table), _COLUMNS)]
-        chunks = [[*row, first, min(chunk, row[3] - first)] for row in rows for first in range(0, row[3], chunk)]
-        plan.chunks = torch.tensor(chunks, dtype=torch.int64).to(device)
-    if capturing:
-        _captured[plan.chunks.data_ptr()] = plan.chunks
-    else:
-        plan.chunks.record_stream(torch.cuda.current_stream(device))
-    return plan.chunks
+        # the graph may not wait for an event from outside of it: its replays come after that call, as all it reads must
+        chunks = _captured[plan.upload[0].data_ptr()] = plan.upload[0]
+        return chunks
+    if plan.upload is None:
+        # torch keeps the pinned memory until the copy is done
+        chunks = _chunks(plan).pin_memory().to(device, non_blocking=True)
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied.record(stream)
+        plan.upload = chunks, copied
+    chunks, copied = plan.upload
+    stream.wait_event(copied)
+    chunks.record_stream(stream)
+    return chunks
+
+
+def _chunks(plan: _Plan) -> Tensor:
+    most, table = _native.cuda.ema_chunk(), plan.table
+    rows = [table[i : i + _COLUMNS] for i in range(0, len(table), _COLUMNS)]
+    chunks = [[*row, first, min(most, row[3] - first)] for row in rows for first in range(0, row[3], most)]
+    return torch.tensor(chunks, dtype=torch.int64)
 
 
 def _tensors(targets: Sequence[Tensor], sources: Sequence[Tensor], copies: Sequence[Tensor]) -> list[Tensor]:

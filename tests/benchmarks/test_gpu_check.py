@@ -12,34 +12,76 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import harness, publish, summary, where
-from benchmarks.gpu import check, ledger, processes, stages
+from benchmarks import harness, where
+from benchmarks.gpu import check, ledger, pages, pretend, processes, stages
 from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.stages import Stage
-from fastssl import info
 from fastssl.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
-H100 = "NVIDIA H100 80GB HBM3"
 
 
-def test_a_dry_run_goes_through_all_stages_and_writes_no_ledger(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.gpu", "--dry-run", "--out", str(tmp_path)]
+def test_a_dry_run_tries_every_op_and_claims_no_kernel(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu", "--dry-run", "--minutes", "20", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    parts = {path.stem: json.loads(path.read_text())["parts"] for path in tmp_path.glob("*.json")}
-    assert set(parts) == {"build", "tests", "memcheck", "benchmarks"}
-    assert parts["tests"]["nt_xent"]["skipped"] > 5
-    assert set(parts["memcheck"]) == set(stages.ops_with_kernels(False))
-    assert all(found["calls"] > 5 for found in parts["memcheck"].values())
-    for rows in (part["rows"] for part in parts["benchmarks"].values()):
-        ours, *others = rows
-        assert ours["timed_by"] == "graph"
-        assert {"median", "wall_median", "floor", "peak_extra_megabytes", "input_megabytes"} <= ours.keys()
-        assert any("median" in row for row in others)
-    assert "ledger: nothing is written of a run without a GPU" in done.stdout
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    assert "all is right, but no kernel ran: this was a dry run" in done.stdout
+    assert_every_op_was_tried(tmp_path)
+    assert_no_kernel_is_claimed(tmp_path)
     with pytest.raises(UserError, match="of a dry run"):
         check.adopt(tmp_path, tmp_path / "repository")
+
+
+def assert_every_op_was_tried(out: Path) -> None:
+    names = {"build", "tests", "memcheck", "benchmarks"}
+    records = {name: json.loads((out / f"{name}.json").read_text()) for name in names}
+    parts = {name: record["parts"] for name, record in records.items()}
+    every_op = set(stages.ops_with_kernels())
+    assert parts["build"]["build"]["wheel with"] == ["_cpu"]
+    assert set(parts["tests"]) == {*every_op, stages.OTHERS}
+    assert all(parts["tests"][op]["passed"][stages.PRETENDED] >= 6 for op in every_op)
+    assert all(parts["tests"][op]["collected"] > parts["tests"][op]["passed"][stages.PRETENDED] for op in every_op)
+    assert set(parts["memcheck"]) == every_op
+    assert all(found["calls"] > 5 for found in parts["memcheck"].values())
+    measured = parts["benchmarks"].values()
+    assert {part["op"] for part in measured} == {*harness.OPS, *harness.WHOLE}
+    for part in measured:
+        ours, *others = part["rows"]
+        assert {"median", "wall_median", "peak_extra_megabytes", "input_megabytes"} <= ours.keys()
+        assert any("median" in row for row in others)
+    floors = records["benchmarks"]["run"]["floors"]
+    assert all(floors[rate] > 0 for rate in ("fma_gflops", "tf32_gflops", "gemm_gflops"))
+
+
+def assert_no_kernel_is_claimed(out: Path) -> None:
+    """In results, ledger and pages."""
+    entries = json.loads((out / check.LEDGER).read_text())
+    assert set(entries) == set(ledger.files())
+    assert all("unproven" in entry and "sha256" not in entry for entry in entries.values())
+    reports = [json.loads(path.read_text()) for path in (out / "results").rglob("*.json")]
+    assert {report["run"]["machine"] for report in reports} == {pretend.NAME}
+    for row in (row for report in reports for row in report["rows"] if "failed" not in row):
+        assert (row["device"], row["backend"] in ("cuda", "triton")) == ("cpu", False), row
+        assert row["timed_by"].startswith("pretended ")
+    (machine,) = (out / "pages" / "performance").glob("*.md")
+    told = (out / "pages" / "performance.md").read_text()
+    assert pages.DRY in told
+    assert pages.DRY in machine.read_text()
+    assert told.count("| **unproven**: ") == len(ledger.kernels())
+
+
+def test_of_an_ops_tests_a_dry_run_takes_some() -> None:
+    gpu, own = "tests/ops/test_gpu.py::", "tests/ops/test_ema_update.py::"
+    tests = [f"{gpu}a[ema_update_-cuda]", f"{gpu}b[ema_update_-cuda-float32]"]
+    more = [f"{own}a[triton-0.5]", f"{own}a[cuda-0.5]", f"{own}b[cuda]", "tests/ops/test_x.py::large[cuda]"]
+    assert stages.some_of("ema_update", [*tests, *more]) == [
+        *tests,
+        f"{own}a[cuda-0.5]",
+        "tests/ops/test_x.py::large[cuda]",
+    ]
+    assert stages.some_of(stages.OTHERS, ["tests/ops/test_x.py::b", "tests/ops/test_x.py::a[triton]"]) == [
+        "tests/ops/test_x.py::a[triton]"
+    ]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
@@ -242,108 +284,9 @@ def test_pytests_report_is_counted_by_backend(tmp_path: Path) -> None:
     assert stages.outcome(report)["failures"] == ["t::e[cuda]: it differs"]
 
 
-# ---- the ledger ----
-
-
-@pytest.fixture
-def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Sources of two kernels, and all that reads them told to look there."""
-    (tmp_path / "csrc" / "cuda").mkdir(parents=True)
-    (tmp_path / "fastssl" / "ops" / "triton").mkdir(parents=True)
-    (tmp_path / "csrc/cuda/ema_update.cu").write_text(
-        '#include "ema_update.h"\n#include <cuda.h>\n#include "common.cuh"\n'
-    )
-    (tmp_path / "csrc/cuda/ema_update.h").write_text("// declared\n")
-    (tmp_path / "csrc/cuda/common.cuh").write_text("// shared\n")
-    (tmp_path / "fastssl/ops/triton/nt_xent.py").write_text("from fastssl.ops.triton import _dot\nimport triton\n")
-    (tmp_path / "fastssl/ops/triton/_dot.py").write_text("from fastssl.ops.triton._load import load\n")
-    (tmp_path / "fastssl/ops/triton/_load.py").write_text("load = 1\n")
-    for module in (ledger, stages, info):
-        monkeypatch.setattr(module, "ROOT", tmp_path)
-    monkeypatch.setattr(info, "PROVEN", tmp_path / "fastssl" / "gpu_proven.json")
-    monkeypatch.setattr(info, "gpu_kernels", lambda: {"ema_update": {"cuda"}, "nt_xent": {"triton"}})
-    return tmp_path
-
-
-PASSED = {"ema_update": {"passed": {"cuda": 31}, "failures": []}, "nt_xent": {"passed": {"triton": 40}, "failures": []}}
-
-
-def test_what_passed_is_proven_until_a_source_changes(repository: Path) -> None:
-    found = ledger.updated({}, PASSED, {}, H100, "benchmarks/results/x/check")
-    assert set(found) == {
-        *(f"csrc/cuda/{name}" for name in ("ema_update.cu", "ema_update.h", "common.cuh")),
-        *(f"fastssl/ops/triton/{name}.py" for name in ("nt_xent", "_dot", "_load")),
-    }
-    entry = found["csrc/cuda/ema_update.cu"]
-    assert (entry["device"], entry["tests"], entry["results"]) == (H100, "passed 31", "benchmarks/results/x/check")
-    assert entry["sha256"] == ledger.sha256("csrc/cuda/ema_update.cu")
-    assert entry["memcheck"] == "not reached"
-    skipped = ledger.updated(
-        {}, PASSED, {"ema_update": {"skipped": "not installed"}, "nt_xent": {"calls": 3}}, H100, ""
-    )
-    assert skipped["csrc/cuda/ema_update.cu"]["memcheck"] == "skipped: not installed"
-    assert skipped["fastssl/ops/triton/nt_xent.py"]["memcheck"] == "passed"
-    assert set(ledger.proven(found)) == {"ema_update cuda", "nt_xent triton"}
-    (repository / "csrc/cuda/common.cuh").write_text("// shared, changed\n")
-    assert set(ledger.proven(found)) == {"nt_xent triton"}
-    assert ledger.unproven(found) == ["csrc/cuda/ema_update.cu"]
-    (repository / "fastssl/ops/triton/_load.py").write_text("load = 2\n")
-    assert ledger.proven(found) == {}
-
-
-def test_what_failed_loses_its_entry_and_what_did_not_run_keeps_it(repository: Path) -> None:
-    found = ledger.updated({}, PASSED, {}, H100, "r")
-    assert ledger.updated(found, {}, {}, H100, "r") == found
-    failed = {"ema_update": {"passed": {"cuda": 30}, "failures": ["test: it differs"], "failed": "1 tests"}}
-    assert set(ledger.proven(ledger.updated(found, failed, {}, H100, "r"))) == {"nt_xent triton"}
-    skipped = {"ema_update": {"passed": {}, "skipped": 31, "failures": []}}
-    assert set(ledger.proven(ledger.updated(found, skipped, {}, H100, "r"))) == {"nt_xent triton"}
-    unsafe = ledger.updated({}, PASSED, {"nt_xent": {"failed": "Invalid __global__ read"}}, H100, "r")
-    assert set(ledger.proven(unsafe)) == {"ema_update cuda"}
-
-
-def test_info_tells_what_is_proven_and_what_is_not(repository: Path) -> None:
-    assert info.gpu_sentence(info.gpu_proven()) == "not yet run on a GPU"
-    found = ledger.updated({}, {"nt_xent": PASSED["nt_xent"]}, {}, H100, "r")
-    info.PROVEN.write_text(json.dumps(ledger.proven(found)))
-    date = found["fastssl/ops/triton/nt_xent.py"]["date"]
-    checked = f"checked on {H100} on {date}: nt_xent (Triton); not yet run on a GPU: ema_update (CUDA)"
-    assert info.gpu_sentence(info.gpu_proven()) == checked
-    assert info.facts()["GPU kernels"] == checked
-    (repository / "fastssl/ops/triton/_dot.py").write_text("# changed\n")
-    assert info.gpu_sentence(info.gpu_proven()) == "not yet run on a GPU"
-
-
-def test_readme_and_info_tell_what_the_ledger_says() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert publish.with_gpu_sentence(readme) == readme, "run python -m benchmarks.publish"
-    proven = ledger.proven(ledger.read())
-    assert json.loads(info.PROVEN.read_text()) == proven, "run python -m benchmarks.publish"
-    for path, entry in ledger.read().items():
-        assert {"sha256", "device", "date", "tests", "results"} <= entry.keys(), path
-
-
-def test_a_checks_results_are_adopted(repository: Path, tmp_path: Path) -> None:
-    subject = {"device": H100, "dry_run": False, "sources": "others"}
-    row = {
-        "op": "nt_xent",
-        "shape": "n=1",
-        "dtype": "float32",
-        "provider": "fastssl",
-        "median": 0.01,
-        "best_rival": None,
-    }
-    run = {"machine": H100, "processor": "A CPU", "date": "2026-01-01"}
-    parts = {"nt_xent n=1 float32": {"op": "nt_xent", "rows": [row]}, "ema": {"failed": "out of memory"}}
-    out = tmp_path / "out"
-    check.write(out / "benchmarks.json", {"subject": subject, "run": run, "parts": parts})
-    check.write(out / "tests.json", {"subject": subject, "run": {}, "parts": PASSED})
-    check.write(out / check.LEDGER, ledger.updated({}, PASSED, {}, H100, "r"))
-    written = {str(path.relative_to(repository)) for path in check.adopt(out, repository)}
-    folder = "benchmarks/results/nvidia-h100-80gb-hbm3"
-    assert written == {f"{folder}/nt_xent.json", f"{folder}/check/tests.json", "benchmarks/gpu_ledger.json"}
-    (machine,) = summary.machines(repository / "benchmarks" / "results")
-    assert (machine.name, [report.op for report in machine.reports]) == (H100, ["nt_xent"])
-    assert machine.reports[0].run["commit"] == ""  # of sources that are not these
-    with pytest.raises(UserError, match="no results of a check"):
-        check.adopt(tmp_path / "nowhere", repository)
+def test_what_a_dry_run_passes_is_of_no_backend(tmp_path: Path) -> None:
+    report = tmp_path / "report.xml"
+    report.write_text('<testsuites><testsuite><testcase classname="t" name="a[cuda]"/></testsuite></testsuites>')
+    found = stages.outcome(report, dry=True)
+    assert found["passed"] == {stages.PRETENDED: 1}
+    assert ledger.verdict("ema_update", "cuda", {"ema_update": found}, {}) == "none of its tests ran"

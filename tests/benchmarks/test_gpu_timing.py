@@ -100,6 +100,21 @@ def test_every_rate_is_measured() -> None:
     assert "GB/s of a copy over 0.25 MB" in found.sentence()
 
 
+@pytest.mark.parametrize("architecture", [80, 90, 100])
+def test_the_kernel_of_exponentials_is_launched_and_compiles(architecture: int) -> None:
+    """Its launch is noted and not made; a kernel that spilled would measure memory."""
+    pytest.importorskip("triton")
+    from benchmarks import launches
+    from benchmarks.gpu import exponential
+
+    with launches.recorded("exponentials") as found:
+        assert exponential.rate() > 0
+    compiled = found[0].compile(architecture)
+    used = launches.resources(compiled)
+    assert (used.stack, used.local) == (0, 0)
+    assert "ex2.approx" in compiled.asm["ptx"]
+
+
 def test_inputs_are_made_anew_for_each_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = where.kept(torch.zeros)
     assert inputs(3) is not inputs(3)
@@ -107,14 +122,17 @@ def test_inputs_are_made_anew_for_each_buffer(monkeypatch: pytest.MonkeyPatch) -
     assert inputs(3) is inputs(3)
 
 
-def test_a_compiled_provider_is_compiled_twice() -> None:
+def test_a_compiled_provider_is_compiled_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     modes = []
 
     def make() -> Work:
         modes.append(where._mode)
         return half()
 
-    doubled = where.with_autotuned({OURS: make, "torch.compile": make, "torch.compile, chunked": make})
+    providers = {OURS: make, "torch.compile": make, "torch.compile, chunked": make}
+    assert where.with_autotuned(providers) == providers  # where cases are small, and only traced
+    monkeypatch.setattr(where, "_small", False)
+    doubled = where.with_autotuned(providers)
     assert list(doubled) == [OURS, "torch.compile", "torch.compile max-autotune", "torch.compile, chunked"]
     for provider in doubled.values():
         provider()

@@ -55,7 +55,7 @@ def whole(theirs: float, compiled: dict[str, Any]) -> Machine:
 
 def test_whole_losses_have_a_section_of_their_own() -> None:
     machine = whole(theirs=3.0, compiled={})
-    page = publish.performance([machine])
+    page = publish.performance([machine], {})
     ops, losses = page.split("## Whole losses, as their users call them")
     assert "`an_op`, n=1 d=2" in ops
     assert "NTXentLoss" not in ops
@@ -64,7 +64,7 @@ def test_whole_losses_have_a_section_of_their_own() -> None:
     assert cells == ["`lightly`, NTXentLoss N=8, float32", "1.00", "3.00", "3.00", "0.50", "**0.50**", "6.0", "213"]
     assert f"| {' | '.join(cells)} |" in losses
     assert "an_op" not in losses.partition("## Which backend")[0]
-    assert publish.NOT_MEASURED in publish.performance([])
+    assert publish.NOT_MEASURED in publish.performance([], {})
 
 
 def test_a_whole_loss_that_cannot_be_compiled_has_no_time_of_it() -> None:
@@ -107,7 +107,7 @@ def test_a_series_needs_three_cases_that_differ_in_one_number() -> None:
 
 def test_the_committed_results_can_be_published(tmp_path: Path) -> None:
     machines = summary.machines(summary.RESULTS)
-    page = publish.performance(machines)
+    page = publish.performance(machines, {})
     assert any("nt_xent" in {report.op for report in machine.reports} for machine in machines)
     for machine in machines:
         assert f"[{machine.name}](performance/{machine.folder}.md)" in page

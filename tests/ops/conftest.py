@@ -7,12 +7,13 @@ which Triton must be imported under ``TRITON_INTERPRET=1``: then that is the onl
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import pytest
 import torch
 from emulated import EMULATED, INTERPRETED, INTERPRETING, cuda_on_cpu, triton_on_cpu
+from pretended import gpu_on_cpu
 
 from fastssl import ops
 from fastssl.ops import _native
@@ -61,6 +62,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
+def gpu(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """The GPU's device; under ``--pretend-gpu`` the CPU's, with all that the tests ask of torch.cuda."""
+    pretending = request.config.getoption("pretend_gpu")
+    on_cpu: AbstractContextManager[None] = gpu_on_cpu() if pretending else nullcontext()
+    with on_cpu:
+        yield torch.device("cpu" if pretending else "cuda")
+
+
+@pytest.fixture
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     backend, how = request.param
     needed = getattr(request.module, "BACKENDS", None)
@@ -72,8 +82,9 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
             pytest.skip(f"this processor cannot run {how}")
         _native.cpu.set_isa(how)
     on_gpu = backend in ("triton", "cuda") and how not in ON_CPU
+    device = request.getfixturevalue("gpu") if on_gpu else torch.device("cpu")
     with ON_CPU.get(how, nullcontext)(), ops.backend(backend):
-        yield Engine(backend, torch.device("cuda" if on_gpu else "cpu"), slow=how in ON_CPU)
+        yield Engine(backend, device, slow=how in ON_CPU)
     if backend == "cpu":
         _native.cpu.set_isa(_native.cpu.supported_isa())
 

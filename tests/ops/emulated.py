@@ -76,6 +76,20 @@ def _interpretable(device: str, *tensors: Tensor) -> str | None:
 _PLACED = _backend._placed
 
 
+class OneStream:
+    """The emulator's, in which all is done at once."""
+
+    def wait_event(self, event: object) -> None:
+        """It is past."""
+
+
+class Past:
+    """An event of that stream."""
+
+    def record(self, stream: OneStream) -> None:
+        """It is past."""
+
+
 @contextmanager
 def cuda_on_cpu() -> Iterator[None]:
     """Inside, the backend ``cuda`` takes CPU tensors and the emulator runs its kernels."""
@@ -84,7 +98,9 @@ def cuda_on_cpu() -> Iterator[None]:
         patch.setattr(_native, "stream", lambda tensor: STREAM)
         patch.setattr(_backend, "_placed", _placed_on_cpu)
         patch.setattr(torch.cuda, "device", lambda _: nullcontext())
-        patch.setattr(torch.cuda, "current_stream", lambda _=None: None)
+        patch.setattr(torch.cuda, "current_stream", lambda _=None: OneStream())
+        patch.setattr(torch.cuda, "Event", Past)
+        patch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
         patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
         patch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
         yield

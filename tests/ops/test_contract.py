@@ -57,12 +57,12 @@ def test_the_native_kernel_is_what_runs_by_default(name: str) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", OPS)
-def test_the_gpu_kernel_is_what_runs_by_default(name: str) -> None:
+def test_the_gpu_kernel_is_what_runs_by_default(name: str, gpu: torch.device) -> None:
     op = OPS[name]
     kernels = {"cuda", "triton"} & set(op.implementations)
     if not kernels:
         pytest.skip("the op has no GPU kernel yet")
-    assert op.choose(op.example(torch.device("cuda"))) in kernels
+    assert op.choose(op.example(gpu)) in kernels
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -119,8 +119,20 @@ def _large(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.zeros(1, dtype=dtype).expand(shape)
 
 
+def _views(count: int, width: int, size: int) -> tuple[Any, ...]:
+    """The arguments of one view of ``count`` images of one row."""
+    of_each = [((4,), torch.int64), ((), torch.bool), ((), torch.int64), ((4,), torch.int64), ((4,), torch.float32)]
+    of_each += [((), torch.bool), ((), torch.float32), ((), torch.bool)]
+    params = [_large(1, count, *shape, dtype=dtype) for shape, dtype in of_each]
+    images = _large(count, 3, 1, width, dtype=torch.uint8)
+    return images, None, *params, [size], [0.0] * 3, [1.0] * 3, False, torch.float32, False
+
+
 IDS = _large(2**31, 2, dtype=torch.int64)
 CALLS_TOO_LARGE: dict[str, tuple[tuple[Any, ...], str]] = {
+    "augment": (_views(2**31, 1, 8), "2^31 - 1 blocks at once, and this call needs 2147483648"),
+    "augment's views": (_views(1, 1, 1681), "views of at most 1680 pixels a side, got 1681"),
+    "augment's images": (_views(1, 2**31, 8), "images of less than 2^31 pixels a side, got 2147483648"),
     "random_masking": ((_large(2**31, 1), 1), "2^31 - 1 blocks at once, and this call needs 2147483648"),
     "random_masking's patches": ((_large(1, 2**30 + 1), 1), "sorts at most 2^30 patches a sample, got 1073741825"),
     "block_masking": ((_large(2**31, 132), _large(2**31), 2, 2, 1, 1, [1.0]), "2^31 - 1 blocks"),

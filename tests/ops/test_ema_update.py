@@ -9,6 +9,8 @@ import math
 import pytest
 import torch
 from contrastive_helpers import assert_same_bits_with_any_number_of_threads, extra_megabytes, linux_only
+from emulated import cuda_on_cpu
+from streams import noted_streams
 from torch import Tensor
 
 from fastssl.ops import ema_update_
@@ -227,6 +229,56 @@ def test_a_step_like_the_last_makes_no_new_plan(engine, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(importlib.import_module("fastssl.ops.ema_update"), "_made", refuse)
     ema_update_(targets, sources, 0.9)
+
+
+def test_the_table_is_copied_once_from_pinned_memory_and_streams_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    targets, sources = [torch.zeros(70_001)], [torch.ones(70_001)]
+    pinned, copied, to = [], [], Tensor.to
+    monkeypatch.setattr(importlib.import_module("fastssl.ops.ema_update"), "_plans", {})
+    noted = lambda x, *to_what, **how: (copied.append((x, how)), to(x, *to_what, **how))[1]  # noqa: E731
+    with cuda_on_cpu(), noted_streams() as streams, monkeypatch.context() as patch:
+        patch.setattr(Tensor, "pin_memory", lambda x: (pinned.append(x), x)[1])
+        patch.setattr(Tensor, "to", noted)
+        ema_update_(targets, sources, 0.5, backend="cuda")
+        streams.current = "second"
+        ema_update_(targets, sources, 0.5, backend="cuda")
+    (table,) = pinned
+    assert [(x is table, how) for x, how in copied] == [(True, {"non_blocking": True})]
+    assert streams.said == ["recorded in first", "first waits", "second waits"]
+    assert targets[0].eq(0.75).all()
+
+
+def test_a_graph_captures_any_call_but_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    targets, sources = [torch.zeros(5)], [torch.ones(5)]
+    monkeypatch.setattr(importlib.import_module("fastssl.ops.ema_update"), "_plans", {})
+    with cuda_on_cpu(), noted_streams() as streams:
+        streams.capturing = True
+        with pytest.raises(RuntimeError, match="call it once on these tensors before capturing a CUDA graph of it"):
+            ema_update_(targets, sources, 0.5, backend="cuda")
+        streams.capturing = False
+        ema_update_(targets, sources, 0.5, backend="cuda")
+        streams.capturing = True
+        streams.said.clear()
+        ema_update_(targets, sources, 0.5, backend="cuda")
+    assert streams.said == []  # CUDA refuses a wait for what lies outside of the capture
+    assert targets[0].eq(0.75).all()
+
+
+@pytest.mark.gpu
+def test_the_first_call_waits_for_nothing_and_other_streams_find_its_table(gpu: torch.device) -> None:
+    """On a busy stream it has only asked for the copy; both calls write the same numbers."""
+    targets, sources = tensors(torch.float32, gpu, 0), tensors(torch.float32, gpu, 1)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with torch.cuda.stream(torch.cuda.Stream()):
+            torch.cuda._sleep(20_000_000)
+            ema_update_(targets, sources, 0.0, backend="cuda")
+        ema_update_(targets, sources, 0.0, backend="cuda")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.cuda.current_stream().synchronize()
+    assert all(map(torch.equal, targets, sources))
 
 
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:

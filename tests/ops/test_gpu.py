@@ -14,7 +14,6 @@ from fastssl.ops._backend import ops as registered
 pytestmark = pytest.mark.gpu
 
 OPS = registered()
-GPU = torch.device("cuda")
 KERNELS = [
     pytest.param(name, backend, id=f"{name}-{backend}")
     for name, op in OPS.items()
@@ -31,10 +30,10 @@ def tensors_of(value: Any) -> list[Tensor]:
     return [x for part in value for x in tensors_of(part)] if isinstance(value, (list, tuple)) else []
 
 
-def example(name: str, scale: float | None = None) -> tuple[Any, ...]:
+def example(name: str, gpu: torch.device, scale: float | None = None) -> tuple[Any, ...]:
     """The op's example, the same at each call; with ``scale`` its numbers times that, in another order."""
     torch.manual_seed(0)
-    call = OPS[name].example(GPU)
+    call = OPS[name].example(gpu)
     if scale is not None:
         for x in tensors_of(call):
             if x.is_floating_point():
@@ -54,14 +53,14 @@ def assert_same(got: list[Tensor], want: list[Tensor]) -> None:
 
 
 @pytest.mark.parametrize(("name", "backend"), KERNELS)
-def test_runs_on_the_current_stream(name: str, backend: str) -> None:
+def test_runs_on_the_current_stream(name: str, backend: str, gpu: torch.device) -> None:
     """The inputs are NaN until the stream, which is kept busy, has written them: another one would read them before."""
-    want = served(name, example(name), backend)
-    call, right = example(name), example(name)
+    want = served(name, example(name, gpu), backend)
+    call, right = example(name, gpu), example(name, gpu)
     for x in tensors_of(call):
         if x.is_floating_point():
             x.fill_(math.nan)
-    served(name, example(name), backend)  # compiled and loaded
+    served(name, example(name, gpu), backend)  # compiled and loaded
     torch.cuda.synchronize()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
@@ -74,8 +73,8 @@ def test_runs_on_the_current_stream(name: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "backend"), KERNELS)
-def test_a_graph_replays_with_other_inputs(name: str, backend: str) -> None:
-    call = example(name)
+def test_a_graph_replays_with_other_inputs(name: str, backend: str, gpu: torch.device) -> None:
+    call = example(name, gpu)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -85,15 +84,15 @@ def test_a_graph_replays_with_other_inputs(name: str, backend: str) -> None:
     with torch.cuda.graph(graph):
         got = served(name, call, backend)
     for scale in (0.5, 0.25):
-        for x, y in zip(tensors_of(call), tensors_of(example(name, scale)), strict=True):
+        for x, y in zip(tensors_of(call), tensors_of(example(name, gpu, scale)), strict=True):
             x.copy_(y)
         graph.replay()
-        assert_same(got, served(name, example(name, scale), backend))
+        assert_same(got, served(name, example(name, gpu, scale), backend))
 
 
 @pytest.mark.parametrize(("name", "backend"), KERNELS)
-def test_never_waits_for_the_device(name: str, backend: str) -> None:
-    call = example(name)
+def test_never_waits_for_the_device(name: str, backend: str, gpu: torch.device) -> None:
+    call = example(name, gpu)
     served(name, call, backend)  # what is uploaded once may be waited for
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
@@ -105,13 +104,15 @@ def test_never_waits_for_the_device(name: str, backend: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=lambda dtype: str(dtype)[6:])
 @pytest.mark.parametrize(("name", "backend"), PUBLIC)
-def test_agrees_with_the_formula_and_gives_the_same_bits_again(name: str, backend: str, dtype: torch.dtype) -> None:
+def test_agrees_with_the_formula_and_gives_the_same_bits_again(
+    name: str, backend: str, dtype: torch.dtype, gpu: torch.device
+) -> None:
     small_calls = pytest.importorskip("small_calls")  # it draws by hypothesis
     from fuzz_agree import assert_agree
 
     count = 0
     for arguments in small_calls.drawn(name, dtype, 12):
-        got, again = (small_calls.served(name, arguments, backend, GPU) for _ in range(2))
+        got, again = (small_calls.served(name, arguments, backend, gpu) for _ in range(2))
         if got is None:
             continue
         count += 1

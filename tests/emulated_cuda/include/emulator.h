@@ -120,6 +120,8 @@ inline unsigned __ballot_sync(unsigned lanes, int predicate) {
 
 template <class T>
 T __ldg(const T* p) { return *p; }
+template <class T>
+void __stwb(T* p, T value) { *p = value; }
 
 template <class T, class F>
 T emulated_atomic(T* p, F change) {

@@ -1,0 +1,180 @@
+"""The ledger of the GPU kernels: what is proven, until what changes, who tells of it, and what the repository takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import publish, summary
+from benchmarks.gpu import check, ledger, stages
+from fastssl import info
+from fastssl.errors import UserError
+
+ROOT = Path(__file__).parent.parent.parent
+H100 = "NVIDIA H100 80GB HBM3"
+
+
+SOURCES = {
+    "csrc/cuda/ema_update.cu": '#include "ema_update.h"\n#include <cuda.h>\n#include "common.cuh"\n',
+    "csrc/cuda/ema_update.h": "// declared\n",
+    "csrc/cuda/common.cuh": '#include "../shared/shared.h"\n',
+    "csrc/shared/shared.h": "// shared with the C++ kernels\n",
+    "csrc/bindings/cuda.cpp": '#include "../cuda/ema_update.h"\n#include "bind.h"\n',
+    "csrc/bindings/bind.h": "// binds\n",
+    "fastssl/ops/ema_update.py": "from fastssl.ops import _check\n",
+    "fastssl/ops/nt_xent.py": "from fastssl.ops._check import rows\n",
+    "fastssl/ops/_check.py": "from fastssl.ops import _native\n",
+    "fastssl/ops/_native.py": "import torch\n",
+    "fastssl/ops/triton/nt_xent.py": "from fastssl.ops.triton import _dot\nimport triton\n",
+    "fastssl/ops/triton/_dot.py": "from fastssl.ops.triton._load import load\n",
+    "fastssl/ops/triton/_load.py": "load = 1\n",
+}
+CUDA, TRITON = "csrc/cuda/ema_update.cu", "fastssl/ops/triton/nt_xent.py"
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Sources of two kernels, and all that reads them told to look there."""
+    for name, text in SOURCES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    for module in (ledger, stages, info):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(info, "PROVEN", tmp_path / "fastssl" / "gpu_proven.json")
+    monkeypatch.setattr(info, "gpu_kernels", lambda: {"ema_update": {"cuda"}, "nt_xent": {"triton"}})
+    return tmp_path
+
+
+PASSED = {"ema_update": {"passed": {"cuda": 31}, "failures": []}, "nt_xent": {"passed": {"triton": 40}, "failures": []}}
+
+
+def test_what_passed_is_in_the_ledger(repository: Path) -> None:
+    found = ledger.updated({}, PASSED, {}, H100, "benchmarks/results/x/check")
+    assert set(found) == {name for name in SOURCES if name.startswith(("csrc/cuda/", "fastssl/ops/triton/"))}
+    assert not any("unproven" in entry for entry in found.values())
+    entry = found[CUDA]
+    assert (entry["device"], entry["tests"], entry["results"]) == (H100, "passed 31", "benchmarks/results/x/check")
+    assert entry["sha256"] == ledger.sha256(CUDA)
+    assert entry["memcheck"] == "not reached"
+    skipped = ledger.updated(
+        {}, PASSED, {"ema_update": {"skipped": "not installed"}, "nt_xent": {"calls": 3}}, H100, ""
+    )
+    assert skipped[CUDA]["memcheck"] == "skipped: not installed"
+    assert skipped[TRITON]["memcheck"] == "passed"
+    assert ledger.proven(found) == [CUDA, TRITON]
+
+
+OF_BOTH = ("fastssl/ops/_check.py", "fastssl/ops/_native.py")
+
+
+@pytest.mark.parametrize("changed", SOURCES)
+def test_a_kernel_is_proven_until_something_changes_that_it_takes_to_call_it(repository: Path, changed: str) -> None:
+    """The kernel, what it includes or imports, the bindings, the op's own file and what that imports."""
+    found = ledger.updated({}, PASSED, {}, H100, "r")
+    (repository / changed).write_text(SOURCES[changed] + "\n")
+    triton = changed in OF_BOTH or "nt_xent" in changed or "triton" in changed
+    cuda = changed in OF_BOTH or not triton
+    assert ledger.unproven(found) == [*[CUDA] * cuda, *[TRITON] * triton]
+    now = ledger.completed(found)
+    for path in ledger.unproven(found):
+        assert now[path]["unproven"] == f"changed since: {changed}"
+        assert now[path]["device"] == H100
+    (repository / changed).write_text(SOURCES[changed])
+    assert ledger.completed(now) == found
+
+
+def test_a_new_import_of_an_op_is_a_change_too(repository: Path) -> None:
+    found = ledger.updated({}, PASSED, {}, H100, "r")
+    (repository / "fastssl/ops/_new.py").write_text("x = 1\n")
+    (repository / "fastssl/ops/nt_xent.py").write_text("from fastssl.ops import _new, _check\n")
+    assert ledger.completed(found)[TRITON]["unproven"] == "changed since: fastssl/ops/_new.py, fastssl/ops/nt_xent.py"
+
+
+def test_each_kernels_sources_here_are_found() -> None:
+    for op, backend in ledger.kernels():
+        found = set(ledger.uses(op, backend))
+        assert {f"fastssl/ops/{op}.py", "fastssl/ops/_backend.py", "fastssl/ops/_native.py"} <= found
+        assert (set(ledger.BINDINGS) <= found) == (backend == "cuda")
+    assert {"csrc/shared/views.h", "csrc/shared/shared.h", "csrc/cuda/augment.h"} <= set(ledger.uses("augment", "cuda"))
+    assert "csrc/cuda/augment.h" not in ledger.uses("ema_update", "cuda")  # though the bindings include it
+    assert "fastssl/ops/triton/_contrast.py" in ledger.uses("clip_loss", "triton")
+
+
+def test_what_failed_is_unproven_and_what_did_not_run_keeps_its_entry(repository: Path) -> None:
+    found = ledger.updated({}, PASSED, {}, H100, "r")
+    assert ledger.updated(found, {}, {}, H100, "r") == found
+    failed = {"ema_update": {"passed": {"cuda": 30}, "failures": ["test: it differs"], "failed": "1 tests"}}
+    after = ledger.updated(found, failed, {}, H100, "r")
+    assert ledger.proven(after) == [TRITON]
+    assert (after[CUDA]["unproven"], after[CUDA]["device"]) == ("1 tests failed", H100)
+    skipped = {"ema_update": {"passed": {}, "skipped": 31, "failures": []}}
+    assert ledger.proven(ledger.updated(found, skipped, {}, H100, "r")) == [TRITON]
+    unsafe = ledger.updated({}, PASSED, {"nt_xent": {"failed": "Invalid __global__ read"}}, H100, "r")
+    assert ledger.proven(unsafe) == [CUDA]
+    assert unsafe[TRITON]["unproven"] == "memcheck failed"
+
+
+def test_info_tells_of_each_kernel_whether_it_is_proven(repository: Path) -> None:
+    assert info.gpu_sentence(info.gpu_checks()) == "not yet run on a GPU: ema_update (CUDA), nt_xent (Triton)"
+    found = ledger.updated({}, {"nt_xent": PASSED["nt_xent"]}, {}, H100, "r")
+    info.PROVEN.write_text(json.dumps(ledger.recorded(found)))
+    date = found[TRITON]["date"]
+    checked = f"checked on {H100} on {date}: nt_xent (Triton); not yet run on a GPU: ema_update (CUDA)"
+    assert info.gpu_sentence(info.gpu_checks()) == checked
+    assert info.facts()["GPU kernels"] == checked
+    (repository / "fastssl/ops/triton/_dot.py").write_text("# changed\n")
+    changed = f"unproven, changed since it was checked ({H100}, {date}): nt_xent (Triton)"
+    assert info.gpu_sentence(info.gpu_checks()) == f"{changed}; not yet run on a GPU: ema_update (CUDA)"
+    assert info.gpu_sentence(ledger.recorded(found)).startswith(changed)
+    failed = ledger.updated(found, {"nt_xent": {"failures": ["a", "b"]}}, {}, H100, "r")
+    told = f"unproven, 2 tests failed ({H100}, {date}): nt_xent (Triton)"
+    assert info.gpu_sentence(ledger.recorded(failed)).startswith(told)
+
+
+def test_performance_has_a_row_for_each_kernels_file(repository: Path) -> None:
+    found = ledger.updated({}, {"nt_xent": PASSED["nt_xent"]}, {}, H100, "r")
+    date = found[TRITON]["date"]
+    *_, cuda, triton = publish.proven_table(found).splitlines()
+    assert cuda == f"| `{CUDA}` | **unproven**: not yet run on a GPU |  |"
+    assert triton == f"| `{TRITON}` | proven: tests passed 40, memcheck not reached | {H100}, {date} |"
+
+
+def test_readme_and_info_tell_what_the_ledger_says() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert publish.with_gpu_sentence(readme) == readme, "run python -m benchmarks.publish"
+    found = ledger.read()
+    assert set(found) == set(ledger.files()), "run python -m benchmarks.publish"
+    assert found == ledger.completed(found), "run python -m benchmarks.publish"
+    assert json.loads(info.PROVEN.read_text()) == ledger.recorded(found), "run python -m benchmarks.publish"
+    performance = (publish.DOCS / "performance.md").read_text()
+    assert publish.proven_table(found) in performance, "run python -m benchmarks.publish"
+    for path, entry in found.items():
+        assert "unproven" in entry or {"sha256", "device", "date", "tests", "results"} <= entry.keys(), path
+
+
+def test_a_checks_results_are_adopted(repository: Path, tmp_path: Path) -> None:
+    subject = {"device": H100, "dry_run": False, "sources": "others"}
+    row = {
+        "op": "nt_xent",
+        "shape": "n=1",
+        "dtype": "float32",
+        "provider": "fastssl",
+        "median": 0.01,
+        "best_rival": None,
+    }
+    run = {"machine": H100, "processor": "A CPU", "date": "2026-01-01"}
+    parts = {"nt_xent n=1 float32": {"op": "nt_xent", "rows": [row]}, "ema": {"failed": "out of memory"}}
+    out = tmp_path / "out"
+    check.write(out / "benchmarks.json", {"subject": subject, "run": run, "parts": parts})
+    check.write(out / "tests.json", {"subject": subject, "run": {}, "parts": PASSED})
+    check.write(out / check.LEDGER, ledger.updated({}, PASSED, {}, H100, "r"))
+    written = {str(path.relative_to(repository)) for path in check.adopt(out, repository)}
+    folder = "benchmarks/results/nvidia-h100-80gb-hbm3"
+    assert written == {f"{folder}/nt_xent.json", f"{folder}/check/tests.json", "benchmarks/gpu_ledger.json"}
+    (machine,) = summary.machines(repository / "benchmarks" / "results")
+    assert (machine.name, [report.op for report in machine.reports]) == (H100, ["nt_xent"])
+    assert machine.reports[0].run["commit"] == ""  # of sources that are not these
+    with pytest.raises(UserError, match="no results of a check"):
+        check.adopt(tmp_path / "nowhere", repository)
