@@ -36,6 +36,7 @@ def run(words: list[str]) -> int:
     config = BenchConfig(**values)
     with console.reading(config.data) as progress:
         result = measure(config, progress)
+    console.describe_skipped(result.skipped)
     console.show_throughput(result)
     if file is not None:
         with atomic_write(file) as partial:
