@@ -1,4 +1,4 @@
-"""What a user writes with DALI alone: its reader, decoders, random crops and colour operators, as its documentation does.
+"""What a user writes with DALI alone: its reader, decoders, random crops and colour operators, as documented.
 
 What these do is not torchvision's to the pixel: the hue turns in YIQ, contrast centres on 128, and the steps of colour
 jitter have one order for all. A step that is taken for some samples only has its strength multiplied by a coin's 0 or
@@ -51,7 +51,7 @@ def _views(plan: ViewPlan, paths: Sequence[Path], decode_each_crop: bool) -> lis
     data, _ = fn.readers.file(files=[str(path) for path in paths], random_shuffle=True, name=READER)
     whole = None if decode_each_crop else fn.decoders.image(data, device=device, output_type=types.RGB)
     views = []
-    for part in (part for part in plan.parts for _ in range(part.views)):
+    for part in [each for each in plan.parts for _ in range(each.views)]:
         how = {"bilinear": types.INTERP_LINEAR, "bicubic": types.INTERP_CUBIC}[part.interpolation]
         box = dict(random_area=part.crop_scale, random_aspect_ratio=part.crop_ratio)
         size = dict(size=(part.size, part.size), interp_type=how, antialias=True)
