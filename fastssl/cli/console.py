@@ -15,6 +15,7 @@ from rich.table import Table
 from fastssl.data.images import Skipped, Splits
 from fastssl.eval import Scores
 from fastssl.eval.protocol import RANDOM, TRAINED
+from fastssl.train.config import RunConfig
 from fastssl.train.loop import Progress
 from fastssl.train.throughput import EngineSpeed, Throughput
 
@@ -53,6 +54,15 @@ def describe_data(splits: Splits) -> None:
     labelled = f", {len(test)} for testing, {len(train.classes)} classes" if test is not None else ", no labels"
     _err.print(f"{train.source}: {_images(len(train))} for training{labelled}", markup=False, soft_wrap=True)
     describe_skipped(train.skipped, "all named in the report")
+
+
+def describe_sizes(config: RunConfig) -> None:
+    """Says so where the views are not as large as the images."""
+    size, of = config.view_plan().size, config.image_size
+    if size != of:
+        tell(
+            f"trained on views of {size} x {size} pixels, scored on images of {of} x {of}: plan.size is not image_size"
+        )
 
 
 def _images(count: int) -> str:

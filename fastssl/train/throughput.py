@@ -50,7 +50,8 @@ class BenchConfig:
         image_size: side of the square images, in pixels.
         batch_size: images a step; 0 takes 256, or all where there are fewer.
         encoder: network whose step is timed: forward and backward, on all views.
-        stem: first layers of a ResNet or AlexNet, "imagenet" or "cifar"; null is the encoder's own, here and below.
+        stem: first layers of a ResNet or AlexNet, "imagenet" or "cifar"; what is not set (null) is the
+            encoder's own, here and below.
         width: channels of their first stage, or of a Vision Transformer's tokens.
         depth: blocks of a Vision Transformer.
         patch_size: side of its patches, in pixels.
@@ -242,7 +243,8 @@ def _step(config: BenchConfig, device: torch.device) -> Callable[[float], float]
     except ValueError as error:
         raise UserError(f"{config.encoder}: {error}") from error
     encoder.train()
-    batch = min(config.batch_size, _STEP_IMAGES) if device.type == "cpu" else config.batch_size
+    batch = max(2, config.batch_size)  # batch norm needs two, of however few images there are
+    batch = min(batch, _STEP_IMAGES) if device.type == "cpu" else batch
     views = [
         torch.randn(batch * part.views, 3, part.size, part.size, device=device) for part in config.view_plan().parts
     ]

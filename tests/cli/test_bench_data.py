@@ -70,6 +70,14 @@ def test_few_images_are_one_batch_and_those_that_cannot_be_read_are_named(run: R
     assert [file["name"] for file in found["skipped"]] == ["broken.png"]
 
 
+@pytest.mark.usefixtures("only_native")
+def test_a_single_image_is_measured_too(run: Run, tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "one", {"": 1})
+    outcome = run("bench-data", folder, *ANY_BATCH, "--preset", "mae")
+    assert outcome.code == 0
+    assert "1 image to views of 16 pixels, in batches of 1" in outcome.out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
