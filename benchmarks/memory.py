@@ -1,7 +1,12 @@
-"""Prints, in MB, what one call of one provider adds to this process's high-water mark: a process a measurement."""
+"""Prints, in MB, what one call of one provider adds to the high-water mark of this process: a process a measurement.
+
+Workers that the call leaves at work, as DataLoader's persistent ones, are processes of their own: what it adds to each
+of theirs is added, though they need not be at their highest at the same moment.
+"""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 
@@ -16,9 +21,9 @@ def main(op: str, name: str, provider: str, count: str) -> None:
     (case,) = (case for case in cases(op) if case.name == name)
     work = case.providers[provider]()
     work()
-    peak = PeakMemory()
+    peaks = [PeakMemory(), *(PeakMemory(worker.pid) for worker in multiprocessing.active_children())]
     work()
-    print(peak.megabytes())
+    print(sum(peak.megabytes() for peak in peaks))
 
 
 if __name__ == "__main__":

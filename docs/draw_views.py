@@ -27,10 +27,10 @@ HEAD = """\
 
 What each preset of `fastssl.data.plans` does, in words and on the [embedded drawings](data.md#the-embedded-set): a row
 an image, a column a view. The words are `plans.describe(plan)`; the pictures are drawn by `python docs/draw_views.py`.
-On your own images:
+On your own images, by the engine that is to train on them:
 
 ```
-fastssl views photos --preset dino --image_size 224 --out dino.png
+fastssl views photos --preset dino --image_size 224 --engine stream --out dino.png
 ```
 
 Every setting of a plan can be changed, for all views or for a part by its name: [how](data.md#changing-a-plan). A

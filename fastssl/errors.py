@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
@@ -27,6 +26,46 @@ def needed(module: str, what: str, remedy: str) -> Any:
 def unknown(kind: str, given: object, known: Iterable[str]) -> UserError:
     """The error for a name that is not in a registry; offers the nearest one, else lists all."""
     names = sorted(known)
-    near = difflib.get_close_matches(str(given), names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(names)}"
+    near = nearest(str(given), names)
+    hint = f"did you mean {near!r}?" if near else f"choose one of: {', '.join(names)}"
     return UserError(f"unknown {kind} {str(given)!r}: {hint}")
+
+
+def nearest(given: str, names: Iterable[str]) -> str | None:
+    """The name that ``given`` is a slip of, or the beginning of, or that it begins with; None where there is none.
+
+    A slip may be in one letter of four. Groups that both names begin with, as ``plan.`` does, do not count as likeness.
+    """
+    near: dict[str, int] = {}
+    begun: dict[str, int] = {}
+    for name in names:
+        a, b = _without_common_groups(given.lower(), name.lower())
+        apart, allowed = abs(len(a) - len(b)), max(1, min(len(a), len(b)) // 4)
+        if apart <= allowed and (count := slips(a, b)) <= allowed:
+            near[name] = count
+        if min(len(a), len(b)) >= 3 and (a.startswith(b) or b.startswith(a)):
+            begun[name] = apart
+    found = near or begun
+    return min(found, key=found.__getitem__, default=None)
+
+
+def slips(a: str, b: str) -> int:
+    """Letters to add, leave out or change, or neighbours to change places, until ``a`` is ``b``."""
+    rows = [list(range(len(b) + 1))]
+    for i, x in enumerate(a, 1):
+        row = [i]
+        for j, y in enumerate(b, 1):
+            least = min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (x != y))
+            if i > 1 and j > 1 and (x, y) == (b[j - 2], a[i - 2]):
+                least = min(least, rows[-2][j - 2] + 1)
+            row.append(least)
+        rows.append(row)
+    return rows[-1][-1]
+
+
+def _without_common_groups(a: str, b: str) -> tuple[str, str]:
+    """``--plan.flip`` and ``--plan.flop`` as ``flip`` and ``flop``."""
+    a, b = a.lstrip("-"), b.lstrip("-")
+    while "." in a and "." in b and a.partition(".")[0] == b.partition(".")[0]:
+        a, b = a.partition(".")[2], b.partition(".")[2]
+    return a, b

@@ -1,8 +1,9 @@
-"""SimCLR's views and DINO's from JPEG files of 500 x 375: ours through DALI and through Pillow, and torchvision's.
+"""SimCLR's views and DINO's from JPEG files of 500 x 375: ours through Pillow and through DALI, DALI's, torchvision's.
 
 Every provider decodes every file at every call, as an epoch does. ``fastssl`` is the engine 'stream', whose kernel
-takes the images that Pillow decoded in their own sizes; torchvision augments them image by image, in two workers of
-torch's DataLoader. A case of N images in t ms serves 1000 N / t images a second.
+takes the images that Pillow decoded in their own sizes. The pipelines of DALI's own operators are what its users write
+(`benchmarks.data._dali`). torchvision augments image by image, in two workers of torch's DataLoader. A case of N images
+in t ms serves 1000 N / t images a second.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks import where
+from benchmarks.data import _dali
 from benchmarks.harness import OURS, Case, Work
 from benchmarks.ops.augment import PLANS, WORKERS, torchvision_transform
 from fastssl.data.dali import DaliLoader
@@ -71,6 +73,11 @@ def by_dali(plan: ViewPlan, n: int) -> Work:
     return Epochs(DaliLoader(list_images(folder(n)), plan, BATCH, 0, device=device).epoch, plan)
 
 
+def by_dali_alone(plan: ViewPlan, n: int, *, decode_each_crop: bool) -> Work:
+    paths = sorted(folder(n).iterdir())
+    return Epochs(_dali.batches(plan, paths, BATCH, decode_each_crop=decode_each_crop), plan)
+
+
 def by_stream(plan: ViewPlan, n: int) -> Work:
     return Epochs(StreamLoader(list_images(folder(n)), plan, BATCH, 0, device=where.device()).epoch, plan)
 
@@ -107,6 +114,8 @@ def cases() -> list[Case]:
     makers: dict[str, Callable[..., Work]] = {
         OURS: by_stream,
         "fastssl, engine dali": by_dali,
+        "DALI, its own operators": functools.partial(by_dali_alone, decode_each_crop=False),
+        "DALI, its own operators, each crop decoded": functools.partial(by_dali_alone, decode_each_crop=True),
         f"torchvision on Pillow, {WORKERS} workers": by_torchvision,
     }
     return [

@@ -8,7 +8,7 @@ The images are noise, which no step takes a shorter way for.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -76,7 +76,7 @@ def torchvision_transform(plan: ViewPlan, dtype: torch.dtype = torch.float32) ->
 class Views(torch.utils.data.Dataset[list[Tensor]]):
     """All views of each image, one image at a time."""
 
-    def __init__(self, plan: ViewPlan, images: list[Any], dtype: torch.dtype) -> None:
+    def __init__(self, plan: ViewPlan, images: Sequence[Any], dtype: torch.dtype = torch.float32) -> None:
         self.transforms = [torchvision_transform(part, dtype) for part in plan.parts for _ in range(part.views)]
         self.images = images
 
@@ -104,28 +104,29 @@ def torchvision_pillow(plan: ViewPlan, n: int, height: int, width: int, dtype: t
     return lambda: [len(batch) for batch in loader]
 
 
+def kornia_transform(plan: ViewPlan) -> Any:
+    """One view of a batch of floats in [0, 1]; its own order of the four steps is drawn once a batch."""
+    augmentation = load("kornia.augmentation")
+    size, taps = (plan.size, plan.size), 2 * blur_radius(plan.size) + 1
+    crop = dict(scale=plan.crop_scale, ratio=plan.crop_ratio, resample=plan.interpolation)
+    steps = [
+        augmentation.RandomResizedCrop(size, **crop),
+        augmentation.RandomHorizontalFlip(p=plan.flip),
+        augmentation.ColorJitter(plan.brightness, plan.contrast, plan.saturation, plan.hue, p=plan.jitter),
+        augmentation.RandomGrayscale(p=plan.grayscale),
+        augmentation.RandomGaussianBlur((taps, taps), plan.blur_sigma, p=plan.blur),
+        augmentation.RandomSolarize(0.0, 0.0, p=plan.solarize),
+        augmentation.Normalize(plan.mean, plan.std),
+    ]
+    return augmentation.AugmentationSequential(*[step for step in steps if step.p > 0], data_keys=["input"])
+
+
 def kornia(
     plan: ViewPlan, n: int, height: int, width: int, dtype: torch.dtype, computed_in: torch.dtype = torch.float32
 ) -> Work:
-    """Its own order of the four steps is drawn once a batch; values are [0, 1] in ``computed_in``."""
-    augmentation = load("kornia.augmentation")
+    """The values of the images are of type ``computed_in``."""
     images = inputs(n, height, width)
-
-    def transform(part: ViewPlan) -> Any:
-        size, taps = (part.size, part.size), 2 * blur_radius(part.size) + 1
-        crop = dict(scale=part.crop_scale, ratio=part.crop_ratio, resample=part.interpolation)
-        steps = [
-            augmentation.RandomResizedCrop(size, **crop),
-            augmentation.RandomHorizontalFlip(p=part.flip),
-            augmentation.ColorJitter(part.brightness, part.contrast, part.saturation, part.hue, p=part.jitter),
-            augmentation.RandomGrayscale(p=part.grayscale),
-            augmentation.RandomGaussianBlur((taps, taps), part.blur_sigma, p=part.blur),
-            augmentation.RandomSolarize(0.0, 0.0, p=part.solarize),
-            augmentation.Normalize(part.mean, part.std),
-        ]
-        return augmentation.AugmentationSequential(*[step for step in steps if step.p > 0], data_keys=["input"])
-
-    transforms = [transform(part) for part in plan.parts for _ in range(part.views)]
+    transforms = [kornia_transform(part) for part in plan.parts for _ in range(part.views)]
 
     def work() -> Any:
         values = images.to(computed_in) / 255

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fastssl.cli import console
 from fastssl.cli.parser import Parser
-from fastssl.cli.plan_options import add_plan_options, early, part_names
+from fastssl.cli.plan_options import add_plan_options, early, early_plan
 from fastssl.data import plans
 from fastssl.files import atomic_write
 from fastssl.train.throughput import BenchConfig, measure
@@ -36,6 +36,7 @@ def run(words: list[str]) -> int:
     config = BenchConfig(**values)
     with console.reading(config.data) as progress:
         result = measure(config, progress)
+    console.describe_skipped(result.skipped)
     console.show_throughput(result)
     if file is not None:
         with atomic_write(file) as partial:
@@ -49,6 +50,6 @@ def _parser(words: list[str]) -> Parser:
     parser.add_argument("data", metavar="DATA", type=str, help="images, as for pretrain")
     parser.add_argument("--json", type=str | None, help="file to write all that was measured to")
     parser.add_class_arguments(BenchConfig, skip={"data", "plan"})
-    preset = plans.get(early(words, "--preset", BenchConfig.preset) or BenchConfig.preset)
-    add_plan_options(parser, part_names(preset(BenchConfig.image_size)))
+    preset = plans.get(early(words, "--preset", None) or BenchConfig.preset)
+    add_plan_options(parser, early_plan(words, preset, BenchConfig.image_size))
     return parser

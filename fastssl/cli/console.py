@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 
@@ -12,9 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, 
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from fastssl.data.images import ImageSet, Splits
+from fastssl.data.images import Skipped, Splits
 from fastssl.eval import Scores
 from fastssl.eval.protocol import RANDOM, TRAINED
+from fastssl.train.config import RunConfig
 from fastssl.train.loop import Progress
 from fastssl.train.throughput import EngineSpeed, Throughput
 
@@ -52,22 +53,31 @@ def describe_data(splits: Splits) -> None:
     train, test = splits.train, splits.test
     labelled = f", {len(test)} for testing, {len(train.classes)} classes" if test is not None else ", no labels"
     _err.print(f"{train.source}: {_images(len(train))} for training{labelled}", markup=False, soft_wrap=True)
-    describe_skipped(train, "all named in the report")
+    describe_skipped(train.skipped, "all named in the report")
+
+
+def describe_sizes(config: RunConfig) -> None:
+    """Says so where the views are not as large as the images."""
+    size, of = config.view_plan().size, config.image_size
+    if size != of:
+        tell(
+            f"trained on views of {size} x {size} pixels, scored on images of {of} x {of}: plan.size is not image_size"
+        )
 
 
 def _images(count: int) -> str:
     return f"{count} image" + ("" if count == 1 else "s")
 
 
-def describe_skipped(images: ImageSet, where_all_are: str | None = None) -> None:
+def describe_skipped(skipped: Sequence[Skipped], where_all_are: str | None = None) -> None:
     """How many files were skipped, and why: the first few, or all if nothing else names them."""
-    shown = images.skipped if where_all_are is None else images.skipped[:SHOWN_SKIPPED]
+    shown = skipped if where_all_are is None else skipped[:SHOWN_SKIPPED]
     if shown:
-        _err.print(f"skipped {len(images.skipped)} that cannot be read:", markup=False)
+        _err.print(f"skipped {len(skipped)} that cannot be read:", markup=False)
     for file in shown:
         _err.print(f"  {file.name}: {file.reason}", markup=False, soft_wrap=True)
-    if len(images.skipped) > len(shown):
-        _err.print(f"  and {len(images.skipped) - len(shown)} more, {where_all_are}", markup=False)
+    if len(skipped) > len(shown):
+        _err.print(f"  and {len(skipped) - len(shown)} more, {where_all_are}", markup=False)
 
 
 class TrainingDisplay:

@@ -37,7 +37,7 @@ def run(words: list[str]) -> int:
     trained = open_run(Path(given.run))
     config = trained.config
     found = reading.load_all(given.data, size=config.image_size, no_cache=given.no_cache)
-    console.describe_skipped(found)
+    console.describe_skipped(found.skipped)
     with reproducible(config.seed, config.threads), console.busy("computing features"):
         device = resolve_device(config.device)
         features = extract(trained.encoder.to(device), found.images, size=config.image_size)

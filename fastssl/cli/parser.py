@@ -8,11 +8,19 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 
-from fastssl.errors import UserError, unknown
+from fastssl.errors import UserError, nearest, slips, unknown
+
+PRESET_HAS = "The preset has "  # begins the sentence that tells what an option is if it is not given
 
 
 class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """jsonargparse's types and defaults; descriptions and examples as they are written."""
+    """jsonargparse's types and defaults, where a help does not tell them; descriptions and examples as written."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        told = super()._get_help_string(action)
+        if PRESET_HAS in told:
+            return told.replace(", default: %(default)s", "")
+        return told.replace("default: %(default)s", "not set") if action.default is None else told
 
 
 class Parser(ArgumentParser):
@@ -76,13 +84,19 @@ class Parser(ArgumentParser):
     def _unknown(self, word: str) -> UserError:
         if not word.startswith("-"):
             return UserError(f"unexpected word {word!r}: see --help")
-        inner = [name for name in self._options() if name.rpartition(".")[2] == word.lstrip("-")]
-        if inner:  # a setting of a group, without the group's name
-            return UserError(f"unknown option {word!r}: did you mean {inner[0]!r}?")
-        return unknown("option", word, self._options())
+        options = self._options()
+        # a setting without its group's name, or with another one
+        alike = [name for name in options if _last(name) == _last(word)]
+        near = min(alike, key=lambda name: slips(word, name)) if alike else nearest(word, options)
+        return UserError(f"unknown option {word!r}: {f'did you mean {near!r}?' if near else 'see --help'}")
 
     def _options(self) -> list[str]:
         return [name for name in self._option_string_actions if name.startswith("--") and name != "--print_shtab"]
 
     def _spelled(self, key: str) -> str:
         return f"--{key}" if f"--{key}" in self._options() else key.upper()
+
+
+def _last(option: str) -> str:
+    """``blur`` of ``--plan.second.blur``."""
+    return option.lstrip("-").rpartition(".")[2]

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, get_args, get_origin
 
 from docstring_parser import parse
 
-from fastssl.cli.parser import Parser
+from fastssl.cli.parser import PRESET_HAS, Parser
 from fastssl.data import plans
 from fastssl.data.plans import ViewPlan
 
+BOUNDS = ("LOW", "HIGH")  # what a pair of numbers is called
 
-def add_plan_options(parser: Parser, parts: Iterable[str]) -> None:
-    """``--plan.FIELD`` for all views and, of each of ``parts``, ``--plan.PART.FIELD``; null where nothing was given."""
-    parts = list(parts)
+
+def add_plan_options(parser: Parser, plan: ViewPlan, changes: Any = None) -> None:
+    """``--plan.FIELD`` for all views and, of each named part, ``--plan.PART.FIELD``; null where nothing was given.
+
+    Args:
+        parser: gets the options.
+        plan: what the help tells to be there if they are not given.
+        changes: to a plan that are made besides; the parts that they name have options, whether they exist or not.
+    """
+    parts = _part_names(plan, changes)
     only = f" --plan.PART.FIELD changes one part alone: {', '.join(parts)}." if parts else ""
-    group = parser.add_argument_group("Changes to the views", f"Of all views; null leaves what the preset has.{only}")
+    group = parser.add_argument_group("Changes to the views", f"Of all views.{only}")
     told = {item.arg_name: item.description for item in parse(ViewPlan.__doc__ or "").params}
+    of_parts = plans.changeable(of_part=True)
     for name, kind in plans.changeable().items():
-        group.add_argument(f"--plan.{name}", help=told[name], **_taken(kind))
-        for part in parts:
+        group.add_argument(f"--plan.{name}", help=f"{told[name]} {_usual(plan, name)}", **_taken(kind))
+        for part in parts if name in of_parts else ():
             group.add_argument(f"--plan.{part}.{name}", help=argparse.SUPPRESS, **_taken(kind))
 
 
@@ -33,11 +43,31 @@ def early(words: Sequence[str], option: str, default: str | None) -> str | None:
     return default if value is None else value
 
 
-def part_names(plan: ViewPlan, changes: Any = None) -> list[str]:
-    """The parts of ``plan`` that have a name, and those that ``changes`` names, whether they exist or not."""
+def early_plan(words: Sequence[str], preset: Callable[[int], ViewPlan], image_size: int) -> ViewPlan:
+    """``preset`` at the size that ``words`` give, else ``image_size``; one that cannot be used is refused later."""
+    with suppress(ValueError):
+        return preset(int(early(words, "--image_size", None) or image_size))
+    return preset(image_size)
+
+
+def _part_names(plan: ViewPlan, changes: Any) -> list[str]:
     named = [part.name for part in plan.parts if part.name]
     further = [name for name, value in (changes or {}).items() if isinstance(value, dict)]
     return list(dict.fromkeys([*named, *further]))
+
+
+def _usual(plan: ViewPlan, name: str) -> str:
+    """What the plan has in a field, in the words of the command line; of each part, where they differ."""
+    values = {part.name: _words(getattr(part, name)) for part in plan.parts}
+    if len(set(values.values())) == 1:
+        return f"{PRESET_HAS}{next(iter(values.values()))}."
+    return f"{PRESET_HAS}{', '.join(f'{value} ({part})' for part, value in values.items())}."
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(_words, value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _taken(kind: Any) -> dict[str, Any]:
@@ -45,4 +75,6 @@ def _taken(kind: Any) -> dict[str, Any]:
     if get_origin(kind) is not tuple:
         return {"type": kind}
     first, *rest = get_args(kind)
-    return {"type": first, "nargs": "+" if rest == [...] else 1 + len(rest)}
+    if rest == [...]:
+        return {"type": first, "nargs": "+", "metavar": "N"}
+    return {"type": first, "nargs": len(BOUNDS), "metavar": BOUNDS}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from fastssl import methods, models
 from fastssl.cli import console, reading
 from fastssl.cli.parser import Parser
-from fastssl.cli.plan_options import add_plan_options, early, part_names
+from fastssl.cli.plan_options import add_plan_options, early, early_plan
 from fastssl.cli.scoring import score
 from fastssl.data import engines, images, plans
 from fastssl.data.plans import ViewPlan
@@ -55,6 +56,7 @@ def run(words: list[str]) -> int:
     with folder.lock():
         splits = reading.load(config, no_cache=no_cache)
         console.describe_data(splits)
+        console.describe_sizes(config)
         try:
             with console.TrainingDisplay() as display:
                 pretrain(config, splits, folder, resume=resume, overwrite=overwrite, watch=display.watch)
@@ -84,7 +86,7 @@ def _arguments(words: list[str]) -> tuple[RunConfig, RunFolder, bool, bool, bool
     """What to run, where, whether to resume or overwrite, and whether to do without the cache."""
     method, words = (words[0], words[1:]) if words and not words[0].startswith("-") else (None, words)
     base = _base(method, words)
-    values = _parser(base, _preset(base, words)).parse(words).as_dict()
+    values = _parser(base, _plan(base, words)).parse(words).as_dict()
     out, resume, overwrite, no_cache = (values.pop(name) for name in ("out", "resume", "overwrite", "no_cache"))
     values.pop("config")
     config = configs.from_dict({"method": base.method, **values})
@@ -112,22 +114,25 @@ def _base(method: str | None, words: list[str]) -> RunConfig:
     return base if method is None else configs.with_method(base, method)
 
 
-def _preset(base: RunConfig, words: list[str]) -> ViewPlan:
-    """The plan whose parts the options may name."""
+def _plan(base: RunConfig, words: list[str]) -> ViewPlan:
+    """The plan whose parts the options may name, with the changes of ``base`` where it can be changed so."""
     views = early(words, "--views", base.views)
     preset = methods.get(base.method).view_plan if views in (None, "null") else plans.get(views)
-    return preset(base.image_size)
+    plan = early_plan(words, preset, base.image_size)
+    with suppress(UserError):
+        return plans.changed(plan, base.plan)
+    return plan
 
 
 def _usual_folder(method: str, data: str) -> Path:
     return Path("runs") / f"{method}-{Path(data).absolute().stem}"
 
 
-def _parser(base: RunConfig, preset: ViewPlan) -> Parser:
+def _parser(base: RunConfig, plan: ViewPlan) -> Parser:
     registries = {"methods": methods, "encoders": models, "views": plans}
     description = DESCRIPTION.format(**{name: ", ".join(registry.names()) for name, registry in registries.items()})
     parser = Parser("pretrain [METHOD] [options]", description, EXAMPLES)
-    parser.add_argument("--out", type=str | None, help="folder of the run; null makes it runs/METHOD-DATA")
+    parser.add_argument("--out", type=str | None, help="folder of the run; without it runs/METHOD-DATA")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out, with its settings")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --out")
     parser.add_argument(
@@ -135,7 +140,7 @@ def _parser(base: RunConfig, preset: ViewPlan) -> Parser:
     )
     reading.add_no_cache(parser)
     parser.add_class_arguments(RunConfig, skip={"method", "method_config", "plan"})
-    add_plan_options(parser, part_names(preset, base.plan))
+    add_plan_options(parser, plan, base.plan)
     parser.add_class_arguments(type(base.method_config), base.method)
     defaults: dict[str, Any] = configs.flat(base)
     del defaults["method"]

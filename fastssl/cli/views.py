@@ -9,8 +9,9 @@ from PIL import Image
 
 from fastssl.cli import console
 from fastssl.cli.parser import Parser
-from fastssl.cli.plan_options import add_plan_options, early, part_names
-from fastssl.data import plans
+from fastssl.cli.plan_options import add_plan_options, early, early_plan
+from fastssl.data import engines, plans
+from fastssl.data.engines import Engine
 from fastssl.data.sample import load_some
 from fastssl.errors import UserError
 from fastssl.files import atomic_write
@@ -27,6 +28,7 @@ DATA is what pretrain takes. Presets: {presets}.
 EXAMPLES = """\
   fastssl views clipart --preset dino --out dino.png
   fastssl views photos --preset simclr --image_size 224 --plan.blur 0 --plan.crop_scale 0.4 1
+  fastssl views photos --preset dino --engine stream
   fastssl views photos --preset dino --plan.local.views 4 --plan.local.crop_scale 0.05 0.25
 """
 
@@ -44,11 +46,12 @@ def run(words: list[str]) -> int:
         if given[name] < 1:
             raise UserError(f"{name} must be 1 or more; got {given[name]}")
     configs.check_seed(given.seed)
+    engines.require(given.engine)
     plan = plans.changed(plans.get(given.preset)(given.image_size), configs.plan_changes(given.plan.as_dict()))
     with console.reading(given.data) as progress:
         found = load_some(given.data, size=given.image_size, count=given.rows, seed=given.seed, progress=progress)
-    console.describe_skipped(found)
-    _save(draw_grid(found, plan, rows=given.rows, seed=given.seed), out)
+    console.describe_skipped(found.skipped)
+    _save(draw_grid(found, plan, rows=given.rows, seed=given.seed, engine=given.engine), out)
     print(plans.describe(plan))
     print(f"picture: {out}")
     return 0
@@ -59,12 +62,15 @@ def _parser(words: list[str]) -> Parser:
     parser = Parser("views DATA [--preset PRESET] [options]", description, EXAMPLES)
     parser.add_argument("data", metavar="DATA", type=str, help="images, as for pretrain")
     parser.add_argument("--preset", type=str, default=PRESET, help="the plan")
+    parser.add_argument(
+        "--engine", type=Engine, default="native", help="what makes them: from squares in memory, or from the files"
+    )
     parser.add_argument("--out", type=str, default="views.png", help="file to write: .png, .jpg or .webp")
     parser.add_argument("--image_size", type=int, default=IMAGE_SIZE, help="side of the square images, in pixels")
     parser.add_argument("--rows", type=int, default=4, help="images to show")
     parser.add_argument("--seed", type=int, default=0, help="of which images are shown, and of their views")
-    preset = plans.get(early(words, "--preset", PRESET) or PRESET)
-    add_plan_options(parser, part_names(preset(IMAGE_SIZE)))
+    preset = plans.get(early(words, "--preset", None) or PRESET)
+    add_plan_options(parser, early_plan(words, preset, IMAGE_SIZE))
     return parser
 
 

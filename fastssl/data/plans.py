@@ -21,6 +21,9 @@ BLUR_FROM_SIZE = 96
 # What `changed` leaves alone: how a plan is put together, and what the encoder is fed with wherever it is used.
 _FIXED = frozenset({"mean", "std", "others", "name"})
 
+# The same for all views of an image.
+_ALIKE = ("interpolation", "mean", "std")
+
 
 @dataclass(frozen=True)
 class ViewPlan:
@@ -113,7 +116,7 @@ class ViewPlan:
         _require(len(turns) > 0 and set(turns) <= {0, 1, 2, 3}, "rot90", turns, "one or more of 0, 1, 2 and 3")
         _require(min(self.std) > 0, "std", self.std, "above 0")
         for other in self.others:
-            for name in ("interpolation", "mean", "std"):
+            for name in _ALIKE:
                 _require(getattr(other, name) == getattr(self, name), name, getattr(other, name), "alike in all plans")
         given = [part.name for part in self.parts if part.name]
         own_fields = {field.name for field in fields(self)}
@@ -280,9 +283,10 @@ def get(name: str) -> Callable[[int], ViewPlan]:
     return _PLANS[name]
 
 
-def changeable() -> dict[str, Any]:
-    """The fields that `changed` takes, by name, with their types."""
-    return {name: kind for name, kind in get_type_hints(ViewPlan).items() if name not in _FIXED}
+def changeable(*, of_part: bool = False) -> dict[str, Any]:
+    """The fields that `changed` takes, by name, with their types; ``of_part``: those that one part alone may have."""
+    left_alone = _FIXED.union(_ALIKE) if of_part else _FIXED
+    return {name: kind for name, kind in get_type_hints(ViewPlan).items() if name not in left_alone}
 
 
 def changed(plan: ViewPlan, changes: Mapping[str, Any]) -> ViewPlan:
@@ -314,8 +318,10 @@ def changed(plan: ViewPlan, changes: Mapping[str, Any]) -> ViewPlan:
 def _refuse_unknown(changes: object, where: str, further: Iterable[str] = ()) -> None:
     if not isinstance(changes, Mapping):
         raise UserError(f"{where[:-1]} needs settings of the form name: value; got {changes!r}")
-    known = [f"{where}{name}" for name in (*changeable(), *further)]
+    known = [f"{where}{name}" for name in (*changeable(of_part=where != "plan."), *further)]
     for name in changes:
+        if f"{where}{name}" not in known and name in _ALIKE and name in changeable():
+            raise UserError(f"{where}{name} cannot be set by itself: set plan.{name}, which is that of all views")
         if f"{where}{name}" not in known:
             raise unknown("setting", f"{where}{name}", known)
 
@@ -340,7 +346,7 @@ def describe(plan: ViewPlan) -> str:
         lines.append(f"{numbers}{name}: {part.size} x {part.size} pixels{like}")
         lines += [f"  {what}: {how or 'none'}" for what, how in steps.items() if how or done]
         done += part.views
-    return "\n".join([*lines, _normalization(plan)])
+    return "\n".join([*lines, normalization(plan)])
 
 
 def _steps(plan: ViewPlan) -> dict[str, str]:
@@ -354,11 +360,12 @@ def _steps(plan: ViewPlan) -> dict[str, str]:
     strengths = (("brightness", plan.brightness), ("contrast", plan.contrast), ("saturation", plan.saturation))
     changes = [f"{what} x {_span(max(0.0, 1 - by), 1 + by)}" for what, by in strengths if by]
     changes += [f"hue by up to {plan.hue:.3g} turns"] if plan.hue else []
-    turns = " or ".join(filter(None, [", ".join(map(str, plan.rot90[:-1])), str(plan.rot90[-1])]))
+    *first, last = (str(90 * turn) for turn in plan.rot90)
+    turns = " or ".join(filter(None, [", ".join(first), last]))
     return {
         "crop": f"{crop}, resized {plan.interpolation}",
         "flip": _often(plan.flip, "left to right"),
-        "turn": "" if set(plan.rot90) == {0} else f"by {turns} quarters against the clock",
+        "turn": "" if set(plan.rot90) == {0} else f"by {turns} degrees against the clock",
         "colour jitter": _often(plan.jitter if changes else 0, f"in an order drawn anew, {', '.join(changes)}"),
         "grey": _often(plan.grayscale),
         "blur": _often(plan.blur, f"sigma {_span(*plan.blur_sigma)} pixels"),
@@ -375,7 +382,8 @@ def _span(low: float, high: float) -> str:
     return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
 
 
-def _normalization(plan: ViewPlan) -> str:
+def normalization(plan: ViewPlan) -> str:
+    """What becomes of values in [0, 1], in words."""
     if (plan.mean, plan.std) == (IMAGENET_MEAN, IMAGENET_STD):
         return "normalised by ImageNet's mean and standard deviation"
     if (plan.mean, plan.std) == ((0, 0, 0), (1, 1, 1)):

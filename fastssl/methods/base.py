@@ -40,6 +40,14 @@ class Method(nn.Module):
         """The views of ``size`` x ``size`` pixels that :meth:`forward` takes."""
         raise NotImplementedError
 
+    @classmethod
+    def check_plan(cls, plan: ViewPlan) -> None:
+        """Refuses a plan of as many views as that of :meth:`view_plan` of which nothing can be learnt; by default none.
+
+        Raises:
+            UserError: saying what is wrong with it.
+        """
+
     def forward(self, views: list[Tensor]) -> Tensor:
         """views: as many (N, 3, size, size) float32 batches as the plan says. Returns the scalar loss."""
         raise NotImplementedError

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastssl.data import plans
+from fastssl.errors import UserError
 from fastssl.methods.base import Method
 from fastssl.models import feature_dim
 
@@ -40,6 +41,16 @@ class Rotation(Method):
     def view_plan(cls, size: int) -> plans.ViewPlan:
         """Four views, the k-th turned by k quarters against the clock."""
         return plans.rotation(size)
+
+    @classmethod
+    def check_plan(cls, plan: plans.ViewPlan) -> None:
+        """The turns are what is told apart: no others will do."""
+        turns = [part.rot90 for part in plan.parts for _ in range(part.views)]
+        if turns != [(turn,) for turn in range(ROTATIONS)]:
+            got = ", ".join(" or ".join(map(str, turn)) for turn in turns)
+            raise UserError(
+                f"rotation learns to tell views turned by 0, 1, 2, 3 quarters, in this order; rot90 turns them by {got}"
+            )
 
     def forward(self, views: list[Tensor]) -> Tensor:
         """views: four (N, 3, H, H) batches, by turn. Returns the scalar loss; batch norm sees all turns at once."""

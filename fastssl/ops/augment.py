@@ -34,7 +34,9 @@ def augment(
     Each view of each image takes these steps, as torchvision's v2 functions define them on floating-point images, in
     this order: the crop, resized to ``size`` x ``size`` with antialias; a left-right flip; quarter turns; brightness,
     contrast, saturation and hue in the sample's own order; grayscale; Gaussian blur; solarize (values of 0.5 and above
-    are inverted); ``(x - mean) / std``. What is neutral is left out, and bicubic's overshoots are cut off. The blur's
+    are inverted); ``(x - mean) / std``. What is neutral is left out, and bicubic's overshoots are cut off. On uint8
+    images torchvision rounds after every step: a single one is within 1 level in 255 of this (2 for the blur; more
+    where bicubic overshoots), a chain of them need not be (docs/data.md). The blur's
     kernel spans a tenth of the side (SimCLR, arXiv:2002.05709, appendix A): ``2 * blur_radius(size) + 1`` pixels, with
     mirrored borders. ``fastssl.data.views.draw`` draws parameters by a plan.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,14 @@ from torch import Tensor
 
 import fastssl
 from fastssl import methods
-from fastssl.data import plans
+from fastssl.data import engines, plans
+from fastssl.data.engines import Engine
 from fastssl.data.images import ImageSet, Splits
 from fastssl.errors import UserError
 from fastssl.eval import extract
 from fastssl.report import figures, pictures
 from fastssl.report.figures import Level
+from fastssl.report.sample import draw_sample
 from fastssl.train import config as configs
 from fastssl.train import log
 from fastssl.train.config import RunConfig
@@ -63,6 +66,7 @@ def render(trained: Trained, splits: Splits) -> str:
     seed, plan, size = trained.config.seed, trained.config.view_plan(), trained.config.image_size
     bank, queries = (extract(method.encoder, part.images, size=size) for part in (splits.train, shown))
     scores = _scores(trained)
+    sample = partial(draw_sample, plan=plan, rows=VIEW_ROWS, seed=seed, engine=_drawing(trained.config.engine))
     template = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -76,8 +80,8 @@ def render(trained: Trained, splits: Splits) -> str:
             splits.train, bank, shown, queries, rows=NEIGHBOUR_ROWS, count=NEIGHBOURS, seed=seed
         ),
         map=_map(shown, queries, seed),
-        views=pictures.sample_views(splits.train, plan, rows=VIEW_ROWS, seed=seed),
-        method_pictures=pictures.method_pictures(method, shown, plan, rows=VIEW_ROWS, seed=seed, device=device),
+        views=pictures.sample_views(splits.train, sample(splits.train)),
+        method_pictures=pictures.method_pictures(method, shown, sample(shown), plan, device),
         plan=plans.describe(plan),
         skipped=splits.train.skipped[:SKIPPED_SHOWN],
         skipped_total=len(splits.train.skipped),
@@ -85,6 +89,15 @@ def render(trained: Trained, splits: Splits) -> str:
         environment=trained.checkpoint.environment,
         version=fastssl.__version__,
     )
+
+
+def _drawing(engine: Engine) -> Engine:
+    """What draws the views of a run by ``engine``: where that is missing, one that draws alike from the same files."""
+    try:
+        engines.require(engine)
+    except UserError:
+        return "stream"
+    return engine
 
 
 def _summary(trained: Trained, splits: Splits) -> dict[str, Any]:

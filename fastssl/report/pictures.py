@@ -13,11 +13,11 @@ from torch import Tensor
 
 from fastssl.data.images import ImageSet
 from fastssl.data.plans import ViewPlan
-from fastssl.data.views import make_views
 from fastssl.eval.features import evaluating
 from fastssl.methods import Method
+from fastssl.report.sample import Sample, choose, visible
 
-SIDE = 96  # pixels of a thumbnail, at most
+SIDE = 96  # pixels of a thumbnail's longer side, at most
 
 
 @dataclass(frozen=True)
@@ -83,60 +83,35 @@ def neighbours(
     return table
 
 
-def sample_views(images: ImageSet, plan: ViewPlan, *, rows: int, seed: int) -> list[Views]:
-    """``rows`` images, drawn by ``seed``, each with one set of views as training sees them."""
-    chosen = choose(images, rows, seed)
-    visible = visible_views(images.images[chosen], plan, seed)
+def sample_views(data: ImageSet, sample: Sample) -> list[Views]:
+    """The images of ``sample``, which is of ``data``, each with its views."""
     return [
-        Views(_picture(images, index), tuple(Picture(_uri(batch[row]), images.names[index]) for batch in visible))
-        for row, index in enumerate(chosen.tolist())
+        Views(
+            Picture(_uri(sample.images[row]), data.names[index], _label(data, index)),
+            tuple(Picture(_uri(batch[row]), data.names[index]) for batch in sample.views),
+        )
+        for row, index in enumerate(sample.chosen.tolist())
     ]
 
 
 def method_pictures(
-    method: Method, images: ImageSet, plan: ViewPlan, *, rows: int, seed: int, device: torch.device
+    method: Method, data: ImageSet, sample: Sample, plan: ViewPlan, device: torch.device
 ) -> list[dict[str, Picture]]:
-    """What ``method`` makes of ``rows`` images, drawn by ``seed``, under captions; nothing, if it has no pictures.
+    """What ``method`` makes of the views of ``sample``, under captions; nothing, if it has no pictures.
 
     Args:
         method: on ``device``.
+        data: what the sample is of.
+        plan: by which its views were made.
+        device: that computes.
     """
-    chosen = choose(images, rows, seed)
-    views = make_views(images.images[chosen], plan, torch.Generator().manual_seed(seed))
     with evaluating(method), torch.no_grad():
-        drawn = method.pictures([view.to(device) for view in views])
-    visible = {caption: _visible(batch.float().cpu(), plan) for caption, batch in drawn.items()}
-    names = [images.names[index] for index in chosen.tolist()] if visible else []
+        drawn = method.pictures([view.to(device) for view in sample.normalized])
+    shown = {caption: visible(batch.float().cpu(), plan) for caption, batch in drawn.items()}
+    names = [data.names[index] for index in sample.chosen.tolist()] if shown else []
     return [
-        {caption: Picture(_uri(batch[row]), name) for caption, batch in visible.items()}
-        for row, name in enumerate(names)
+        {caption: Picture(_uri(batch[row]), name) for caption, batch in shown.items()} for row, name in enumerate(names)
     ]
-
-
-def visible_views(images: Tensor, plan: ViewPlan, seed: int) -> list[Tensor]:
-    """One set of views of (N, 3, S, S) uint8 images, as training sees them, again as uint8."""
-    views = make_views(images, plan, torch.Generator().manual_seed(seed))
-    return [_visible(batch, plan) for batch in views]
-
-
-def _visible(batch: Tensor, plan: ViewPlan) -> Tensor:
-    """(N, 3, H, W) float32, normalised as ``plan`` does it, as uint8."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (plan.mean, plan.std))
-    return ((batch * std + mean).clamp(0, 1) * 255).round().byte()
-
-
-def choose(images: ImageSet, count: int, seed: int) -> Tensor:
-    """(count,) indices without repetition, random, one class after the other where there are labels."""
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    if images.labels is None:
-        return order[:count]
-    labels = images.labels[order]
-    turn = torch.empty_like(labels)
-    for label in set(labels.tolist()):
-        members = labels == label
-        turn[members] = torch.arange(int(members.sum()))
-    first = order[torch.argsort(turn * len(images.classes) + labels)][:count]
-    return first[torch.argsort(images.labels[first], stable=True)]
 
 
 def _label(images: ImageSet, index: int) -> str | None:
@@ -148,15 +123,14 @@ def _picture(images: ImageSet, index: int, *, right: bool | None = None) -> Pict
 
 
 def as_pillow(image: Tensor) -> Image.Image:
-    """image: (3, S, S) uint8."""
+    """image: (3, H, W) uint8."""
     return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
 
 
 def _uri(image: Tensor) -> str:
-    """image: (3, S, S) uint8."""
+    """image: (3, H, W) uint8."""
     picture = as_pillow(image)
-    if picture.width > SIDE:
-        picture = picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     picture.save(file, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -39,13 +39,14 @@ class RunConfig:
         method: name of the pretext task.
         data: name of an embedded set, or path of an image folder, a zip or tar of images, or idx files.
         image_size: side of the square images, in pixels.
-        views: preset of the augmentations; null takes the method's own.
+        views: preset of the augmentations; without one (null) the method's own.
         plan: changes to it, by the fields of `fastssl.data.plans.ViewPlan`: ``{blur: 0.0}`` for all views; for those of
             one part of a plan that has several, such as DINO's, under its name: ``{local: {views: 6}}``.
         engine: what makes the views: "native" from the images in memory, resized to ``image_size``; "stream" from the
             pixels of the files, which are decoded anew each epoch, for what does not fit into memory; "dali" likewise,
             by NVIDIA DALI.
-        encoder: network to train. Its options are those that follow; null is the encoder's own, the published network.
+        encoder: network to train. Its options are those that follow; what is not set (null) is the encoder's own, the
+            published network's.
         stem: first layers of a ResNet or AlexNet; "cifar" (3x3, stride 1) for images of 32 pixels or so, "imagenet"
             (7x7 or 11x11, with strides) for larger ones and for speed.
         width: channels of their first stage (64), or of a Vision Transformer's tokens; smaller is faster.
@@ -112,13 +113,36 @@ class RunConfig:
 
     def view_plan(self) -> ViewPlan:
         """The augmentations: the preset asked for, else the method's own, with the changes asked for."""
-        own = methods.get(self.method).view_plan(self.image_size)
+        method = methods.get(self.method)
+        own = method.view_plan(self.image_size)
         preset = own if self.views is None else plans.get(self.views)(self.image_size)
         plan = plans.changed(preset, self.plan)
+        what = "the plan" if self.views is None else f"the preset {self.views!r}"
         if plan.total != own.total:
-            what = "the plan" if self.views is None else f"views {self.views!r}"
-            raise UserError(f"{what} makes {plan.total} view(s) of an image; {self.method} needs {own.total}")
+            needed = f"the method {self.method!r} takes {own.total}"
+            raise UserError(f"{what} makes {_views(plan.total)} of each image, {needed}: {self._remedy(own, preset)}")
+        if not _fed_alike(plan, own):
+            needed = f"the method {self.method!r} takes them {plans.normalization(own)}"
+            raise UserError(f"of {what} {plans.normalization(plan)}; {needed}")
+        method.check_plan(plan)
         return plan
+
+    def _remedy(self, own: ViewPlan, preset: ViewPlan) -> str:
+        """What to do about another number of views than the method's."""
+        if preset.total == own.total:
+            return "leave the plan's views as they are"
+        usable = {name: plans.get(name)(self.image_size) for name in plans.names()}
+        names = [name for name, plan in usable.items() if plan.total == own.total and _fed_alike(plan, own)]
+        return f"--views may be {', '.join(names)}, or left out"
+
+
+def _fed_alike(plan: ViewPlan, own: ViewPlan) -> bool:
+    """Whether a method's encoder gets values of the range that it has wherever it is used."""
+    return (plan.mean, plan.std) == (own.mean, own.std)
+
+
+def _views(count: int) -> str:
+    return f"{count} view" + ("" if count == 1 else "s")
 
 
 _LARGEST_SEED = 2**32 - 1  # what the report's t-SNE takes

@@ -80,6 +80,11 @@ def check_views(method: Method, plan: ViewPlan) -> None:
             copy.deepcopy(method).eval()(views)
         except ValueError as error:
             raise UserError(f"the views do not suit the method: {error}") from error
+        except RuntimeError as error:
+            if not str(error).startswith("Sizes of tensors must match"):
+                raise
+            sides = " and ".join(map(str, sorted(set(plan.sizes))))
+            raise UserError(f"{type(method).__name__} takes views of one size alone; got {sides} pixels") from error
 
 
 def pretrain(

@@ -1,31 +1,31 @@
-"""What a process takes of memory at most, as Linux counts it."""
+"""What processes take of memory at most, as Linux counts it."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
 
 class PeakMemory:
-    """The high-water mark of this process from now on, beyond what it holds now."""
+    """The high-water mark of a process from now on, beyond what it holds now.
 
-    def __init__(self) -> None:
-        """Lowers the mark to what is resident.
+    Args:
+        pid: of the process, one of this user's; by default this one.
 
-        Raises:
-            OSError: where the system keeps no such mark, as macOS and Windows do not.
-        """
-        _CLEAR.write_text("5")
-        self._before = _kilobytes("VmRSS")
+    Raises:
+        OSError: where the system keeps no such mark, as macOS and Windows do not.
+    """
+
+    def __init__(self, pid: int | None = None) -> None:
+        self._process = Path("/proc", "self" if pid is None else str(pid))
+        (self._process / "clear_refs").write_text("5")  # lowers the mark to what is resident
+        self._before = self._kilobytes("VmRSS")
 
     def megabytes(self) -> float:
         """MiB above the start."""
-        return (_kilobytes("VmHWM") - self._before) / 1024
+        return (self._kilobytes("VmHWM") - self._before) / 1024
 
-
-def _kilobytes(name: str) -> int:
-    found = re.search(rf"{name}:\s+(\d+)", _STATUS.read_text())
-    assert found is not None
-    return int(found[1])
+    def _kilobytes(self, name: str) -> int:
+        found = re.search(rf"{name}:\s+(\d+)", (self._process / "status").read_text())
+        assert found is not None
+        return int(found[1])

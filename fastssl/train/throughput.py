@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from multiprocessing.connection import Connection
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor
 from fastssl import models
 from fastssl.data import engines, plans
 from fastssl.data.engines import Engine
-from fastssl.data.images import ImageSet, Progress
+from fastssl.data.images import ImageSet, Progress, Skipped
 from fastssl.data.plans import ViewPlan
 from fastssl.data.sample import load_some
 from fastssl.errors import UserError
@@ -31,6 +31,8 @@ from fastssl.train.memory import PeakMemory
 from fastssl.train.reproduce import check_threads, environment, reproducible, resolve_device
 
 _TURNS = 5
+# Images of a batch, where nothing is said and the data has so many.
+_BATCH = 256
 # Images of a step on a CPU, whose time grows with their number: a whole batch may take a minute.
 _STEP_IMAGES = 32
 # Next to nothing of an image: what is left of the time is reading and decoding.
@@ -46,9 +48,10 @@ class BenchConfig:
         preset: plan of the views.
         plan: changes to it, as `fastssl.data.plans.changed` takes them.
         image_size: side of the square images, in pixels.
-        batch_size: images a step.
+        batch_size: images a step; 0 takes 256, or all where there are fewer.
         encoder: network whose step is timed: forward and backward, on all views.
-        stem: first layers of a ResNet or AlexNet, "imagenet" or "cifar"; null is the encoder's own, here and below.
+        stem: first layers of a ResNet or AlexNet, "imagenet" or "cifar"; what is not set (null) is the
+            encoder's own, here and below.
         width: channels of their first stage, or of a Vision Transformer's tokens.
         depth: blocks of a Vision Transformer.
         patch_size: side of its patches, in pixels.
@@ -63,7 +66,7 @@ class BenchConfig:
     preset: str = "simclr"
     plan: Mapping[str, Any] = field(default_factory=dict)
     image_size: int = 64
-    batch_size: int = 256
+    batch_size: int = 0
     encoder: str = "resnet18"
     stem: Stem | None = None
     width: int | None = None
@@ -76,12 +79,13 @@ class BenchConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "batch_size", "width", "depth", "patch_size"):
+        for name in ("image_size", "max_images", "width", "depth", "patch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} must be 1 or more; got {value}")
-        if self.threads < 0:
-            raise UserError(f"threads must be 0 or more; got {self.threads}")
+        for name in ("batch_size", "threads"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must be 0 or more; got {getattr(self, name)}")
         if not 0 < self.seconds < math.inf:
             raise UserError(f"seconds must be a finite number above 0; got {self.seconds}")
         if self.max_images < self.batch_size:
@@ -134,13 +138,23 @@ class EngineSpeed:
 
 @dataclass(frozen=True)
 class Throughput:
-    """The result. ``step`` is images a second that forward and backward of the encoder alone would take."""
+    """The result.
+
+    Attributes:
+        config: what was measured, with the batch size that it was measured with.
+        images: how many were used.
+        environment: of hardware and software.
+        engines: what each was measured at.
+        step: images a second that forward and backward of the encoder alone would take.
+        skipped: files that were drawn and cannot be read.
+    """
 
     config: BenchConfig
     images: int
     environment: dict[str, str]
     engines: tuple[EngineSpeed, ...]
     step: Rate
+    skipped: tuple[Skipped, ...] = ()
 
     @property
     def fastest(self) -> EngineSpeed:
@@ -166,6 +180,7 @@ def measure(config: BenchConfig, progress: Progress | None = None) -> Throughput
     """
     device = resolve_device(config.device)
     found = load_some(config.data, size=config.image_size, count=config.max_images, seed=config.seed, progress=progress)
+    config = replace(config, batch_size=config.batch_size or min(_BATCH, len(found)))
     if len(found) < config.batch_size:
         raise UserError(
             f"a batch of {config.batch_size} is larger than the {len(found)} images that can be read: "
@@ -182,7 +197,8 @@ def measure(config: BenchConfig, progress: Progress | None = None) -> Throughput
             for process in running:
                 process.kill()
         in_order = sorted([*speeds, *failed], key=lambda speed: engines.NAMES.index(speed.engine))
-        return Throughput(config, len(found), environment(device), tuple(in_order), _rate(steps))
+        skipped = tuple(found.skipped)
+        return Throughput(config, len(found), environment(device), tuple(in_order), _rate(steps), skipped)
 
 
 def _start(config: BenchConfig, names: tuple[str, ...], running: list[_Process]) -> list[EngineSpeed]:
@@ -227,7 +243,8 @@ def _step(config: BenchConfig, device: torch.device) -> Callable[[float], float]
     except ValueError as error:
         raise UserError(f"{config.encoder}: {error}") from error
     encoder.train()
-    batch = min(config.batch_size, _STEP_IMAGES) if device.type == "cpu" else config.batch_size
+    batch = max(2, config.batch_size)  # batch norm needs two, of however few images there are
+    batch = min(batch, _STEP_IMAGES) if device.type == "cpu" else batch
     views = [
         torch.randn(batch * part.views, 3, part.size, part.size, device=device) for part in config.view_plan().parts
     ]

@@ -2,25 +2,54 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
+import torch
 
 from benchmarks import harness, rivals
-from benchmarks.data import from_files
+from benchmarks.data import _dali, from_files
 from fastssl.data import dali, plans
 from fastssl.errors import UserError
 
+MAKERS = {name: functools.partial(make.func, **make.keywords) for name, make in from_files.cases()[0].providers.items()}
 
-@pytest.mark.parametrize("make", [from_files.by_dali, from_files.by_stream, from_files.by_torchvision])
-def test_a_call_makes_every_view_of_every_file(make, monkeypatch: pytest.MonkeyPatch) -> None:
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_call_makes_every_view_of_every_file(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    skip_without(name)
+    monkeypatch.setattr(from_files, "BATCH", 4)
+    plan = plans.dino(32, local_views=2)
+    work = MAKERS[name](plan, 8)
+    assert work() == work() == 2 * plan.total
+    assert harness.backend(work) in ("cpu", "reference")
+
+
+def skip_without(name: str) -> None:
     try:
-        if make is from_files.by_dali:
+        if "dali" in name.lower():
             dali.require()
-        if make is from_files.by_torchvision:
+        if "torchvision" in name:
             rivals.load("torchvision.transforms.v2")
     except (UserError, rivals.NotInstalledError) as missing:
         pytest.skip(str(missing))
-    monkeypatch.setattr(from_files, "BATCH", 4)
-    plan = plans.dino(32, local_views=2)
-    work = make(plan, 8)
-    assert work() == work() == 2 * plan.total
-    assert harness.backend(work) in ("cpu", "reference")
+
+
+@pytest.mark.parametrize("decode_each_crop", [False, True])
+def test_the_views_of_dalis_own_operators_are_those_of_the_plan(decode_each_crop: bool) -> None:
+    """Not to the pixel, but of their sizes, in their range, and each step as often as it should be."""
+    skip_without("dali")
+    paths = sorted(from_files.folder(8).iterdir()) * 16
+    plan = plans.changed(plans.dino(32, local_views=2), {"second": {"solarize": 1.0}, "local": {"grayscale": 1.0}})
+    epoch = _dali.batches(plan, paths, 128, decode_each_crop=decode_each_crop)
+    (views,), (again,) = epoch(0), epoch(1)
+    assert [tuple(view.shape) for view in views] == [(128, 3, size, size) for size in plan.sizes]
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (plan.mean, plan.std))
+    first, second, *local = (view * std + mean for view in views)
+    assert min(view.min() for view in (first, second, *local)) > -1e-4
+    assert max(view.max() for view in (first, second, *local)) < 1 + 1e-4
+    assert not torch.equal(views[0], again[0])
+    grey = [float((view.amax(1) - view.amin(1)).amax((1, 2)).lt(0.02).float().mean()) for view in (first, *local)]
+    assert 0.1 < grey[0] < 0.35
+    assert grey[1:] == [1.0, 1.0]
+    assert second.max() < 0.51

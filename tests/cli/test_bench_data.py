@@ -11,7 +11,8 @@ from cli_helpers import Run, write_images
 from fastssl.data import engines
 from fastssl.errors import UserError
 
-QUICK = ["--image_size", "16", "--batch_size", "8", "--width", "8", "--seconds", "0.2", "--threads", "1"]
+ANY_BATCH = ["--image_size", "16", "--width", "8", "--seconds", "0.2", "--threads", "1"]
+QUICK = [*ANY_BATCH, "--batch_size", "8"]
 
 
 def test_every_engine_is_measured_and_the_table_says_what_waits(photos: Path, run: Run) -> None:
@@ -38,17 +39,43 @@ def test_every_engine_is_measured_and_the_table_says_what_waits(photos: Path, ru
     assert f"{waits} is the bottleneck" in outcome.out
 
 
-def test_an_engine_that_is_missing_has_its_reason(photos: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def only_native(monkeypatch: pytest.MonkeyPatch) -> None:
     def require(engine: str) -> None:
         if engine != "native":
             raise UserError("not [here]")
 
     monkeypatch.setattr(engines, "require", require)
+
+
+@pytest.mark.usefixtures("only_native")
+def test_an_engine_that_is_missing_has_its_reason(photos: Path, run: Run) -> None:
     outcome = run("bench-data", photos, *QUICK)
     assert outcome.code == 0
     assert "not here" in outcome.out
     assert "dali: not [here]" in outcome.out
     assert "native is fastest" in outcome.out
+
+
+@pytest.mark.usefixtures("only_native")
+def test_few_images_are_one_batch_and_those_that_cannot_be_read_are_named(run: Run, tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "few", {"": 5})
+    (folder / "broken.png").write_bytes(b"not a picture")
+    outcome = run("bench-data", folder, *ANY_BATCH, "--json", "few.json")
+    assert outcome.code == 0
+    assert "5 images to views of 16 pixels, in batches of 5" in outcome.out
+    assert "skipped 1 that cannot be read:\n  broken.png: " in outcome.err
+    found = json.loads(Path("few.json").read_text())
+    assert (found["images"], found["config"]["batch_size"]) == (5, 5)
+    assert [file["name"] for file in found["skipped"]] == ["broken.png"]
+
+
+@pytest.mark.usefixtures("only_native")
+def test_a_single_image_is_measured_too(run: Run, tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "one", {"": 1})
+    outcome = run("bench-data", folder, *ANY_BATCH, "--preset", "mae")
+    assert outcome.code == 0
+    assert "1 image to views of 16 pixels, in batches of 1" in outcome.out
 
 
 @pytest.mark.parametrize(
@@ -62,6 +89,8 @@ def test_an_engine_that_is_missing_has_its_reason(photos: Path, run: Run, monkey
         (["few", "--stem", "cifer"], "unknown --stem 'cifer': did you mean 'cifar'?"),
         (["few", "--seconds", "0"], "seconds must be a finite number above 0; got 0"),
         (["few", "--max_images", "4"], "max_images must be at least batch_size, 8; got 4"),
+        (["few", "--batch_size", "-1"], "batch_size must be 0 or more; got -1"),
+        (["few", "--batch_size", "0", "--max_images", "0"], "max_images must be 1 or more; got 0"),
         (["few", "--image_size", "0"], "image_size must be 1 or more; got 0"),
         (["few", "--threads", "-1"], "threads must be 0 or more; got -1"),
         (["few", "--threads", "100000"], "threads 100000 are too many"),

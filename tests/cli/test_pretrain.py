@@ -76,8 +76,39 @@ def test_the_help_tells_the_fields_of_a_plan_and_its_parts(run: Run, capsys: pyt
         run("pretrain", "--views", "byol", "--help")
     told = " ".join(capsys.readouterr().out.split())
     assert "--plan.PART.FIELD changes one part alone: first, second." in told
-    assert "--plan.blur BLUR probability of a Gaussian blur." in told
+    has = "The preset has 1 (first), 0.1 (second). (type: float)"
+    assert f"--plan.blur BLUR probability of a Gaussian blur. {has}" in told
+    assert "--plan.crop_scale LOW HIGH bounds of the crop's area" in told
+    assert "The preset has 0.08 1. (type: float)" in told
+    assert "--plan.rot90 N [N ...] quarter turns" in told
     assert "--plan.second.blur" not in told
+    assert "--out OUT folder of the run; without it runs/METHOD-DATA (type: str | null, not set)" in told
+    assert "null" not in told[told.index("Changes to the views") : told.index("--plan.solarize")]
+
+
+@pytest.mark.parametrize(
+    ("words", "blur"),
+    [
+        (["--image_size", "224"], "0.5"),
+        (["--image_size", "32"], "0"),
+        (["--views", "mae", "--config", "CONFIG"], "0.3"),
+    ],
+)
+def test_the_help_tells_what_the_plan_has_at_this_size_and_in_this_config(
+    words: list[str], blur: str, run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    configs.save(configs.from_dict({"plan": {"blur": 0.3}}), tmp_path / "CONFIG")
+    with pytest.raises(SystemExit):
+        run("pretrain", *words, "--help")
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"probability of a Gaussian blur. The preset has {blur}. (type: float)" in told
+
+
+def test_views_of_another_size_than_the_images_are_told(photos: Path, run: Run) -> None:
+    outcome = run("pretrain", "--data", photos, "--out", "run", *QUICK, "--plan.size", "8")
+    assert outcome.code == 0
+    assert "trained on views of 8 x 8 pixels, scored on images of 16 x 16: plan.size is not image_size" in outcome.err
+    assert "plan.size" not in run("pretrain", "--data", photos, "--out", "other", *QUICK).err
 
 
 def test_another_plan_cannot_go_on_with_a_run(done: Path, run: Run) -> None:
@@ -131,6 +162,7 @@ def test_corrupt_files_are_counted_and_named(run: Run, tmp_path: Path) -> None:
         (["--depth", "2"], "resnet18 has no depth, which was set to 2; its options are stem, width"),
         (["mae", "--encoder", "resnet18"], "MAE hides patches, which a ResNet does not have: give it a vit_*"),
         (["mae", "--patch_size", "5"], "patches of 5 pixels do not fill images of 16 x 16"),
+        (["--data", "few", "--image_size", "many"], "--image_size must be of type int; got many"),
         (["--seed", "many"], "--seed must be of type int; got many"),
         (["--seed", "4294967296"], "seed must be at most 4294967295"),
         (["--data", "few", "--device", "meta"], "unknown device 'meta': give --device auto, cpu, cuda or cuda:N"),
@@ -142,7 +174,14 @@ def test_corrupt_files_are_counted_and_named(run: Run, tmp_path: Path) -> None:
         (["--plan.blur", "often"], "--plan.blur must be of type float; got often"),
         (["--plan.crop_scale", "0.5"], "--plan.crop_scale: expected 2 arguments"),
         (["--plan.interpolation", "nearest"], "unknown --plan.interpolation 'nearest'"),
-        (["--plan.views", "3"], "the plan makes 3 view(s) of an image; simclr needs 2"),
+        (["--plan.views", "3"], "the plan makes 3 views of each image, the method 'simclr' takes 2"),
+        (["--views", "byol", "--plan.second.interpolation", "bicubic"], "did you mean '--plan.interpolation'?"),
+        (["--plan.lokal.views", "3"], "unknown option '--plan.lokal.views': did you mean '--plan.views'?"),
+        (["--sharpness", "3"], "unknown option '--sharpness': see --help"),
+        (
+            ["--data", "few", "--views", "byol", "--plan.second.size", "8"],
+            "SimCLR takes views of one size alone; got 8 and 16",
+        ),
         (["--optim.lr", "nan"], "--optim.lr must be a finite number; got nan"),
         (["--optim", "nope.yaml"], "--optim 'nope.yaml' is no YAML file of settings: give one, or set --optim.name"),
         (["--data", "few", "--out", "few/cat/0.png/x"], "cannot write few/cat/0.png/x: Not a directory"),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from cli_helpers import QUICK, Run, write_images
+from PIL import Image
 
 from fastssl.cli.reading import cache_folder
 from fastssl.train import checkpoint as checkpoints
@@ -83,6 +88,36 @@ def test_streaming_keeps_no_image_and_scores_them_all_the_same(
     assert "cat/broken.png" in page
     assert "% of the time went by waiting for views" in page
     assert run("report", "run").code == 0
+
+
+def test_the_report_of_a_streamed_run_shows_views_of_whole_files(run: Run, tmp_path: Path) -> None:
+    """What an image in memory lacks: the ends of a wide one."""
+    for name in ("cat", "dog"):
+        (tmp_path / "wide" / name).mkdir(parents=True)
+        for i in range(6):
+            pixels = np.full((16, 64, 3), 20 * i, np.uint8)
+            pixels[:, :20] = 255, 0, 0
+            Image.fromarray(pixels).save(tmp_path / "wide" / name / f"{i}.png")
+    whole = [
+        "--plan.crop_scale",
+        "1",
+        "1",
+        "--plan.crop_ratio",
+        "4",
+        "4",
+        "--plan.jitter",
+        "0",
+        "--plan.grayscale",
+        "0",
+    ]
+    assert run("pretrain", "--data", "wide", "--out", "run", "--engine", "stream", *QUICK, *whole).code == 0
+    page = RunFolder(Path("run")).report.read_text()
+    shown = page[page.index("What the encoder was shown") :]
+    tiles = [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) for data in re.findall(r"base64,([^\"]+)", shown)
+    ]
+    assert {tile.shape for tile in tiles} == {(16, 64, 3), (16, 16, 3)}
+    assert all(tuple(tile[8, 1]) == (255, 0, 0) or tuple(tile[8, -2]) == (255, 0, 0) for tile in tiles)
 
 
 def test_streaming_from_what_can_only_be_read_forwards_is_refused(run: Run, tmp_path: Path) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cli_helpers import Run, write_images
+from dali_helpers import needs_dali
 from PIL import Image
 
-from fastssl.data import plans
+from fastssl.data import engines, plans
 
 
 def test_it_draws_the_views_and_says_what_they_are(photos: Path, run: Run) -> None:
@@ -41,6 +43,24 @@ def test_a_file_that_cannot_be_read_is_named(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "engine", [pytest.param(name, marks=needs_dali if name == "dali" else ()) for name in engines.NAMES]
+)
+def test_the_engine_makes_the_views(engine: engines.Engine, run: Run, tmp_path: Path) -> None:
+    pixels = np.full((40, 200, 3), (0, 200, 0), np.uint8)
+    pixels[:, :60] = 200, 0, 0
+    (tmp_path / "wide").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "wide" / "0.png")
+    whole = ["--preset", "eval", "--plan.crop_ratio", "5", "5", "--image_size", "40", "--engine", engine]
+    assert run("views", "wide", *whole).code == 0
+    with Image.open("views.png") as picture:
+        cells = np.asarray(picture)[24:, 6:]
+    left_of_view, corner_of_image = cells[48, 102 + 4], cells[4, 4]
+    in_memory = engine in engines.IN_MEMORY  # there only the green square in the middle is
+    assert np.argmax(left_of_view) == (1 if in_memory else 0)
+    assert (corner_of_image.min() == 255) == (not in_memory)
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["nowhere/"], "no file or folder 'nowhere/'"),
@@ -49,6 +69,8 @@ def test_a_file_that_cannot_be_read_is_named(run: Run, tmp_path: Path) -> None:
         (["PHOTOS", "--out", "views.gif"], "views.gif does not end in .png or .jpg or .jpeg or .webp"),
         (["PHOTOS", "--rows", "0"], "rows must be 1 or more; got 0"),
         (["PHOTOS", "--image_size", "0"], "image_size must be 1 or more; got 0"),
+        (["PHOTOS", "--engine", "steam"], "unknown --engine 'steam': did you mean 'stream'?"),
+        (["packed.tar.gz", "--engine", "stream"], "is a compressed tar, and the engine 'stream' reads single files"),
         (["PHOTOS", "--seed", "-1"], "seed must be 0 or more; got -1"),
         (["PHOTOS", "--plan.blurr", "0"], "unknown option '--plan.blurr': did you mean '--plan.blur'?"),
         (["PHOTOS", "--plan.flip", "2"], "plan.flip must be a probability in [0, 1]; got 2.0"),
@@ -58,6 +80,8 @@ def test_a_file_that_cannot_be_read_is_named(run: Run, tmp_path: Path) -> None:
 )
 def test_bad_input_is_one_line_and_writes_nothing(words: list[str], message: str, photos: Path, run: Run) -> None:
     Path("empty").mkdir()
+    with tarfile.open("packed.tar.gz", "w:gz") as tar:
+        tar.add(photos / "cat", "cat")
     before = sorted(Path().rglob("*"))
     assert message in run("views", *(photos if word == "PHOTOS" else word for word in words)).error()
     assert sorted(Path().rglob("*")) == before

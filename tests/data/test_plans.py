@@ -148,7 +148,7 @@ def test_a_change_is_made_to_all_parts_or_to_one() -> None:
 def test_what_must_be_alike_can_be_changed_in_all_parts_together() -> None:
     plan = plans.changed(plans.dino(64), {"interpolation": "bilinear"})
     assert {part.interpolation for part in plan.parts} == {"bilinear"}
-    with pytest.raises(UserError, match=r"plan\.interpolation must be alike in all plans; got bilinear"):
+    with pytest.raises(UserError, match=r"plan\.local\.interpolation cannot be set by itself: set plan\.interpolation"):
         plans.changed(plans.dino(64), {"local": {"interpolation": "bilinear"}})
 
 
@@ -166,6 +166,7 @@ def test_no_change_is_the_plan_itself(name: str) -> None:
         ({"local": {"view": 2}}, "unknown setting 'plan.local.view': did you mean 'plan.local.views'?"),
         ({"local": 2}, "plan.local needs settings of the form name: value; got 2"),
         ({"mean": (0.0, 0.0, 0.0)}, "unknown setting 'plan.mean'"),
+        ({"local": {"mean": (0.0, 0.0, 0.0)}}, "unknown setting 'plan.local.mean'"),
         ({"flip": 2.0}, "plan.flip must be a probability in [0, 1]; got 2.0"),
         ({"second": {"crop_scale": (0.5, 0.2)}}, "plan.second.crop_scale must be 0 < low <= high <= 1; got (0.5, 0.2)"),
     ],
@@ -203,7 +204,7 @@ def test_later_parts_are_described_by_what_differs() -> None:
         "  crop: 5 to 40 % of the area, width to height 0.75 to 1.33, resized bicubic\n  blur: 50 %"
     ) in told
     turned = plans.describe(plans.rotation(32))
-    assert "view 3 (r180): 32 x 32 pixels, as view 1 but for\n  turn: by 2 quarters against the clock" in turned
+    assert "view 3 (r180): 32 x 32 pixels, as view 1 but for\n  turn: by 180 degrees against the clock" in turned
     still = plans.changed(plans.byol(32), {"second": {"blur": 0.0}})
     assert "as view 1 but for\n  blur: none" in plans.describe(still)
     one = plans.ViewPlan(size=8, others=(plans.ViewPlan(size=4),))
@@ -213,7 +214,7 @@ def test_later_parts_are_described_by_what_differs() -> None:
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"rot90": (0, 1, 2, 3)}, "turn: by 0, 1, 2 or 3 quarters against the clock"),
+        ({"rot90": (0, 1, 2, 3)}, "turn: by 0, 90, 180 or 270 degrees against the clock"),
         ({"flip": 1.0}, "flip: always, left to right"),
         ({"jitter": 1.0, "contrast": 1.5}, "colour jitter: always, in an order drawn anew, contrast x 0 to 2.5"),
         (

@@ -11,6 +11,7 @@ from report_helpers import images, without_labels
 
 from fastssl.data import plans
 from fastssl.report import pictures
+from fastssl.report.sample import choose, draw_sample
 
 
 def decoded(uri: str) -> np.ndarray:
@@ -42,21 +43,24 @@ def test_an_image_is_not_its_own_neighbour_and_unlabelled_ones_are_not_marked() 
 
 def test_queries_take_turns_through_the_classes() -> None:
     data = images(24, 0)
-    chosen = pictures.choose(data, 7, seed=0)
+    chosen = choose(data, 7, seed=0)
     assert torch.bincount(data.labels[chosen]).tolist() in ([3, 2, 2], [2, 3, 2], [2, 2, 3])
-    assert not torch.equal(chosen, pictures.choose(data, 7, seed=1))
+    assert not torch.equal(chosen, choose(data, 7, seed=1))
 
 
 def test_pictures_are_the_images() -> None:
     data = images(2, 0)
     assert np.array_equal(decoded(pictures._uri(data.images[0])), data.images[0].permute(1, 2, 0).numpy())
     assert decoded(pictures._uri(torch.zeros(3, 300, 300, dtype=torch.uint8))).shape == (96, 96, 3)
+    assert decoded(pictures._uri(torch.zeros(3, 50, 200, dtype=torch.uint8))).shape == (24, 96, 3)
 
 
 def test_views_are_shown_in_their_colours() -> None:
     data = images(6, 0)
     still = replace(plans.eval(16), views=2)
-    for item in pictures.sample_views(data, still, rows=4, seed=0):
+    rows = pictures.sample_views(data, draw_sample(data, still, rows=4, seed=0))
+    assert len(rows) == 4
+    for item in rows:
         assert len(item.views) == 2
         original = decoded(item.original.uri).astype(int)
         assert all(abs(decoded(view.uri).astype(int) - original).max() <= 1 for view in item.views)
