@@ -30,7 +30,7 @@ def run(words: list[str]) -> int:
     reading.add_no_cache(parser)
     given = parser.parse(words)
     trained = open_run(Path(given.run))
-    splits = reading.load(trained.config, no_cache=given.no_cache, other=given.data)
-    console.describe_data(splits)
+    splits = reading.load_images(trained.config, no_cache=given.no_cache, other=given.data)
+    console.describe_data(splits, given.data or trained.config.data)
     score(trained, splits, trained.folder.scores_on(Path(given.data).stem) if given.data else trained.folder.scores)
     return 0
