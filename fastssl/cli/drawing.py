@@ -28,4 +28,5 @@ def draw(trained: Trained, data: Data) -> None:
         config = trained.config
         saw = f"{len(data):,} clips of {config.media.frames} frames"
         data = Splits(some_frames(data, config.data, size=config.image_size, count=_FRAMES, seed=config.seed), None)
+    data = data.readable()
     write_report(trained, data, trained.folder.report, saw=saw)
