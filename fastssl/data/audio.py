@@ -18,12 +18,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
-from fastssl.data.ahead import AheadLoader
+from fastssl.data.ahead import AheadLoader, Settings
 from fastssl.data.decode import UnreadableError
 from fastssl.data.files import MAX_SKIPPED, allowed
 from fastssl.data.layout import arrange
-from fastssl.data.loader import Schedule
 from fastssl.data.reading import Progress, quote
 from fastssl.data.sources import Entry, Listing, Skipped, find_files, one_line
 from fastssl.errors import UserError, needed
@@ -168,17 +168,13 @@ class WindowLoader(AheadLoader):
         seed: 0 or more.
         short: what becomes of recordings shorter than a window: "pad" puts silence behind them, "refuse" leaves them
             out, and names them in ``skipped``.
-        device: where the windows go.
-        rank: of this process among all, on all machines.
-        world: how many processes train together.
-        threads: that read; by default as many as torch uses.
-        ahead: batches in the making, or made, while one is trained on.
-        max_skipped: the share of the recordings, in [0, 1], above which unreadable ones end the epoch with an error;
-            one is always allowed.
+        settings: see `fastssl.data.ahead.Settings`.
 
     Raises:
         UserError: if a number is out of range, or no recording is as long as a window where short ones are refused.
     """
+
+    what = "recordings"
 
     def __init__(
         self,
@@ -188,12 +184,7 @@ class WindowLoader(AheadLoader):
         seed: int,
         *,
         short: Literal["pad", "refuse"] = "pad",
-        device: torch.device | str = "cpu",
-        rank: int = 0,
-        world: int = 1,
-        threads: int | None = None,
-        ahead: int = 2,
-        max_skipped: float = MAX_SKIPPED,
+        **settings: Unpack[Settings],
     ) -> None:
         if samples < 1:
             raise UserError(f"a window has at least 1 sample; got {samples}")
@@ -213,8 +204,7 @@ class WindowLoader(AheadLoader):
         self._used = used
         # windows are no bytes: the entries are how many there are and what each is called
         files = Listing([Entry(recordings.names[i], bytes) for i in used], skipped)
-        schedule = Schedule(len(used), batch_size, seed, rank, world, what="recordings")
-        super().__init__(files, schedule, device=device, threads=threads, ahead=ahead, max_skipped=max_skipped)
+        super().__init__(files, batch_size, seed, **settings)
 
     def make(self, workers: ThreadPoolExecutor, epoch: int, step: int, chosen: list[int]) -> list[Tensor]:
         """One tensor (batch_size, samples) float32 in [-1, 1]; short recordings end in zeros."""

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from fastssl.data import video
-from fastssl.data.ahead import AheadLoader, room
+from fastssl.data.ahead import AheadLoader, Settings, room
 from fastssl.data.decode import UnreadableError
 from fastssl.data.files import MAX_SKIPPED, allowed
-from fastssl.data.loader import Schedule
 from fastssl.data.plans import ViewPlan
 from fastssl.data.reading import Progress, quote
 from fastssl.data.sources import Entry, Listing, Skipped, find_files, list_images
@@ -152,17 +152,13 @@ class ClipLoader(AheadLoader):
         seed: 0 or more.
         alike: whether a view has the same parameters in all frames of a clip, so that it moves as the clip does; else
             each frame has its own.
-        device: where the views go, which are made on the CPU.
-        rank: of this process among all, on all machines.
-        world: how many processes train together.
-        threads: that decode and augment, each a clip at a time; by default as many as torch uses.
-        ahead: batches in the making, or made, while one is trained on.
-        max_skipped: the share of the clips, in [0, 1], above which unreadable ones end the epoch with an error; one is
-            always allowed.
+        settings: see `fastssl.data.ahead.Settings`; a thread makes a clip at a time.
 
     Raises:
         UserError: if a number is out of range.
     """
+
+    what = "clips"
 
     def __init__(
         self,
@@ -172,18 +168,11 @@ class ClipLoader(AheadLoader):
         seed: int,
         *,
         alike: bool = True,
-        device: torch.device | str = "cpu",
-        rank: int = 0,
-        world: int = 1,
-        threads: int | None = None,
-        ahead: int = 2,
-        max_skipped: float = MAX_SKIPPED,
+        **settings: Unpack[Settings],
     ) -> None:
         # clips are no bytes: the entries are how many there are and what each is called
         named = [Entry(clips.name(position), bytes) for position in range(len(clips))]
-        files = Listing(named, list(clips.skipped), clips.close)
-        schedule = Schedule(len(clips), batch_size, seed, rank, world, what="clips")
-        super().__init__(files, schedule, device=device, threads=threads, ahead=ahead, max_skipped=max_skipped)
+        super().__init__(Listing(named, list(clips.skipped), clips.close), batch_size, seed, **settings)
         self.clips, self.plan, self.alike = clips, plan, alike
 
     def make(self, workers: ThreadPoolExecutor, epoch: int, step: int, chosen: list[int]) -> list[Tensor]:

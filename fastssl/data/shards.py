@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fastssl.data.decode import UnreadableError, opened, upright
+from fastssl.data.decode import SUFFIXES, UnreadableError, opened, upright
 from fastssl.data.files import MAX_SKIPPED, allowed
 from fastssl.data.layout import arrange
 from fastssl.data.reading import Progress, quote
-from fastssl.data.sources import Listing, Skipped, StrictMember, list_images, one_line
+from fastssl.data.sources import Listing, Skipped, StrictMember, find_files, list_images, one_line
 from fastssl.errors import UserError, needed
 from fastssl.files import atomic_write
 
@@ -109,6 +109,14 @@ def list_shards(
             "remove or repair them"
         )
     return Shards(tuple(path for path, _ in found), tuple(count for _, count in found), tuple(skipped + lost))
+
+
+def are_at(source: str) -> bool:
+    """Whether ``source`` means shards: a path of .tar files with braces, or a folder of them and of no images."""
+    if "{" in source and source.endswith(".tar"):
+        return not Path(source).exists()
+    folder = Path(source)
+    return folder.is_dir() and any(folder.glob("*.tar")) and not find_files(folder, SUFFIXES)[0]
 
 
 def write_index(folder: Path) -> Path:
