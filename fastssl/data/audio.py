@@ -22,8 +22,9 @@ from typing_extensions import Unpack
 from fastssl.data import wav
 from fastssl.data.ahead import AheadLoader, Settings, room
 from fastssl.data.decode import UnreadableError
-from fastssl.data.files import MAX_SKIPPED, allowed
+from fastssl.data.files import MAX_SKIPPED
 from fastssl.data.layout import arrange
+from fastssl.data.opening import open_all, refuse_too_many
 from fastssl.data.reading import Progress, quote
 from fastssl.data.sources import Entry, Listing, Skipped, find_files, one_line
 from fastssl.data.wav import Head
@@ -138,18 +139,7 @@ def list_recordings(
     if not Path(folder).is_dir():
         raise UserError(f"no folder {folder!r}: give one of {', '.join(sorted(SUFFIXES))} files")
     files, skipped = find_files(Path(folder), SUFFIXES)
-    limit = allowed(len(files), max_skipped)
-    heads: list[tuple[str, Path, int, Head | None, int]] = []
-    with ThreadPoolExecutor(torch.get_num_threads(), "head") as pool:
-        for i, ((name, path), head) in enumerate(
-            zip(files, pool.map(_head, [path for _, path in files]), strict=True), 1
-        ):
-            if isinstance(head, str):
-                skipped.append(Skipped(name, head))
-            else:
-                heads.append((name, path, *head))
-            if progress is not None:
-                progress(i, len(files))
+    heads = [(*files[i], *head) for i, head in open_all(files, _head, skipped, progress)]
     usual = Counter(found for *_, found in heads).most_common(1)
     rate = rate or (usual[0][0] if usual else 0)
     skipped += [Skipped(name, f"sampled at {found} Hz and not {rate}") for name, *_, found in heads if found != rate]
@@ -157,11 +147,8 @@ def list_recordings(
     if not kept:
         reasons = quote(skipped) or f"no file ends in {', '.join(sorted(SUFFIXES))}"
         raise UserError(f"no recording in {folder!r} ({reasons}): give a folder of recordings")
-    if len(skipped) > limit:
-        raise UserError(
-            f"too many files that cannot be used: {len(skipped)} of {len(files)}, {limit} allowed ({quote(skipped)}): "
-            "remove, repair or resample them"
-        )
+    advice = "remove, repair or resample them"
+    refuse_too_many(skipped, len(files), max_skipped, "files that cannot be used", advice)
     names, paths, lengths, wavs, _ = zip(*kept, strict=True)
     labels, classes = _labels(names, pattern)
     return Recordings(names, paths, lengths, rate, wavs, labels, classes, tuple(skipped))
@@ -271,17 +258,26 @@ def _opened(path: Path) -> Iterator[Any]:
         raise UnreadableError(f"damaged: {one_line(error)}") from error
 
 
-def _head(path: Path) -> tuple[int, Head | None, int] | str:
-    """Samples of a recording, where they lie, if that is known, and their rate; or why it cannot be used."""
+def _head(_: str, path: Path) -> tuple[int, Head | None, int]:
+    """Samples of a recording, where they lie, if that is known, and their rate.
+
+    Raises:
+        UnreadableError: saying why, if it cannot be used.
+    """
+    if not path.is_file():
+        raise UnreadableError("a broken link" if path.is_symlink() else "not a regular file")
     try:
-        if not path.is_file():
-            return "a broken link" if path.is_symlink() else "not a regular file"
-        if (head := wav.read_head(path)) is not None:
-            return (head.frames, head, head.rate) if head.frames else "no sample in it"
+        head = wav.read_head(path)
+    except OSError as error:
+        raise UnreadableError(one_line(error)) from error
+    if head is not None:
+        frames, rate = head.frames, head.rate
+    else:
         with _opened(path) as file:
-            return (file.frames, None, file.samplerate) if file.frames > 0 else "no sample in it"
-    except (OSError, UnreadableError) as error:
-        return one_line(error)
+            frames, rate = file.frames, file.samplerate
+    if frames <= 0:
+        raise UnreadableError("no sample in it")
+    return frames, head, rate
 
 
 def _labels(names: tuple[str, ...], pattern: str | None) -> tuple[dict[str, Tensor], dict[str, tuple[str, ...]]]:

@@ -14,11 +14,12 @@ from typing_extensions import Unpack
 from fastssl.data import video
 from fastssl.data.ahead import AheadLoader, Settings, room
 from fastssl.data.decode import UnreadableError
-from fastssl.data.files import MAX_SKIPPED, allowed
+from fastssl.data.files import MAX_SKIPPED
+from fastssl.data.opening import open_all, refuse_too_many
 from fastssl.data.plans import ViewPlan
 from fastssl.data.reading import Progress, quote
 from fastssl.data.sources import Entry, Listing, Skipped, find_files, list_images
-from fastssl.data.video import Video, VideoFile
+from fastssl.data.video import Video
 from fastssl.data.views import augmented, draw
 from fastssl.errors import UserError
 from fastssl.ops import ViewParams
@@ -215,26 +216,6 @@ def _videos(
             raise UserError(f"{source!r} is a compressed tar, of which frames can only be read in order: unpack it")
         return video.folders_of_frames(listing.entries), list(listing.skipped), listing
     video.require()
-    limit = allowed(len(files), max_skipped)
-    found: list[Video] = []
-    with ThreadPoolExecutor(torch.get_num_threads(), "open") as pool:
-        for i, ((name, _), result) in enumerate(zip(files, pool.map(_open, files), strict=True), 1):
-            if isinstance(result, VideoFile):
-                found.append(result)
-            else:
-                skipped.append(Skipped(name, result))
-            if progress is not None:
-                progress(i, len(files))
-    if len(skipped) > limit:
-        raise UserError(
-            f"too many unreadable videos: {len(skipped)} of {len(files)}, {limit} allowed ({quote(skipped)}): "
-            "remove or repair them"
-        )
-    return found, skipped, Listing()
-
-
-def _open(file: tuple[str, Path]) -> VideoFile | str:
-    try:
-        return video.open_file(*file)
-    except UnreadableError as error:
-        return str(error)
+    found = open_all(files, video.open_file, skipped, progress)
+    refuse_too_many(skipped, len(files), max_skipped, "unreadable videos", "remove or repair them")
+    return [film for _, film in found], skipped, Listing()

@@ -112,10 +112,10 @@ def read_into(target: np.ndarray, path: Path, head: Head, start: int) -> None:
             status = os.fstat(file)
             if (status.st_size, status.st_mtime_ns) != head.state:
                 head = _again(path, head)
-            data = os.pread(file, min(wanted, (head.frames - start) * frame), head.start + start * frame)
+            data = os.pread(file, min(wanted, max(0, head.frames - start) * frame), head.start + start * frame)
         finally:
             os.close(file)
-    except (OSError, ValueError) as error:  # a part before the file's beginning
+    except OSError as error:
         raise UnreadableError(one_line(error)) from error
     if len(data) < wanted:
         there, all_wanted = start + len(data) // frame, start + len(target)
@@ -146,6 +146,7 @@ def _decode(data: bytes, head: Head, target: np.ndarray) -> None:
     if silence:
         np.subtract(values, silence, out=target, dtype=np.float32)
         values = target
-    np.multiply(values, factor, out=target, dtype=np.float32, casting="same_kind")
+    with np.errstate(over="ignore"):  # values beyond all floats of 32 bits end at 1 as well
+        np.multiply(values, factor, out=target, dtype=np.float32, casting="same_kind")
     if head.kind[0] == _FLOAT:  # the mean of which may be beyond 1, as a loudspeaker would not have it
         np.clip(target, -1, 1, out=target)
