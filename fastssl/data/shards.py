@@ -6,7 +6,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import chain, count, islice
@@ -111,7 +111,9 @@ def are_at(source: str) -> bool:
     if "{" in source and source.endswith(".tar"):
         return not Path(source).exists()
     folder = Path(source)
-    return folder.is_dir() and any(folder.glob("*.tar")) and not find_files(folder, SUFFIXES)[0]
+    with suppress(OSError):  # a path that cannot be looked up, say for its length, is none
+        return folder.is_dir() and any(folder.glob("*.tar")) and not find_files(folder, SUFFIXES)[0]
+    return False
 
 
 def write_index(folder: Path) -> Path:
