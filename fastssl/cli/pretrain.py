@@ -33,7 +33,7 @@ METHOD is one of: {methods}. Encoders: {encoders}.
 Presets of --views: {views};
 `fastssl views` draws them.
 DATA may be the embedded set (clipart), a folder, zip or tar of images (one folder a class, or train/ and test/, or no
-order at all), or a folder of MNIST-like idx files. Methods that take videos are given a folder of video files or of
+order at all), WebDataset shards, or a folder of MNIST-like idx files. Methods that take videos are given a folder of video files or of
 folders of frames; those that take recordings, one of wav, flac or aiff files.
 
 The output folder gets config.yaml, metrics.jsonl and .csv, checkpoint.pt, scores.json and report.html. Ctrl-C stops
@@ -76,7 +76,7 @@ def _finish(folder: RunFolder, data: Data) -> None:
     trained = open_run(folder.path)
     if isinstance(data, Splits):
         data = data.readable()
-        console.describe_skipped(data.train.skipped, console.IN_REPORT)
+    console.describe_skipped(data.train.skipped if isinstance(data, Splits) else data.skipped, console.IN_REPORT)
     if not isinstance(data, Splits):
         print(f"not scored: give labelled images to fastssl evaluate {folder.path} --data")
     elif data.test is not None and data.test.labels is not None:

@@ -17,7 +17,6 @@ from fastssl.data.webdataset import open_shards
 from fastssl.errors import UserError
 from fastssl.train.config import RunConfig
 
-
 # The most that decoded images may take of the disk by default, in GB.
 CACHE_LIMIT = 50.0
 
