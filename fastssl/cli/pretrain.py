@@ -76,7 +76,8 @@ def _finish(folder: RunFolder, data: Data) -> None:
     trained = open_run(folder.path)
     if isinstance(data, Splits):
         data = data.readable()
-    console.describe_skipped(data.train.skipped if isinstance(data, Splits) else data.skipped, console.IN_REPORT)
+    skipped = data.train.skipped if isinstance(data, Splits) else data.skipped
+    console.describe_skipped(skipped, None if isinstance(data, Recordings) else console.IN_REPORT)
     if not isinstance(data, Splits):
         print(f"not scored: give labelled images to fastssl evaluate {folder.path} --data")
     elif data.test is not None and data.test.labels is not None:

@@ -7,6 +7,7 @@ colour jitter for all samples. So every plan is served, drawn and computed as th
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -268,6 +269,8 @@ class _Pipeline:
 
     def __init__(self, plan: ViewPlan, batch_size: int, threads: int, gpu: int | None) -> None:
         require()
+        # else its decoders print a line of their own for each damaged file, which is named here
+        os.environ.setdefault("DALI_NVIMGCODEC_LOG_LEVEL", "0")
         fn, types = import_module("nvidia.dali.fn"), import_module("nvidia.dali.types")
         self._gpu = gpu
         self._pipeline = import_module("nvidia.dali").Pipeline(
