@@ -33,8 +33,8 @@ METHOD is one of: {methods}. Encoders: {encoders}.
 Presets of --views: {views};
 `fastssl views` draws them.
 DATA may be the embedded set (clipart), a folder, zip or tar of images (one folder a class, or train/ and test/, or no
-order at all), WebDataset shards, or a folder of MNIST-like idx files. Methods that take videos are given a folder of video files or of
-folders of frames; those that take recordings, one of wav, flac or aiff files.
+order at all), WebDataset shards, or a folder of MNIST-like idx files. Methods that take videos are given a folder of
+video files or of folders of frames; those that take recordings, one of wav, flac or aiff files.
 
 The output folder gets config.yaml, metrics.jsonl and .csv, checkpoint.pt, scores.json and report.html. Ctrl-C stops
 after the step in progress; --resume goes on and ends at the very same weights.

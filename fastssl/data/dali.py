@@ -7,7 +7,6 @@ colour jitter for all samples. So every plan is served, drawn and computed as th
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,8 +67,8 @@ class DaliLoader:
     With ``device="mixed"`` files are decoded on a GPU and the views are made there: not yet run on a GPU.
 
     Args:
-        files: of a folder, zip or tar, as `fastssl.data.sources.list_images` gives them, or those of a set of images, as
-            `fastssl.data.images.files_of` does; closed with the loader.
+        files: of a folder, zip or tar, as `fastssl.data.sources.list_images` gives them, or those of a set of images,
+            as `fastssl.data.images.files_of` does; closed with the loader.
         plan: how views are made of each image.
         batch_size: images a step and process; what is left of an epoch and fills no batch is left out.
         seed: 0 or more.
@@ -269,8 +268,6 @@ class _Pipeline:
 
     def __init__(self, plan: ViewPlan, batch_size: int, threads: int, gpu: int | None) -> None:
         require()
-        # else its decoders print a line of their own for each damaged file, which is named here
-        os.environ.setdefault("DALI_NVIMGCODEC_LOG_LEVEL", "0")
         fn, types = import_module("nvidia.dali.fn"), import_module("nvidia.dali.types")
         self._gpu = gpu
         self._pipeline = import_module("nvidia.dali").Pipeline(

@@ -161,7 +161,9 @@ class InShards(Undecoded):
         return torch.arange(len(self.rows))
 
 
-def open_shards(source: str, *, size: int, max_skipped: float = MAX_SKIPPED, progress: Progress | None = None) -> Splits:
+def open_shards(
+    source: str, *, size: int, max_skipped: float = MAX_SKIPPED, progress: Progress | None = None
+) -> Splits:
     """The images in shards, to train on, without labels; `fastssl.data.engines.open_loader` makes a `ShardLoader`.
 
     Args:

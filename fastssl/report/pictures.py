@@ -96,7 +96,7 @@ def sample_views(images: ImageSet, plan: ViewPlan, *, rows: int, seed: int) -> l
 def method_pictures(
     method: Method, images: ImageSet, plan: ViewPlan, *, rows: int, seed: int, device: torch.device
 ) -> list[dict[str, Picture]]:
-    """What ``method`` makes of ``rows`` images, drawn by ``seed``, under captions; nothing, if it has no pictures of images.
+    """What ``method`` makes of ``rows`` images, drawn by ``seed``, under captions; nothing, if it has none of images.
 
     Args:
         method: on ``device``.

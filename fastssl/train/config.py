@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import yaml
 
 from fastssl import methods, models
-from fastssl.data import engines, plans
+from fastssl.data import plans
 from fastssl.data.engines import Choice
 from fastssl.data.files import MAX_SKIPPED, allowed
 from fastssl.data.media import MediaConfig, Modality
@@ -40,8 +40,8 @@ class RunConfig:
     Attributes:
         method: name of the pretext task.
         data: name of an embedded set, or path of an image folder, a zip or tar of images, idx files, or WebDataset
-            shards (a folder of .tar files, or 'train-{000..099}.tar'); for methods that take videos, of a folder of video files or of folders of frames; for those that take audio, of
-            recordings.
+            shards (a folder of .tar files, or 'train-{000..099}.tar'); for methods that take videos, of a folder of
+            video files or of folders of frames; for those that take audio, of recordings.
         image_size: side of the square images, in pixels.
         views: preset of the augmentations; null takes the method's own.
         plan: changes to it, by the fields of `fastssl.data.plans.ViewPlan`: ``{blur: 0.0}`` for all views; for those of
