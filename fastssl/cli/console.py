@@ -12,7 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, 
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from fastssl.data.audio import Recordings
+from fastssl.data.clips import ClipSet
 from fastssl.data.images import Skipped, Splits
+from fastssl.data.media import Data
 from fastssl.eval import Scores
 from fastssl.eval.protocol import RANDOM, TRAINED
 from fastssl.train.config import RunConfig
@@ -20,15 +23,16 @@ from fastssl.train.loop import Progress
 from fastssl.train.throughput import EngineSpeed, Throughput
 
 SHOWN_SKIPPED = 5
+IN_REPORT = "all named in the report"
 
 _err = Console(stderr=True, highlight=False)
 _out = Console(highlight=False)
 
 
 @contextmanager
-def reading(source: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar of images read; yields the callback (done, total) that moves it."""
-    columns = (TextColumn("reading {task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"))
+def reading(source: str, what: str = "images") -> Iterator[Callable[[int, int], None]]:
+    """A bar of images, or ``what`` else, read; yields the callback (done, total) that moves it."""
+    columns = (TextColumn("reading {task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(what))
     with Bar(*columns, console=_err, transient=True, disable=not _err.is_terminal) as bar:
         task = bar.add_task(source, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -48,12 +52,18 @@ def tell(line: str) -> None:
     _err.print(line, markup=False, soft_wrap=True)
 
 
-def describe_data(splits: Splits) -> None:
+def describe_data(data: Data, source: str) -> None:
     """One line on what was read, and a few on what was skipped."""
-    train, test = splits.train, splits.test
-    labelled = f", {len(test)} for testing, {len(train.classes)} classes" if test is not None else ", no labels"
-    _err.print(f"{train.source}: {_images(len(train))} for training{labelled}", markup=False, soft_wrap=True)
-    describe_skipped(train.skipped, "all named in the report")
+    if isinstance(data, Splits):
+        train, test = data.train, data.test
+        labelled = f", {len(test)} for testing, {len(train.classes)} classes" if test is not None else ", no labels"
+        found, skipped = f"{_images(len(train))} for training{labelled}", train.skipped
+    elif isinstance(data, ClipSet):
+        found, skipped = f"{len(data)} clips of {len(data.videos)} videos", data.skipped
+    else:
+        found, skipped = f"{len(data)} recordings at {data.rate} Hz", data.skipped
+    _err.print(f"{source}: {found}", markup=False, soft_wrap=True)
+    describe_skipped(skipped, None if isinstance(data, Recordings) else IN_REPORT)
 
 
 def describe_sizes(config: RunConfig) -> None:

@@ -27,10 +27,11 @@ def run(words: list[str]) -> int:
     parser.add_argument(
         "--data", type=str | None, help="labelled images to score on, as for pretrain; null takes the run's own"
     )
-    reading.add_no_cache(parser)
+    reading.add_cache_options(parser)
     given = parser.parse(words)
+    cache = reading.cache(given.no_cache, given.cache_limit)
     trained = open_run(Path(given.run))
-    splits = reading.load(trained.config, no_cache=given.no_cache, other=given.data)
-    console.describe_data(splits)
+    splits = reading.load_images(trained.config, cache, given.data)
+    console.describe_data(splits, given.data or trained.config.data)
     score(trained, splits, trained.folder.scores_on(Path(given.data).stem) if given.data else trained.folder.scores)
     return 0

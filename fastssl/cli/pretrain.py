@@ -5,19 +5,22 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from fastssl import methods, models
-from fastssl.cli import console, reading
+from fastssl.cli import console, drawing, reading
 from fastssl.cli.parser import Parser
 from fastssl.cli.plan_options import add_plan_options, early, early_plan
 from fastssl.cli.scoring import score
-from fastssl.data import engines, images, plans
+from fastssl.data import engines, plans
+from fastssl.data.audio import Recordings
+from fastssl.data.images import Skipped, Splits
+from fastssl.data.media import Data
 from fastssl.data.plans import ViewPlan
 from fastssl.errors import UserError
-from fastssl.report import write_report
 from fastssl.train import checkpoint as checkpoints
 from fastssl.train import config as configs
 from fastssl.train.config import RunConfig
@@ -32,7 +35,8 @@ METHOD is one of: {methods}. Encoders: {encoders}.
 Presets of --views: {views};
 `fastssl views` draws them.
 DATA may be the embedded set (clipart), a folder, zip or tar of images (one folder a class, or train/ and test/, or no
-order at all), or a folder of MNIST-like idx files.
+order at all), WebDataset shards, or a folder of MNIST-like idx files. Methods that take videos are given a folder of
+video files or of folders of frames; those that take recordings, one of wav, flac or aiff files.
 
 The output folder gets config.yaml, metrics.jsonl and .csv, checkpoint.pt, scores.json and report.html. Ctrl-C stops
 after the step in progress; --resume goes on and ends at the very same weights.
@@ -50,48 +54,66 @@ EXAMPLES = """\
 
 def run(words: list[str]) -> int:
     """The command. Raises UserError for whatever cannot be used, KeyboardInterrupt when it is stopped."""
-    config, folder, resume, overwrite, no_cache = _arguments(words)
+    config, folder, options = _arguments(words)
+    resume, overwrite = options["resume"], options["overwrite"]
+    cache = reading.cache(options["no_cache"], options["cache_limit"])
     folder.check(resume=resume, overwrite=overwrite)
     engines.require(config.engine)
     with folder.lock():
-        splits = reading.load(config, no_cache=no_cache)
-        console.describe_data(splits)
+        data = reading.load(config, cache)
+        console.describe_data(data, config.data)
         console.describe_sizes(config)
+        known = len(_skipped(data))
         try:
             with console.TrainingDisplay() as display:
-                pretrain(config, splits, folder, resume=resume, overwrite=overwrite, watch=display.watch)
+                pretrain(config, data, folder, resume=resume, overwrite=overwrite, watch=display.watch)
             display.trained(config.epochs)
-            _finish(folder, splits)
+            _finish(folder, data, known)
         except KeyboardInterrupt as stop:
             again = f"fastssl pretrain --out {shlex.quote(str(folder.path))} --resume"
             raise KeyboardInterrupt(f"{str(stop) or 'interrupted'}; go on with: {again}") from None
     return 0
 
 
-def _finish(folder: RunFolder, splits: images.Splits) -> None:
-    """Scores and report. The run is complete already: a missing extra costs the report alone."""
+def _skipped(data: Data) -> Sequence[Skipped]:
+    return data.train.skipped if isinstance(data, Splits) else data.skipped
+
+
+def _finish(folder: RunFolder, data: Data, known: int) -> None:
+    """Scores and report. The run is complete already: a missing extra costs the report alone.
+
+    And the files that could not be read, if there are more than the ``known`` ones of the beginning.
+    """
     trained = open_run(folder.path)
-    if splits.test is not None and splits.test.labels is not None:
-        score(trained, splits, folder.scores)
+    if isinstance(data, Splits):
+        data = data.readable()
+    if len(_skipped(data)) > known:
+        console.describe_skipped(_skipped(data), None if isinstance(data, Recordings) else console.IN_REPORT)
+    if not isinstance(data, Splits):
+        print(f"not scored: give labelled images to fastssl evaluate {folder.path} --data")
+    elif data.test is not None and data.test.labels is not None:
+        score(trained, data, folder.scores)
     else:
         print("not scored: the images have no labels (folders that name classes)")
+    if isinstance(data, Recordings):  # a report shows images
+        return
     try:
-        write_report(trained, splits, folder.report)
+        drawing.draw(trained, data)
         print(f"report: {folder.report}")
     except ImportError as error:
         print(f"no report: {error}, then: fastssl report {folder.path}", file=sys.stderr)
 
 
-def _arguments(words: list[str]) -> tuple[RunConfig, RunFolder, bool, bool, bool]:
-    """What to run, where, whether to resume or overwrite, and whether to do without the cache."""
+def _arguments(words: list[str]) -> tuple[RunConfig, RunFolder, dict[str, Any]]:
+    """What to run, where, and how: whether to resume or overwrite, and what of the cache."""
     method, words = (words[0], words[1:]) if words and not words[0].startswith("-") else (None, words)
     base = _base(method, words)
     values = _parser(base, _plan(base, words)).parse(words).as_dict()
-    out, resume, overwrite, no_cache = (values.pop(name) for name in ("out", "resume", "overwrite", "no_cache"))
-    values.pop("config")
+    out, _ = values.pop("out"), values.pop("config")
+    options = {name: values.pop(name) for name in ("resume", "overwrite", "no_cache", "cache_limit")}
     config = configs.from_dict({"method": base.method, **values})
     folder = RunFolder(Path(out) if out else _usual_folder(config.method, config.data))
-    return config, folder, resume, overwrite, no_cache
+    return config, folder, options
 
 
 def _base(method: str | None, words: list[str]) -> RunConfig:
@@ -117,8 +139,8 @@ def _base(method: str | None, words: list[str]) -> RunConfig:
 def _plan(base: RunConfig, words: list[str]) -> ViewPlan:
     """The plan whose parts the options may name, with the changes of ``base`` where it can be changed so."""
     views = early(words, "--views", base.views)
-    preset = methods.get(base.method).view_plan if views in (None, "null") else plans.get(views)
-    plan = early_plan(words, preset, base.image_size)
+    own = plans.eval if base.modality == "audio" else methods.get(base.method).view_plan  # of waveforms there are none
+    plan = early_plan(words, own if views in (None, "null") else plans.get(views), base.image_size)
     with suppress(UserError):
         return plans.changed(plan, base.plan)
     return plan
@@ -138,7 +160,7 @@ def _parser(base: RunConfig, plan: ViewPlan) -> Parser:
     parser.add_argument(
         "--config", type=str | None, help="YAML of settings, as in a run's config.yaml; options given beside it win"
     )
-    reading.add_no_cache(parser)
+    reading.add_cache_options(parser)
     parser.add_class_arguments(RunConfig, skip={"method", "method_config", "plan"})
     add_plan_options(parser, plan, base.plan)
     parser.add_class_arguments(type(base.method_config), base.method)

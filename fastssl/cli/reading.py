@@ -1,46 +1,153 @@
-"""Reading images as every command does that reads them: with a bar, and from the cache unless that is not wanted."""
+"""Reading data as every command does that reads it: with a bar, and from the cache unless that is not wanted."""
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import suppress
 from pathlib import Path
 
+import torch
+
+from fastssl import methods
 from fastssl.cli import console
 from fastssl.cli.parser import Parser
-from fastssl.data import engines, images
+from fastssl.data import engines, images, media, shards
 from fastssl.data.images import Cache, ImageSet, Splits
+from fastssl.data.media import Data
+from fastssl.data.reading import quote
+from fastssl.data.webdataset import open_shards
+from fastssl.errors import UserError
 from fastssl.train.config import RunConfig
 
+# The most that decoded images may take of the disk by default, in GB.
+CACHE_LIMIT = 50.0
+# Images that are read before a run begins, to see that there are any.
+_TRIED = 8
 
-def add_no_cache(parser: Parser) -> None:
-    """The option ``--no_cache``."""
+
+def add_cache_options(parser: Parser) -> None:
+    """The options ``--no_cache`` and ``--cache_limit``."""
     parser.add_argument(
         "--no_cache",
         action="store_true",
-        help="read every image anew, and keep nothing for the next start; else decoded images are kept in "
+        help="decode every image anew, and keep nothing for the next start; else decoded images are kept in "
         "$FASTSSL_CACHE, by default ~/.cache/fastssl",
+    )
+    parser.add_argument(
+        "--cache_limit",
+        type=float | None,
+        metavar="GB",
+        help="the most that decoded images may take of the disk; those of sets that were not used for longest are "
+        f"dropped, but never of one in use. null takes $FASTSSL_CACHE_LIMIT, by default {CACHE_LIMIT:g}",
     )
 
 
-def load(config: RunConfig, *, no_cache: bool, other: str | None = None) -> Splits:
-    """The images of a run, which are not brought into memory where its engine reads files; or ``other`` ones."""
-    source, size, seed = other or config.data, config.image_size, config.seed
-    if other is None and config.engine not in engines.IN_MEMORY:
-        return images.stream(source, size=size, seed=seed)
-    with console.reading(source) as progress:
-        return images.load(source, size=size, seed=seed, progress=progress, cache=_cache(no_cache))
+def cache(no_cache: bool, limit: float | None) -> Cache | None:
+    """The cache that the options ask for.
+
+    Raises:
+        UserError: if the limit is no amount.
+    """
+    folder = None if no_cache else cache_folder()
+    return None if folder is None else Cache(folder, console.tell, int(1e9 * _limit(limit)))
 
 
-def load_all(source: str, *, size: int, no_cache: bool) -> ImageSet:
+def _limit(given: float | None) -> float:
+    """In GB."""
+    if given is None:
+        try:
+            given = float(os.environ.get("FASTSSL_CACHE_LIMIT") or CACHE_LIMIT)
+        except ValueError:
+            given = math.nan
+    if not 0 <= given < math.inf:
+        raise UserError("--cache_limit and $FASTSSL_CACHE_LIMIT are amounts in GB, such as 20")
+    return given
+
+
+def load(config: RunConfig, cache: Cache | None) -> Data:
+    """What a run is trained on: images, which are decoded as they are needed, or media.
+
+    Raises:
+        UserError: if that is not there, or not of the kind that the method takes.
+    """
+    source, size, seed, skipped = config.data, config.image_size, config.seed, config.max_skipped
+    try:
+        if config.modality != "image":
+            with console.reading(source, media.PLURALS[config.modality]) as progress:
+                return media.open_media(source, config.modality, config.media, max_skipped=skipped, progress=progress)
+        if shards.are_at(source):
+            engines.check_shards(config.engine, source)
+            with console.reading(source, "shards") as progress:
+                return open_shards(source, size=size, max_skipped=skipped, progress=progress)
+        if config.engine in ("stream", "dali"):
+            return _with_images(images.stream(source, size=size, seed=seed, max_skipped=skipped))
+        with console.reading(source) as progress:
+            found = images.load_lazily(
+                source, size=size, seed=seed, max_skipped=skipped, progress=progress, cache=cache
+            )
+        return _with_images(found)
+    except UserError as error:
+        raise _of_another_kind(config) or error from None
+
+
+def _with_images(splits: Splits) -> Splits:
+    """The same, if any of a few images, spread evenly, can be read: before anything is written.
+
+    Raises:
+        UserError: if none can be.
+    """
+    train = splits.train
+    step = -(-len(train) // _TRIED)
+    some = train.subset(torch.arange(0, len(train), step))
+    if not len(some.readable()):
+        raise UserError(f"no readable image in {train.source!r} ({quote(train.skipped)}): give whole image files")
+    return splits
+
+
+def load_images(config: RunConfig, cache: Cache | None, other: str | None = None) -> Splits:
+    """The images to score a run on, those that can be read: its own, or ``other`` ones, which are decoded at once.
+
+    Raises:
+        UserError: if its own are no images.
+    """
+    if other is not None:
+        with console.reading(other) as progress:
+            return images.load(
+                other,
+                size=config.image_size,
+                seed=config.seed,
+                max_skipped=config.max_skipped,
+                progress=progress,
+                cache=cache,
+            )
+    if config.modality != "image":
+        raise UserError(
+            f"{config.method} takes {media.PLURALS[config.modality]}, which have no labels to score its encoder on: "
+            "give labelled images by --data"
+        )
+    found = load(config, cache)
+    assert isinstance(found, Splits)
+    return found.readable()
+
+
+def load_all(source: str, cache: Cache | None, *, size: int, max_skipped: float) -> ImageSet:
     """`images.load_all` with a bar."""
     with console.reading(source) as progress:
-        return images.load_all(source, size=size, progress=progress, cache=_cache(no_cache))
+        return images.load_all(source, size=size, max_skipped=max_skipped, progress=progress, cache=cache)
 
 
-def _cache(no_cache: bool) -> Cache | None:
-    folder = None if no_cache else cache_folder()
-    return None if folder is None else Cache(folder, console.tell)
+def _of_another_kind(config: RunConfig) -> UserError | None:
+    """What to say of data that is there, but for other methods."""
+    kinds = media.held(config.data)
+    if not kinds or config.modality in kinds:
+        return None
+    fitting = [name for name in methods.names() if methods.get(name).modality in kinds]
+    advice = f"take a method for them ({', '.join(fitting)}), or " if fitting else ""
+    return UserError(
+        f"{config.data!r} holds {' and '.join(media.PLURALS[kind] for kind in kinds)}, and {config.method} takes "
+        f"{media.PLURALS[config.modality]}: {advice}give it {media.PLURALS[config.modality]}"
+    )
 
 
 def cache_folder() -> Path | None:

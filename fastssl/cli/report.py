@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastssl.cli import reading
+from fastssl.cli import drawing, reading
 from fastssl.cli.parser import Parser
 from fastssl.errors import UserError
-from fastssl.report import write_report
 from fastssl.train.trained import open_run
 
 DESCRIPTION = """\
@@ -24,12 +23,13 @@ def run(words: list[str]) -> int:
     """The command. Raises UserError for whatever cannot be used."""
     parser = Parser("report RUN", DESCRIPTION, EXAMPLES)
     parser.add_argument("run", metavar="RUN", type=str, help="folder of a run")
-    reading.add_no_cache(parser)
+    reading.add_cache_options(parser)
     given = parser.parse(words)
+    cache = reading.cache(given.no_cache, given.cache_limit)
     trained = open_run(Path(given.run))
-    splits = reading.load(trained.config, no_cache=given.no_cache)
+    data = reading.load(trained.config, cache)
     try:
-        write_report(trained, splits, trained.folder.report)
+        drawing.draw(trained, data)
     except ImportError as error:
         raise UserError(str(error)) from error
     print(f"report: {trained.folder.report}")

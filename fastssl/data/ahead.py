@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from itertools import islice
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastssl.data.files import Files
+from fastssl.data.files import ANOTHER, MAX_SKIPPED, Files
 from fastssl.data.loader import Schedule
 from fastssl.data.sources import Listing, Skipped
+from fastssl.data.threads import give_way, made_ahead
 from fastssl.errors import UserError
 
-# What the threads give way by to those of the training step, in the system's units of niceness.
-_NICENESS = 10
-
-
 L = TypeVar("L", bound="AheadLoader")
+
+
+class Settings(TypedDict, total=False):
+    """What every loader takes that makes batches on threads, by name; the defaults are `AheadLoader`'s.
+
+    Attributes:
+        device: where the batches go, which are made on the CPU.
+        rank: of this process among all, on all machines.
+        world: how many processes train together; each sees items of its own.
+        threads: that make batches; by default as many as torch uses.
+        ahead: batches in the making, or made, while one is trained on; 1 or more. Memory holds ``ahead`` + 1 of them,
+            the files of ``ahead``, and what the threads are at.
+        max_skipped: the share of all items, in [0, 1], above which unreadable ones end the epoch with an error; one is
+            always allowed. Files of a set of images are counted with all that the set was read from, as that has it.
+    """
+
+    device: torch.device | str
+    rank: int
+    world: int
+    threads: int | None
+    ahead: int
+    max_skipped: float
 
 
 class AheadLoader(ABC):
@@ -37,38 +50,43 @@ class AheadLoader(ABC):
     to those of the training step: they take what processors it leaves idle, and all of them while it waits.
 
     Args:
-        files: what the batches are made of; closed with the loader.
-        schedule: which of them make a batch.
-        device: where the batches go, which are made on the CPU.
-        threads: that make them; by default as many as torch uses.
-        ahead: 1 or more.
-        max_skipped: the share of the files, in [0, 1], above which unreadable ones end the epoch with an error; one is
-            always allowed.
+        files: what the batches are made of, or what keeps account of those; closed with the loader.
+        batch_size: of them, a step and process; what is left of an epoch and fills no batch is left out.
+        seed: 0 or more.
+        device, rank, world, threads, ahead, max_skipped: see `Settings`.
 
     Raises:
         UserError: if a number is out of range.
     """
 
-    # what becomes of the place of something unreadable, for the warning that names it
-    instead = "another takes its place"
+    # the plural of what batches are made of
+    what = "images"
 
     def __init__(
         self,
-        files: Listing,
-        schedule: Schedule,
+        files: Listing | Files,
+        batch_size: int,
+        seed: int,
         *,
-        device: torch.device | str,
-        threads: int | None,
-        ahead: int,
-        max_skipped: float,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world: int = 1,
+        threads: int | None = None,
+        ahead: int = 2,
+        max_skipped: float = MAX_SKIPPED,
     ) -> None:
         self._threads = torch.get_num_threads() if threads is None else threads
         for name, value in (("threads", self._threads), ("ahead", ahead)):
             if value < 1:
                 raise UserError(f"{name} must be 1 or more; got {value}")
-        self.schedule, self.device, self._ahead = schedule, torch.device(device), ahead
-        self._files = Files(files, max_skipped, self.instead)
+        self._files = files if isinstance(files, Files) else Files(files, max_skipped, ANOTHER)
+        self.schedule = self.order(len(self._files.listing.entries), batch_size, seed, rank, world)
+        self.device, self._ahead = torch.device(device), ahead
         self._pools: set[ThreadPoolExecutor] = set()
+
+    def order(self, count: int, batch_size: int, seed: int, rank: int, world: int) -> Schedule:
+        """Which of ``count`` items make a batch."""
+        return Schedule(count, batch_size, seed, rank, world, self.what)
 
     @abstractmethod
     def make(self, workers: ThreadPoolExecutor, epoch: int, step: int, chosen: list[int]) -> list[Tensor]:
@@ -94,20 +112,14 @@ class AheadLoader(ABC):
         """
         # each batch waits for the threads that work on all of them
         batches = ThreadPoolExecutor(self._ahead, "batch")
-        workers = ThreadPoolExecutor(self._threads, "make", _give_way)
+        workers = ThreadPoolExecutor(self._threads, "make", give_way)
         self._pools |= {workers, batches}
-        steps = self.schedule.chosen(epoch, start_step)
-        waiting: deque[Future[list[Tensor]]] = deque()
 
-        def begin(count: int) -> None:
-            for step, chosen in islice(steps, count):
-                waiting.append(batches.submit(self.make, workers, epoch, step, chosen.tolist()))
+        def make(step: int, chosen: Tensor) -> list[Tensor]:
+            return self.make(workers, epoch, step, chosen.tolist())
 
         try:
-            begin(self._ahead)
-            while waiting:
-                views = waiting.popleft().result()
-                begin(1)
+            for views in made_ahead(batches, self._ahead, make, self.schedule.chosen(epoch, start_step)):
                 yield [view.to(self.device) for view in views]
         finally:
             self._end(workers, batches)
@@ -140,11 +152,3 @@ def room(*shape: int) -> Tensor:
     By NumPy, which asks for huge pages: without them first writes to new memory take longer than the copying.
     """
     return torch.from_numpy(np.empty(shape, np.float32))
-
-
-def _give_way() -> None:
-    """Lowers the priority of this thread, where threads have one of their own."""
-    if sys.platform == "linux":
-        with suppress(OSError):
-            niceness = os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, niceness))

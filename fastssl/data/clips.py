@@ -9,16 +9,17 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from fastssl.data import video
-from fastssl.data.ahead import AheadLoader, room
+from fastssl.data.ahead import AheadLoader, Settings, room
 from fastssl.data.decode import UnreadableError
-from fastssl.data.files import MAX_SKIPPED, allowed
-from fastssl.data.loader import Schedule
+from fastssl.data.files import MAX_SKIPPED
+from fastssl.data.opening import open_all, refuse_too_many
 from fastssl.data.plans import ViewPlan
 from fastssl.data.reading import Progress, quote
 from fastssl.data.sources import Entry, Listing, Skipped, find_files, list_images
-from fastssl.data.video import Video, VideoFile
+from fastssl.data.video import Video
 from fastssl.data.views import augmented, draw
 from fastssl.errors import UserError
 from fastssl.ops import ViewParams
@@ -33,14 +34,15 @@ class ClipSet:
         videos: that the clips are of; ``videos[0].read(range(100))`` reads any frames of one.
         clips: of each clip the position of its video and those of its frames.
         size: of the frames, see `fastssl.data.video.Video.read`.
-        skipped: the files that cannot be read, and the videos too short for a clip.
+        skipped: the files that cannot be read, and the videos too short for a clip; loaders add the clips that they
+            meet which cannot be.
         listing: that the frames of an archive are read from; closed with the set.
     """
 
     videos: tuple[Video, ...]
     clips: tuple[tuple[int, tuple[int, ...]], ...]
     size: int | None = None
-    skipped: tuple[Skipped, ...] = ()
+    skipped: list[Skipped] = field(default_factory=list)
     listing: Listing = field(default_factory=Listing, repr=False)
 
     def __len__(self) -> int:
@@ -67,6 +69,10 @@ class ClipSet:
         """The video of a clip and its first frame."""
         found, frames = self.clips[position]
         return f"{self.videos[found].name}, from frame {frames[0]}"
+
+    def identity(self) -> bytes:
+        """What is the same as long as the clips are of the same frames of the same videos."""
+        return repr([(self.videos[found].name, frames) for found, frames in self.clips]).encode()
 
     def close(self) -> None:
         """Closes the archive, if the frames are in one."""
@@ -131,7 +137,7 @@ def list_clips(
         raise UserError(
             f"no clip of {frames} frames in {source!r} ({quote(skipped)}): give longer videos or fewer frames"
         )
-    return ClipSet(tuple(videos), tuple(clips), size, tuple(skipped), listing)
+    return ClipSet(tuple(videos), tuple(clips), size, skipped, listing)
 
 
 class ClipLoader(AheadLoader):
@@ -148,17 +154,13 @@ class ClipLoader(AheadLoader):
         seed: 0 or more.
         alike: whether a view has the same parameters in all frames of a clip, so that it moves as the clip does; else
             each frame has its own.
-        device: where the views go, which are made on the CPU.
-        rank: of this process among all, on all machines.
-        world: how many processes train together.
-        threads: that decode and augment, each a clip at a time; by default as many as torch uses.
-        ahead: batches in the making, or made, while one is trained on.
-        max_skipped: the share of the clips, in [0, 1], above which unreadable ones end the epoch with an error; one is
-            always allowed.
+        settings: see `fastssl.data.ahead.Settings`; a thread makes a clip at a time.
 
     Raises:
         UserError: if a number is out of range.
     """
+
+    what = "clips"
 
     def __init__(
         self,
@@ -168,18 +170,11 @@ class ClipLoader(AheadLoader):
         seed: int,
         *,
         alike: bool = True,
-        device: torch.device | str = "cpu",
-        rank: int = 0,
-        world: int = 1,
-        threads: int | None = None,
-        ahead: int = 2,
-        max_skipped: float = MAX_SKIPPED,
+        **settings: Unpack[Settings],
     ) -> None:
         # clips are no bytes: the entries are how many there are and what each is called
         named = [Entry(clips.name(position), bytes) for position in range(len(clips))]
-        files = Listing(named, list(clips.skipped), clips.close)
-        schedule = Schedule(len(clips), batch_size, seed, rank, world, what="clips")
-        super().__init__(files, schedule, device=device, threads=threads, ahead=ahead, max_skipped=max_skipped)
+        super().__init__(Listing(named, clips.skipped, clips.close), batch_size, seed, **settings)
         self.clips, self.plan, self.alike = clips, plan, alike
 
     def make(self, workers: ThreadPoolExecutor, epoch: int, step: int, chosen: list[int]) -> list[Tensor]:
@@ -222,26 +217,6 @@ def _videos(
             raise UserError(f"{source!r} is a compressed tar, of which frames can only be read in order: unpack it")
         return video.folders_of_frames(listing.entries), list(listing.skipped), listing
     video.require()
-    limit = allowed(len(files), max_skipped)
-    found: list[Video] = []
-    with ThreadPoolExecutor(torch.get_num_threads(), "open") as pool:
-        for i, ((name, _), result) in enumerate(zip(files, pool.map(_open, files), strict=True), 1):
-            if isinstance(result, VideoFile):
-                found.append(result)
-            else:
-                skipped.append(Skipped(name, result))
-            if progress is not None:
-                progress(i, len(files))
-    if len(skipped) > limit:
-        raise UserError(
-            f"too many unreadable videos: {len(skipped)} of {len(files)}, {limit} allowed ({quote(skipped)}): "
-            "remove or repair them"
-        )
-    return found, skipped, Listing()
-
-
-def _open(file: tuple[str, Path]) -> VideoFile | str:
-    try:
-        return video.open_file(*file)
-    except UnreadableError as error:
-        return str(error)
+    found = open_all(files, video.open_file, skipped, progress)
+    refuse_too_many(skipped, len(files), max_skipped, "unreadable videos", "remove or repair them")
+    return [film for _, film in found], skipped, Listing()

@@ -22,7 +22,7 @@ from torch import Tensor
 import fastssl
 from fastssl import methods
 from fastssl.data import engines, plans
-from fastssl.data.engines import Engine
+from fastssl.data.engines import Choice, Engine
 from fastssl.data.images import ImageSet, Splits
 from fastssl.errors import UserError
 from fastssl.eval import extract
@@ -57,8 +57,8 @@ class Map:
     legend: tuple[tuple[str, int, str], ...]
 
 
-def render(trained: Trained, splits: Splits) -> str:
-    """The whole page as HTML."""
+def render(trained: Trained, splits: Splits, saw: str | None = None) -> str:
+    """The whole page as HTML; ``saw`` is what it was trained on, if not the images of ``splits.train``."""
     labelled = splits.test is not None and splits.test.labels is not None
     shown = splits.train if splits.test is None else splits.test
     device = resolve_device(trained.config.device)
@@ -66,13 +66,13 @@ def render(trained: Trained, splits: Splits) -> str:
     seed, plan, size = trained.config.seed, trained.config.view_plan(), trained.config.image_size
     bank, queries = (extract(method.encoder, part.images, size=size) for part in (splits.train, shown))
     scores = _scores(trained)
-    sample = partial(draw_sample, plan=plan, rows=VIEW_ROWS, seed=seed, engine=_drawing(trained.config.engine))
+    sample = partial(draw_sample, plan=plan, rows=VIEW_ROWS, seed=seed, engine=_drawing(trained.config.engine, saw))
     template = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template.filters |= {"percent": lambda x: f"{100 * x:.1f}", "points": _points, "count": lambda n: f"{n:,}"}
     return template.from_string(files(__package__).joinpath("page.html").read_text("utf-8")).render(
-        run=_summary(trained, splits),
+        run=_summary(trained, saw or f"{len(splits.train):,} images"),
         scores=scores,
         labelled=labelled,
         curves=_curves(trained, scores),
@@ -91,8 +91,10 @@ def render(trained: Trained, splits: Splits) -> str:
     )
 
 
-def _drawing(engine: Engine) -> Engine:
+def _drawing(engine: Choice, saw: str | None) -> Engine:
     """What draws the views of a run by ``engine``: where that is missing, one that draws alike from the same files."""
+    if engine == "auto" or saw is not None:  # what stands for shards and videos is in memory
+        return "native"
     try:
         engines.require(engine)
     except UserError:
@@ -100,7 +102,7 @@ def _drawing(engine: Engine) -> Engine:
     return engine
 
 
-def _summary(trained: Trained, splits: Splits) -> dict[str, Any]:
+def _summary(trained: Trained, saw: str) -> dict[str, Any]:
     config, checkpoint = trained.config, trained.checkpoint
     rows = log.read(trained.folder.metrics)
     steps = len(rows)
@@ -113,7 +115,7 @@ def _summary(trained: Trained, splits: Splits) -> dict[str, Any]:
         "encoder": config.encoder,
         "options": _options(config),
         "parameters": _amount(sum(p.numel() for p in trained.encoder.parameters())),
-        "images": len(splits.train),
+        "saw": saw,
         "image_size": config.image_size,
         "batch_size": config.batch_size,
         "time": _duration(checkpoint.seconds),

@@ -97,7 +97,7 @@ def sample_views(data: ImageSet, sample: Sample) -> list[Views]:
 def method_pictures(
     method: Method, data: ImageSet, sample: Sample, plan: ViewPlan, device: torch.device
 ) -> list[dict[str, Picture]]:
-    """What ``method`` makes of the views of ``sample``, under captions; nothing, if it has no pictures.
+    """What ``method`` makes of the views of ``sample``, under captions; nothing, if it has no pictures of images.
 
     Args:
         method: on ``device``.
@@ -105,6 +105,8 @@ def method_pictures(
         plan: by which its views were made.
         device: that computes.
     """
+    if method.modality != "image":  # what it would make of a still image is nothing to look at
+        return []
     with evaluating(method), torch.no_grad():
         drawn = method.pictures([view.to(device) for view in sample.normalized])
     shown = {caption: visible(batch.float().cpu(), plan) for caption, batch in drawn.items()}

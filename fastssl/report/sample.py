@@ -95,5 +95,5 @@ def _whole(data: ImageSet, engine: Engine) -> list[Tensor | None]:
         except UnreadableError:
             return None
 
-    with closing(files_of(data, engine)) as files:
-        return [decoded(entry) for entry in files.entries]
+    with closing(files_of(data, engine).listing) as listing:
+        return [decoded(entry) for entry in listing.entries]

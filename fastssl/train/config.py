@@ -13,8 +13,10 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import yaml
 
 from fastssl import methods, models
-from fastssl.data import engines, plans
-from fastssl.data.engines import Engine
+from fastssl.data import plans
+from fastssl.data.engines import Choice
+from fastssl.data.files import MAX_SKIPPED, allowed
+from fastssl.data.media import MediaConfig, Modality
 from fastssl.data.plans import ViewPlan
 from fastssl.errors import UserError, unknown
 from fastssl.files import atomic_write
@@ -26,7 +28,7 @@ T = TypeVar("T")
 
 # These change where and how fast a run is computed, or what is reported on the way; a resumed run may change them.
 # The bits are the same as an uninterrupted run's only where device and threads are.
-FREE_ON_RESUME = frozenset({"device", "threads", "eval_every"})
+FREE_ON_RESUME = frozenset({"device", "threads", "eval_every", "max_skipped"})
 # Of all encoders together; each has some of them.
 ENCODER_OPTIONS = ("stem", "width", "depth", "patch_size", "pool")
 
@@ -37,14 +39,17 @@ class RunConfig:
 
     Attributes:
         method: name of the pretext task.
-        data: name of an embedded set, or path of an image folder, a zip or tar of images, or idx files.
+        data: name of an embedded set, or path of an image folder, a zip or tar of images, idx files, or WebDataset
+            shards (a folder of .tar files, or 'train-{000..099}.tar'); for methods that take videos, of a folder of
+            video files or of folders of frames; for those that take audio, of recordings.
         image_size: side of the square images, in pixels.
         views: preset of the augmentations; without one (null) the method's own.
         plan: changes to it, by the fields of `fastssl.data.plans.ViewPlan`: ``{blur: 0.0}`` for all views; for those of
             one part of a plan that has several, such as DINO's, under its name: ``{local: {views: 6}}``.
-        engine: what makes the views: "native" from the images in memory, resized to ``image_size``; "stream" from the
-            pixels of the files, which are decoded anew each epoch, for what does not fit into memory; "dali" likewise,
-            by NVIDIA DALI.
+        engine: what makes the views: "native" from images resized to ``image_size``, each decoded once; "stream" from
+            the pixels of the files, which are decoded anew each epoch, for what does not fit into memory; "dali"
+            likewise, by NVIDIA DALI. "auto" is "stream" for shards, else "native".
+        max_skipped: the share of the files, in [0, 1], above which unreadable ones end the run; one is always allowed.
         encoder: network to train. Its options are those that follow; what is not set (null) is the encoder's own, the
             published network's.
         stem: first layers of a ResNet or AlexNet; "cifar" (3x3, stride 1) for images of 32 pixels or so, "imagenet"
@@ -61,6 +66,7 @@ class RunConfig:
         precision: "bfloat16" computes the forward pass under autocast; the weights stay float32.
         eval_every: epochs between two kNN evaluations while training, 0 for none; needs labels. The last epoch is
             always evaluated.
+        media: which clips of videos, or windows of recordings, a method is given that takes them.
         optim: the optimizer.
         method_config: the method's own settings; null takes its defaults.
     """
@@ -70,7 +76,7 @@ class RunConfig:
     image_size: int = 64
     views: str | None = None
     plan: Mapping[str, Any] = field(default_factory=dict)
-    engine: Engine = "native"
+    engine: Choice = "auto"
     encoder: str = "resnet18"
     stem: Stem | None = None
     width: int | None = None
@@ -84,6 +90,8 @@ class RunConfig:
     threads: int = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     eval_every: int = 5
+    max_skipped: float = MAX_SKIPPED
+    media: MediaConfig = field(default_factory=MediaConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     method_config: Any = None
 
@@ -96,6 +104,7 @@ class RunConfig:
         if self.image_size > plans.LARGEST_SIZE:
             raise UserError(f"image_size must be at most {plans.LARGEST_SIZE}; got {self.image_size}")
         check_seed(self.seed)
+        allowed(1, self.max_skipped)  # refuses what is no share
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             if value not in choices and not (value is None and name in ENCODER_OPTIONS):
@@ -104,7 +113,15 @@ class RunConfig:
         if self.method_config is None:
             object.__setattr__(self, "method_config", method.Config())
         object.__setattr__(self, "plan", plan_changes(self.plan))
-        self.view_plan()
+        if self.modality != "audio":
+            self.view_plan()
+        elif self.views is not None or self.plan:
+            raise UserError(f"{self.method} takes waveforms, of which no views are made: leave --views and --plan out")
+
+    @property
+    def modality(self) -> Modality:
+        """What the method is trained on."""
+        return methods.get(self.method).modality
 
     def encoder_options(self) -> dict[str, Any]:
         """What the encoder is built with: its own defaults, and what is set."""
@@ -145,9 +162,11 @@ def _views(count: int) -> str:
     return f"{count} view" + ("" if count == 1 else "s")
 
 
+# Settings that are dataclasses of their own.
+_GROUPS: dict[str, type[Any]] = {"media": MediaConfig, "optim": OptimConfig}
 _LARGEST_SEED = 2**32 - 1  # what the report's t-SNE takes
 _CHOICES = {
-    "engine": engines.NAMES,
+    "engine": get_args(Choice),
     "stem": get_args(Stem),
     "pool": get_args(Pool),
     "precision": ("float32", "bfloat16"),
@@ -192,14 +211,16 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
     name = values.get("method", RunConfig.method)
     method = methods.get(name)
     given = {**method.recipe, **values}
-    if isinstance(given.get("optim"), Mapping):
-        given["optim"] = {**method.recipe.get("optim", {}), **given["optim"]}
+    for group in _GROUPS:
+        if isinstance(given.get(group), Mapping):
+            given[group] = {**method.recipe.get(group, {}), **given[group]}
     known = [*(item.name for item in fields(RunConfig) if item.name != "method_config"), name]
     for setting in given:
         if setting not in known:
             raise unknown("setting", setting, known)
     given["method_config"] = _build(method.Config, given.pop(name, {}), name)
-    given["optim"] = _build(OptimConfig, given.get("optim", {}), "optim")
+    for group, kind in _GROUPS.items():
+        given[group] = _build(kind, given.get(group, {}), group)
     return _build(RunConfig, given)
 
 

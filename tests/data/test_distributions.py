@@ -46,7 +46,7 @@ def by_dali(plan: ViewPlan, height: int, width: int, _: pytest.MonkeyPatch) -> V
     """What DALI's loader crops and gives to ``ops.augment`` in an epoch."""
     with DaliLoader(files([encode(Image.new("RGB", (width, height)), "JPEG")] * COUNT), plan, BATCH, seed=2) as loader:
         steps = loader.schedule.chosen(0)
-        return joined([loader.prepare(0, step, chosen.tolist()).params for step, chosen in steps])
+        return joined([loader.prepare(0, step, chosen).params for step, chosen in steps])
 
 
 def joined(batches: list[ViewParams]) -> ViewParams:
