@@ -23,9 +23,6 @@ EXAMPLES = """\
   fastssl colorize grandmother.jpg --checkpoint runs/colors --out grandmother-in-colour.png
 """
 
-_ROUND = 8  # pixels to which the long side is rounded, of what the encoder sees
-
-
 def run(words: list[str]) -> int:
     """The command. Raises UserError for whatever cannot be used."""
     parser = Parser("colorize PHOTO --checkpoint RUN --out FILE", DESCRIPTION, EXAMPLES)
@@ -39,20 +36,21 @@ def run(words: list[str]) -> int:
     trained, method = open_run_of(Colorization, Path(given.checkpoint), "colorize")
     config = trained.config
     height, width = photo.shape[2:]
+    fill = getattr(trained.encoder, "patch_size", 1)
     with reproducible(config.seed, config.threads), console.busy("colorizing"):
         device = resolve_device(config.device)
         lightness = rgb_to_lab(photo)[:, :1].to(device)
-        colored = method.to(device).colorize(lightness, shown_size(height, width, config.image_size))
+        colored = method.to(device).colorize(lightness, shown_size(height, width, config.image_size, fill))
     write_photo(colored.cpu(), out)
     print(f"{width} x {height} pixels in colour: {out}")
     return 0
 
 
-def shown_size(height: int, width: int, short: int) -> tuple[int, int]:
-    """Height and width of a photo that is resized until its short side has ``short`` pixels."""
+def shown_size(height: int, width: int, short: int, fill: int = 1) -> tuple[int, int]:
+    """Height and width of a photo that is resized until its short side has ``short`` pixels, the long one filled by ``fill``."""
     least = min(height, width)
 
     def shown(side: int) -> int:
-        return short if side == least else max(short, _ROUND * round(side * short / least / _ROUND))
+        return short if side == least else max(short, fill * round(side * short / least / fill))
 
     return shown(height), shown(width)

@@ -54,3 +54,8 @@ def grey(lightness: Tensor) -> Tensor:
 def has_colour(lab: Tensor) -> Tensor:
     """(N,) bool: which of (N, 3, H, W) images are not grey."""
     return (lab[:, 1:].abs() > GREY).flatten(1).any(dim=1)
+
+
+def without_colour(views: Tensor) -> Tensor:
+    """(N, 3, H, W) views, shown in grey. Raises as :func:`to_rgb` does."""
+    return grey(to_lab(views)[:, :1])

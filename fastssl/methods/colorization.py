@@ -16,16 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastssl.data import plans
-from fastssl.data.lab import from_rgb, grey, has_colour, to_lab
+from fastssl.data.lab import from_rgb, grey, has_colour, to_lab, without_colour
 from fastssl.errors import UserError
 from fastssl.losses import rebalancing_weights, soft_cross_entropy
 from fastssl.methods.base import Method
-from fastssl.models import feature_dim, map_side, maps
+from fastssl.models import feature_dim, map_stride, maps
 from fastssl.models.decoders import PixelHead
 from fastssl.ops import decode_ab, encode_ab, gamut_bins, lab_to_rgb
 
 FINENESS = 4  # pixels of the image, along a side, for each colour that is predicted: 56 of 224 in the paper
-_PROBE = 128  # side of an image by which the encoder's stride is found
 
 
 @dataclass(frozen=True)
@@ -62,9 +61,9 @@ class Colorization(Method):
 
     def __init__(self, encoder: nn.Module, config: ColorizationConfig) -> None:
         super().__init__(encoder, config)
-        dim, stride = feature_dim(encoder), _PROBE / map_side(encoder, _PROBE)
+        dim = feature_dim(encoder)
         bins = gamut_bins()
-        doublings = max(0, round(math.log2(stride / FINENESS)))
+        doublings = max(0, round(math.log2(map_stride(encoder) / FINENESS)))
         self.head = PixelHead(dim, len(bins), doublings=doublings, width=min(256, max(64, dim // 2)))
         self.register_buffer("bins", bins, persistent=False)
         self.register_buffer("prior", torch.full((len(bins),), 1 / len(bins)))
@@ -151,5 +150,4 @@ def _coarse(lab: Tensor, side: int) -> Tensor:
 
 
 def _show_grey(_encoder: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-    (images,) = inputs
-    return (grey(to_lab(images)[:, :1]),)
+    return (without_colour(*inputs),)

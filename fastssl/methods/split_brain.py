@@ -22,7 +22,7 @@ from fastssl.data.lab import from_lab, grey, has_colour, to_lab
 from fastssl.errors import UserError, unknown
 from fastssl.losses import soft_cross_entropy
 from fastssl.methods.base import Method
-from fastssl.models import map_side
+from fastssl.models import map_stride
 from fastssl.models.decoders import PixelHead
 from fastssl.models.split import SplitEncoder
 from fastssl.ops import decode_ab, encode_ab, gamut_bins
@@ -33,7 +33,6 @@ SHADES = 100  # bins of L, one wide
 TEMPERATURE = 0.38  # of the annealed mean that makes a picture of a distribution: colorization's
 FINENESS = 16  # pixels of the image, along a side, for each answer: 180 to 12 in the paper
 _SCALE = 50.0  # of L, a and b in the squared error
-_PROBE = 128  # side of an image by which the halves' stride is found
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class SplitBrain(Method):
 
     @staticmethod
     def _head(half: nn.Module, outputs: int) -> PixelHead:
-        doublings = max(0, round(math.log2(_PROBE / map_side(half, _PROBE) / FINENESS)))
+        doublings = max(0, round(math.log2(map_stride(half) / FINENESS)))
         return PixelHead(half.feature_dim, outputs, doublings=doublings, width=max(64, half.feature_dim))
 
     @classmethod

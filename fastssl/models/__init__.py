@@ -79,12 +79,12 @@ def maps(encoder: nn.Module, images: Tensor) -> Tensor:
     """The last map of ``encoder``, (N, feature_dim, h, w), for tasks that predict pixels.
 
     Raises:
-        UserError: for an encoder that has none, as a Vision Transformer.
+        UserError: for an encoder that has none.
         ValueError, TypeError: for images that it does not take.
     """
     own = getattr(encoder, "maps", None)
     if own is None:
-        raise UserError(f"pixels are predicted from a map, which a {type(encoder).__name__} has none of: take a resnet")
+        raise UserError(f"pixels are predicted from a map, and a {type(encoder).__name__} has none: take a resnet")
     found: Tensor = own(images)
     return found
 
@@ -94,3 +94,12 @@ def map_side(encoder: nn.Module, size: int) -> int:
     """Rows of the last map of images of ``size`` x ``size`` pixels; ``encoder`` stays as it is. Raises as `maps`."""
     found = maps(copy.deepcopy(encoder).eval(), torch.zeros(1, getattr(encoder, "channels", 3), size, size))
     return int(found.shape[2])
+
+
+_PROBE = 128  # pixels of a side that every encoder takes, and no stride is coarser than
+
+
+def map_stride(encoder: nn.Module) -> float:
+    """Pixels of the image, along a side, for each place of the last map. Raises as `maps`."""
+    patch: int | None = getattr(encoder, "patch_size", None)
+    return _PROBE / map_side(encoder, _PROBE) if patch is None else float(patch)

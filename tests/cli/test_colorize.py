@@ -61,10 +61,10 @@ def test_the_report_shows_pictures_and_the_accuracy(colors: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "shown"), [(50, 70, (16, 24)), (70, 50, (24, 16)), (16, 16, (16, 16)), (10, 500, (16, 800))]
+    ("height", "width", "shown"), [(50, 70, (16, 24)), (70, 50, (24, 16)), (16, 16, (16, 16)), (10, 499, (16, 800))]
 )
 def test_the_short_side_is_the_runs(height: int, width: int, shown: tuple[int, int]) -> None:
-    assert shown_size(height, width, 16) == shown
+    assert shown_size(height, width, 16, 8) == shown
 
 
 @pytest.mark.parametrize(

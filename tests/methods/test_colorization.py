@@ -193,7 +193,7 @@ def test_refuses_what_cannot_be() -> None:
     for value in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(UserError, match="temperature of colorization must be a finite number above 0; got"):
             ColorizationConfig(temperature=value)
-    with pytest.raises(UserError, match="which a VisionTransformer has none of: take a resnet"):
-        Colorization(models.get("vit_micro")(depth=1, width=32), ColorizationConfig())
+    with pytest.raises(UserError, match="a SplitEncoder has none: take a resnet"):
+        Colorization(models.get("alexnet_split")(width=4), ColorizationConfig())
     with pytest.raises(ValueError, match=r"views must be \(N, 3, H, W\), in colour; got \(2, 1, 16, 16\)"):
         method_of()([torch.zeros(2, 1, 16, 16)])

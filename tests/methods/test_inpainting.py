@@ -247,5 +247,5 @@ def test_refuses_images_that_it_was_not_made_for() -> None:
         method_of().fill(images(2, 24), torch.zeros(2, 1, 24, 24, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"views must be \(N, 3, H, W\), in colour; got \(2, 1, 32, 32\)"):
         method_of()([torch.zeros(2, 1, 32, 32)])
-    with pytest.raises(UserError, match="which a VisionTransformer has none of"):
-        Inpainting(models.get("vit_micro")(depth=1, width=32), InpaintingConfig(), 64)
+    with pytest.raises(UserError, match="a SplitEncoder has none: take a resnet"):
+        Inpainting(models.get("alexnet_split")(width=4), InpaintingConfig(), 64)

@@ -53,8 +53,14 @@ def test_the_side_of_a_map_is_found_and_the_encoder_stays_as_it_is():
     assert models.maps(encoder.eval(), torch.zeros(2, 3, 64, 64)).shape == (2, 32, 2, 2)
 
 
-@pytest.mark.parametrize("name", ["vit_micro", "alexnet_split"])
-def test_an_encoder_without_a_map_is_named(name):
-    encoder = models.get(name)(**{"width": 64} | ({"depth": 1} if "vit" in name else {}))
-    with pytest.raises(UserError, match=f"which a {type(encoder).__name__} has none of: take a resnet"):
-        models.map_side(encoder, 64)
+def test_an_encoder_without_a_map_is_named():
+    with pytest.raises(UserError, match="a map, and a SplitEncoder has none: take a resnet"):
+        models.map_side(models.get("alexnet_split")(width=4), 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "stride"),
+    [("resnet18", "imagenet", 32), ("resnet18", "cifar", 8), ("alexnet", "imagenet", 18.3), ("alexnet", "cifar", 4.1)],
+)
+def test_the_stride_of_a_map(name, stem, stride):
+    assert models.map_stride(models.get(name)(stem=stem, width=2)) == pytest.approx(stride, rel=0.01)
