@@ -52,7 +52,8 @@ class SplitBrainConfig:
 
 
 class SplitBrain(Method):
-    """Split-brain autoencoders (arXiv:1611.09842, section 3.2): two halves of a network, each guessing the other's input.
+    """Split-brain autoencoders (arXiv:1611.09842, section 3.2): two halves of a network, each guessing what the
+    other sees.
 
     Neither half can copy what it is asked for, as an autoencoder would, and the features of both together tell of all
     channels.
@@ -115,7 +116,7 @@ class SplitBrain(Method):
         return self.to_color(of_lightness), self.to_lightness(of_color)
 
     def _classified(self, ab: Tensor, lightness: Tensor, truth: Tensor) -> Tensor:
-        """Cross-entropies with soft bins of colour and hard ones of lightness; notes how often the likeliest is right."""
+        """Cross-entropies with soft bins of colour and hard ones of lightness; notes the likeliest's accuracy."""
         ids, shares = encode_ab(truth[:, 1:], self.colors)
         shade = truth[:, 0].long().clamp(0, SHADES - 1)
         pairs = ((ab, ids[:, 0]), (lightness, shade))
@@ -144,7 +145,7 @@ class SplitBrain(Method):
 
     @torch.no_grad()
     def predict(self, lab: Tensor) -> Tensor:
-        """(N, 3, H, W) CIELAB as either half guesses it: lightness of (N, 3, H, W)'s colours, colours of its lightness."""
+        """(N, 3, H, W) CIELAB as the halves guess it: lightness by the colours of ``lab``, colours by its lightness."""
         ab, lightness = self._answers(lab)
         if self._classifies:
             ab = decode_ab(ab, self.colors, temperature=TEMPERATURE)

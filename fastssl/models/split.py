@@ -44,7 +44,7 @@ class SplitEncoder(nn.Module):
         self.feature_dim = self.lightness.feature_dim + self.color.feature_dim
 
     def halves(self, lab: Tensor) -> tuple[Tensor, Tensor]:
-        """The last maps of :attr:`lightness` and :attr:`color`, each (N, feature_dim / 2, h, w), of (N, 3, H, W) CIELAB.
+        """The last maps of both halves, lightness first, each (N, feature_dim / 2, h, w), of (N, 3, H, W) CIELAB.
 
         Raises:
             ValueError: for images smaller than the halves take.

@@ -112,7 +112,8 @@ def test_a_batch_of_grey_images_teaches_nothing_and_harms_nothing(build) -> None
 def test_the_encoder_never_sees_colour(build) -> None:
     method = build("colorization").eval()
     images = colours()
-    torch.testing.assert_close(method.encoder(images), method.encoder(grey(to_lab(images)[:, :1])), atol=1e-4, rtol=1e-4)
+    features = method.encoder(grey(to_lab(images)[:, :1]))
+    torch.testing.assert_close(method.encoder(images), features, atol=1e-4, rtol=1e-4)
     seen: list[Tensor] = []
     method.encoder.conv1.register_forward_hook(lambda _module, inputs, _output: seen.append(*inputs))
     method([images])
