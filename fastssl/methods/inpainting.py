@@ -127,7 +127,8 @@ class Inpainting(Method):
         if self.training:
             self._judged = real, fake.detach()
         share: float = self.config.adversarial_weight
-        return (1 - share) * squared + share * unlike
+        loss: Tensor = (1 - share) * squared + share * unlike
+        return loss
 
     def after_step(self, progress: float) -> None:
         """The discriminator's turn, on what was painted before this step."""

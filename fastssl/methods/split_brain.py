@@ -22,7 +22,7 @@ from fastssl.data.lab import from_lab, grey, has_colour, to_lab
 from fastssl.errors import UserError, unknown
 from fastssl.losses import soft_cross_entropy
 from fastssl.methods.base import Method
-from fastssl.models import map_stride
+from fastssl.models import feature_dim, map_stride
 from fastssl.models.decoders import PixelHead
 from fastssl.models.split import SplitEncoder
 from fastssl.ops import decode_ab, encode_ab, gamut_bins
@@ -81,8 +81,9 @@ class SplitBrain(Method):
 
     @staticmethod
     def _head(half: nn.Module, outputs: int) -> PixelHead:
+        dim = feature_dim(half)
         doublings = max(0, round(math.log2(map_stride(half) / FINENESS)))
-        return PixelHead(half.feature_dim, outputs, doublings=doublings, width=max(64, half.feature_dim))
+        return PixelHead(dim, outputs, doublings=doublings, width=max(64, dim))
 
     @classmethod
     def view_plan(cls, size: int) -> plans.ViewPlan:
@@ -103,7 +104,7 @@ class SplitBrain(Method):
         (images,) = views
         lab = to_lab(images)
         ab, lightness = self._answers(lab)
-        truth = F.adaptive_avg_pool2d(lab, ab.shape[2:])
+        truth = F.adaptive_avg_pool2d(lab, (ab.shape[2], ab.shape[3]))
         return self._classified(ab, lightness, truth) if self._classifies else self._regressed(ab, lightness, truth)
 
     @property
