@@ -19,8 +19,10 @@ size: its lightness stays as it is.
 """
 
 EXAMPLES = """\
-  fastssl pretrain colorization --data photos --image_size 128 --out runs/colors
   fastssl colorize grandmother.jpg --checkpoint runs/colors --out grandmother-in-colour.png
+
+  with a run made by:
+    fastssl pretrain colorization --data photos --image_size 128 --out runs/colors
 """
 
 

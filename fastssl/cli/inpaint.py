@@ -22,9 +22,11 @@ images: the smaller the hole, the finer what is painted. All else of the photo s
 """
 
 EXAMPLES = """\
-  fastssl pretrain inpainting --data photos --image_size 128 --out runs/holes
   fastssl inpaint beach.jpg --checkpoint runs/holes --mask tourist.png --out beach-empty.png
   fastssl inpaint beach.jpg --checkpoint runs/holes --out beach-middle.png
+
+  with a run made by:
+    fastssl pretrain inpainting --data photos --image_size 128 --out runs/holes
 """
 
 
