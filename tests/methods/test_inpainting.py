@@ -65,7 +65,7 @@ def test_the_center_is_half_as_wide_less_a_band_that_is_seen() -> None:
 def test_loss_is_equation_3_with_the_band_counted_tenfold(hole: str, weight: float) -> None:
     method, x = method_of(hole=hole, adversarial_weight=weight), images()
     painted: list[Tensor] = []
-    method.decoder.register_forward_hook(lambda _module, _inputs, output: painted.append(output.double().tanh()))
+    method.decoder.register_forward_hook(lambda _module, _inputs, output: painted.append(output.detach().double().tanh()))
     judged: list[Tensor] = []
     if method.adversary is not None:
         method.adversary.judge.register_forward_hook(lambda _m, inputs, output: judged.extend((*inputs, output)))
