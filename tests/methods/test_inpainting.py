@@ -65,7 +65,9 @@ def test_the_center_is_half_as_wide_less_a_band_that_is_seen() -> None:
 def test_loss_is_equation_3_with_the_band_counted_tenfold(hole: str, weight: float) -> None:
     method, x = method_of(hole=hole, adversarial_weight=weight), images()
     painted: list[Tensor] = []
-    method.decoder.register_forward_hook(lambda _module, _inputs, output: painted.append(output.detach().double().tanh()))
+    method.decoder.register_forward_hook(
+        lambda _module, _inputs, output: painted.append(output.detach().double().tanh())
+    )
     judged: list[Tensor] = []
     if method.adversary is not None:
         method.adversary.judge.register_forward_hook(lambda _m, inputs, output: judged.extend((*inputs, output)))
@@ -87,7 +89,7 @@ def test_loss_is_equation_3_with_the_band_counted_tenfold(hole: str, weight: flo
     expected = (1 - weight) * total / pixels
     if weight:
         fake, logits = judged
-        expected -= weight * float(torch.sigmoid(logits.double()).log().mean())
+        expected -= weight * float(torch.sigmoid(logits.detach().double()).log().mean())
         around = F.max_pool2d(hidden.float(), 3, 1, 1).bool()
         filled = torch.where(around, whole, truth)[..., start:stop, start:stop]
         torch.testing.assert_close(fake.double(), filled, atol=1e-6, rtol=0)
