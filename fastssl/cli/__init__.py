@@ -22,6 +22,8 @@ COMMANDS = {
     "embed": "turn a folder of images into a table of features",
     "export": "write a run's encoder as safetensors that torchvision loads",
     "report": "draw a run's report.html again",
+    "colorize": "give a photo the colours that a run of colorization predicts",
+    "inpaint": "fill a hole in a photo by a run of inpainting",
     "views": "draw what a view plan makes of images, and say it in words",
     "bench-data": "which engine makes views fastest here, and whether a training step waits for it",
     "info": "versions, hardware, and which kernels serve each operation",
