@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": "score a run's encoder beside an untrained one and raw pixels",
     "embed": "turn a folder of images into a table of features",
     "export": "write a run's encoder as safetensors that torchvision loads",
+    "track": "follow objects, marked in the first frame of a video, through all of it",
     "report": "draw a run's report.html again",
     "views": "draw what a view plan makes of images, and say it in words",
     "bench-data": "which engine makes views fastest here, and whether a training step waits for it",

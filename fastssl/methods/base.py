@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastssl.data.plans import ViewPlan
+from fastssl.data.plans import IMAGENET_MEAN, IMAGENET_STD, ViewPlan
+from fastssl.errors import UserError
 
 
 class Method(nn.Module):
@@ -67,6 +68,22 @@ class Method(nn.Module):
         right = logits.argmax(dim=1) == targets
         self.note(pretext_accuracy=right.float().mean(), chance=1 / logits.shape[1])
         return F.cross_entropy(logits.float(), targets)
+
+    def embed(self, frames: Tensor) -> Tensor:
+        """What each position of an image looks like, to track it by: the encoder's last map, if a method has no other.
+
+        Args:
+            frames: (N, 3, H, W) floating-point, RGB in [0, 1].
+        Returns:
+            (N, D, h, w) floating-point.
+        Raises:
+            UserError: if the encoder gives no map.
+        """
+        if not hasattr(self.encoder, "maps"):
+            raise UserError(f"a {type(self.encoder).__name__} gives no map of positions: take a resnet, alexnet or vit")
+        mean, std = (frames.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        maps: Tensor = self.encoder.maps((frames - mean) / std)
+        return maps
 
     def pictures(self, views: list[Tensor]) -> dict[str, Tensor]:
         """What the method makes of ``views``, for the report: pictures by name, each (N, 3, H, W) like the views.

@@ -28,7 +28,7 @@ T = TypeVar("T")
 # The bits are the same as an uninterrupted run's only where device and threads are.
 FREE_ON_RESUME = frozenset({"device", "threads", "eval_every"})
 # Of all encoders together; each has some of them.
-ENCODER_OPTIONS = ("stem", "width", "depth", "patch_size", "pool")
+ENCODER_OPTIONS = ("stem", "width", "max_stride", "depth", "patch_size", "pool")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class RunConfig:
         stem: first layers of a ResNet or AlexNet; "cifar" (3x3, stride 1) for images of 32 pixels or so, "imagenet"
             (7x7 or 11x11, with strides) for larger ones and for speed.
         width: channels of their first stage (64), or of a Vision Transformer's tokens; smaller is faster.
+        max_stride: pixels a position of a ResNet's last map stands for, at most (32); 8 where positions are compared.
         depth: blocks of a Vision Transformer.
         patch_size: side of its patches, in pixels, which must fill the image; half as large means four times as many.
         pool: what becomes its features: the "mean" of the patches' tokens, or the class "token".
@@ -73,6 +74,7 @@ class RunConfig:
     encoder: str = "resnet18"
     stem: Stem | None = None
     width: int | None = None
+    max_stride: int | None = None
     depth: int | None = None
     patch_size: int | None = None
     pool: Pool | None = None
@@ -131,6 +133,7 @@ _CHOICES = {
 _LEAST = {
     "image_size": 8,
     "width": 1,
+    "max_stride": 1,
     "depth": 1,
     "patch_size": 1,
     "epochs": 1,
