@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 
@@ -12,7 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, 
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from fastssl.data.images import ImageSet, Splits
+from fastssl.data.clips import ClipSet
+from fastssl.data.images import ImageSet, Skipped, Splits
+from fastssl.data.media import Data
 from fastssl.eval import Scores
 from fastssl.eval.protocol import RANDOM, TRAINED
 from fastssl.eval.tracking import TrackScores
@@ -26,9 +28,9 @@ _out = Console(highlight=False)
 
 
 @contextmanager
-def reading(source: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar of images read; yields the callback (done, total) that moves it."""
-    columns = (TextColumn("reading {task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"))
+def reading(source: str, what: str = "images") -> Iterator[Callable[[int, int], None]]:
+    """A bar of images, or ``what`` else, read; yields the callback (done, total) that moves it."""
+    columns = (TextColumn("reading {task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(what))
     with Bar(*columns, console=_err, transient=True, disable=not _err.is_terminal) as bar:
         task = bar.add_task(source, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -48,27 +50,36 @@ def tell(line: str) -> None:
     _err.print(line, markup=False, soft_wrap=True)
 
 
-def describe_data(splits: Splits) -> None:
+def describe_data(data: Data, source: str) -> None:
     """One line on what was read, and a few on what was skipped."""
-    train, test = splits.train, splits.test
-    labelled = f", {len(test)} for testing, {len(train.classes)} classes" if test is not None else ", no labels"
-    _err.print(f"{train.source}: {_images(len(train))} for training{labelled}", markup=False, soft_wrap=True)
-    describe_skipped(train, "all named in the report")
+    if isinstance(data, Splits):
+        train, test = data.train, data.test
+        labelled = f", {len(test)} for testing, {len(train.classes)} classes" if test is not None else ", no labels"
+        found, skipped = f"{_images(len(train))} for training{labelled}", train.skipped
+    elif isinstance(data, ClipSet):
+        found, skipped = f"{len(data)} clips of {len(data.videos)} videos", data.skipped
+    else:
+        found, skipped = f"{len(data)} recordings at {data.rate} Hz", data.skipped
+    _err.print(f"{source}: {found}", markup=False, soft_wrap=True)
+    _describe_skipped(skipped, skipped[:SHOWN_SKIPPED], "all named in the report")
 
 
 def _images(count: int) -> str:
     return f"{count} image" + ("" if count == 1 else "s")
 
 
-def describe_skipped(images: ImageSet, where_all_are: str | None = None) -> None:
-    """How many files were skipped, and why: the first few, or all if nothing else names them."""
-    shown = images.skipped if where_all_are is None else images.skipped[:SHOWN_SKIPPED]
+def describe_skipped(images: ImageSet) -> None:
+    """How many files were skipped, and why: all, where no report names them."""
+    _describe_skipped(images.skipped, images.skipped, "")
+
+
+def _describe_skipped(skipped: Sequence[Skipped], shown: Sequence[Skipped], where_all_are: str) -> None:
     if shown:
-        _err.print(f"skipped {len(images.skipped)} that cannot be read:", markup=False)
+        _err.print(f"skipped {len(skipped)} that cannot be read:", markup=False)
     for file in shown:
         _err.print(f"  {file.name}: {file.reason}", markup=False, soft_wrap=True)
-    if len(images.skipped) > len(shown):
-        _err.print(f"  and {len(images.skipped) - len(shown)} more, {where_all_are}", markup=False)
+    if len(skipped) > len(shown):
+        _err.print(f"  and {len(skipped) - len(shown)} more, {where_all_are}", markup=False)
 
 
 class TrainingDisplay:

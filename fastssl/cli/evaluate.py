@@ -43,7 +43,7 @@ def run(words: list[str]) -> int:
     if given.data and is_davis(given.data):
         score_tracking(trained, given.data, TrackConfig(**given.track.as_dict()), given.sequences)
         return 0
-    splits = reading.load(trained.config, no_cache=given.no_cache, other=given.data)
-    console.describe_data(splits)
+    splits = reading.load_images(trained.config, no_cache=given.no_cache, other=given.data)
+    console.describe_data(splits, given.data or trained.config.data)
     score(trained, splits, trained.folder.scores_on(Path(given.data).stem) if given.data else trained.folder.scores)
     return 0

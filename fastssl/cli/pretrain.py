@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from fastssl import methods, models
-from fastssl.cli import console, reading
+from fastssl.cli import console, drawing, reading
 from fastssl.cli.parser import Parser
 from fastssl.cli.plan_options import add_plan_options, early, part_names
 from fastssl.cli.scoring import score
-from fastssl.data import engines, images, plans
+from fastssl.data import engines, plans
+from fastssl.data.audio import Recordings
+from fastssl.data.images import Splits
+from fastssl.data.media import Data
 from fastssl.data.plans import ViewPlan
 from fastssl.errors import UserError
-from fastssl.report import write_report
 from fastssl.train import checkpoint as checkpoints
 from fastssl.train import config as configs
 from fastssl.train.config import RunConfig
@@ -31,7 +33,8 @@ METHOD is one of: {methods}. Encoders: {encoders}.
 Presets of --views: {views};
 `fastssl views` draws them.
 DATA may be the embedded set (clipart), a folder, zip or tar of images (one folder a class, or train/ and test/, or no
-order at all), or a folder of MNIST-like idx files.
+order at all), or a folder of MNIST-like idx files. Methods that take videos are given a folder of video files or of
+folders of frames; those that take recordings, one of wav, flac or aiff files.
 
 The output folder gets config.yaml, metrics.jsonl and .csv, checkpoint.pt, scores.json and report.html. Ctrl-C stops
 after the step in progress; --resume goes on and ends at the very same weights.
@@ -53,28 +56,32 @@ def run(words: list[str]) -> int:
     folder.check(resume=resume, overwrite=overwrite)
     engines.require(config.engine)
     with folder.lock():
-        splits = reading.load(config, no_cache=no_cache)
-        console.describe_data(splits)
+        data = reading.load(config, no_cache=no_cache)
+        console.describe_data(data, config.data)
         try:
             with console.TrainingDisplay() as display:
-                pretrain(config, splits, folder, resume=resume, overwrite=overwrite, watch=display.watch)
+                pretrain(config, data, folder, resume=resume, overwrite=overwrite, watch=display.watch)
             display.trained(config.epochs)
-            _finish(folder, splits)
+            _finish(folder, data)
         except KeyboardInterrupt as stop:
             again = f"fastssl pretrain --out {shlex.quote(str(folder.path))} --resume"
             raise KeyboardInterrupt(f"{str(stop) or 'interrupted'}; go on with: {again}") from None
     return 0
 
 
-def _finish(folder: RunFolder, splits: images.Splits) -> None:
+def _finish(folder: RunFolder, data: Data) -> None:
     """Scores and report. The run is complete already: a missing extra costs the report alone."""
     trained = open_run(folder.path)
-    if splits.test is not None and splits.test.labels is not None:
-        score(trained, splits, folder.scores)
+    if not isinstance(data, Splits):
+        print(f"not scored: give labelled images to fastssl evaluate {folder.path} --data")
+    elif data.test is not None and data.test.labels is not None:
+        score(trained, data, folder.scores)
     else:
         print("not scored: the images have no labels (folders that name classes)")
+    if isinstance(data, Recordings):  # a report shows images
+        return
     try:
-        write_report(trained, splits, folder.report)
+        drawing.draw(trained, data)
         print(f"report: {folder.report}")
     except ImportError as error:
         print(f"no report: {error}, then: fastssl report {folder.path}", file=sys.stderr)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastssl.cli import reading
+from fastssl.cli import drawing, reading
 from fastssl.cli.parser import Parser
 from fastssl.errors import UserError
-from fastssl.report import write_report
 from fastssl.train.trained import open_run
 
 DESCRIPTION = """\
@@ -27,9 +26,9 @@ def run(words: list[str]) -> int:
     reading.add_no_cache(parser)
     given = parser.parse(words)
     trained = open_run(Path(given.run))
-    splits = reading.load(trained.config, no_cache=given.no_cache)
+    data = reading.load(trained.config, no_cache=given.no_cache)
     try:
-        write_report(trained, splits, trained.folder.report)
+        drawing.draw(trained, data)
     except ImportError as error:
         raise UserError(str(error)) from error
     print(f"report: {trained.folder.report}")

@@ -68,6 +68,10 @@ class ClipSet:
         found, frames = self.clips[position]
         return f"{self.videos[found].name}, from frame {frames[0]}"
 
+    def identity(self) -> bytes:
+        """What is the same as long as the clips are of the same frames of the same videos."""
+        return repr([(self.videos[found].name, frames) for found, frames in self.clips]).encode()
+
     def close(self) -> None:
         """Closes the archive, if the frames are in one."""
         self.listing.close()

@@ -6,6 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -111,9 +112,17 @@ class Undecoded(Rows):
         return images
 
 
-def identity(images: Tensor | Rows) -> bytes:
-    """What is the same as long as the images are, and hardly ever else."""
-    return images.identity() if isinstance(images, Rows) else checksums(images).numpy().tobytes()
+class Identified(Protocol):
+    """What is told from others by an identity of its own: images that are not in memory, clips, recordings."""
+
+    def __len__(self) -> int: ...
+
+    def identity(self) -> bytes: ...
+
+
+def identity(data: Tensor | Identified) -> bytes:
+    """What is the same as long as the data are, and hardly ever else; of a tensor, those of images."""
+    return checksums(data).numpy().tobytes() if isinstance(data, Tensor) else data.identity()
 
 
 def checksums(images: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastssl.data.media import Modality
 from fastssl.data.plans import IMAGENET_MEAN, IMAGENET_STD, ViewPlan
 from fastssl.errors import UserError
 
@@ -20,12 +21,16 @@ class Method(nn.Module):
     in ``forward``. It is written for one process and any device.
 
     Attributes:
+        modality: what it is trained on. "image": views are (N, 3, H, W). "video": clips, so that views are
+            (N, T, 3, H, W), each with one set of parameters for all its frames. "audio": windows of waveforms, one
+            tensor (N, samples) in [-1, 1], and no view plan. ``media`` of a run's config says which clips and windows.
         recipe: settings of a run in which the method's differ from those of other methods, by their names in a config
             file: ``{"encoder": "vit_micro", "optim": {"name": "adamw"}}``.
         Config: frozen dataclass of the method's own hyper-parameters; every field has a default and is documented.
         encoder: what is kept after pretraining; images (N, 3, H, W) to features (N, feature_dim).
     """
 
+    modality: ClassVar[Modality] = "image"
     recipe: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     Config: ClassVar[type[Any]]
     encoder: nn.Module

@@ -13,13 +13,14 @@ from fastssl.train.trained import Trained
 _NEEDS = ("matplotlib", "sklearn", "jinja2")
 
 
-def write_report(trained: Trained, splits: Splits, path: Path) -> None:
+def write_report(trained: Trained, splits: Splits, path: Path, *, saw: str | None = None) -> None:
     """Draws the run: scores, curves, neighbours, map of the features, sample views, settings.
 
     Args:
         trained: the run; its metrics are read from its folder, and its scores, if it has been scored.
         splits: the images it was trained on.
         path: the HTML file to write.
+        saw: what it was trained on, if that is not the images of ``splits.train``: "120 clips of 8 frames".
     Raises:
         ImportError: saying what to install, if the extra ``report`` is missing.
         UserError: if the file system refuses.
@@ -30,6 +31,6 @@ def write_report(trained: Trained, splits: Splits, path: Path) -> None:
     from fastssl.report.page import render
 
     with reproducible(trained.config.seed, trained.config.threads):
-        html = render(trained, splits)
+        html = render(trained, splits, saw)
     with atomic_write(path) as partial:
         partial.write_text(html, encoding="utf-8")

@@ -54,8 +54,8 @@ class Map:
     legend: tuple[tuple[str, int, str], ...]
 
 
-def render(trained: Trained, splits: Splits) -> str:
-    """The whole page as HTML."""
+def render(trained: Trained, splits: Splits, saw: str | None = None) -> str:
+    """The whole page as HTML; ``saw`` is what it was trained on, if not the images of ``splits.train``."""
     labelled = splits.test is not None and splits.test.labels is not None
     shown = splits.train if splits.test is None else splits.test
     device = resolve_device(trained.config.device)
@@ -68,7 +68,7 @@ def render(trained: Trained, splits: Splits) -> str:
     )
     template.filters |= {"percent": lambda x: f"{100 * x:.1f}", "points": _points, "count": lambda n: f"{n:,}"}
     return template.from_string(files(__package__).joinpath("page.html").read_text("utf-8")).render(
-        run=_summary(trained, splits),
+        run=_summary(trained, saw or f"{len(splits.train):,} images"),
         scores=scores,
         labelled=labelled,
         curves=_curves(trained, scores),
@@ -87,7 +87,7 @@ def render(trained: Trained, splits: Splits) -> str:
     )
 
 
-def _summary(trained: Trained, splits: Splits) -> dict[str, Any]:
+def _summary(trained: Trained, saw: str) -> dict[str, Any]:
     config, checkpoint = trained.config, trained.checkpoint
     rows = log.read(trained.folder.metrics)
     steps = len(rows)
@@ -100,7 +100,7 @@ def _summary(trained: Trained, splits: Splits) -> dict[str, Any]:
         "encoder": config.encoder,
         "options": _options(config),
         "parameters": _amount(sum(p.numel() for p in trained.encoder.parameters())),
-        "images": len(splits.train),
+        "saw": saw,
         "image_size": config.image_size,
         "batch_size": config.batch_size,
         "time": _duration(checkpoint.seconds),

@@ -96,11 +96,13 @@ def sample_views(images: ImageSet, plan: ViewPlan, *, rows: int, seed: int) -> l
 def method_pictures(
     method: Method, images: ImageSet, plan: ViewPlan, *, rows: int, seed: int, device: torch.device
 ) -> list[dict[str, Picture]]:
-    """What ``method`` makes of ``rows`` images, drawn by ``seed``, under captions; nothing, if it has no pictures.
+    """What ``method`` makes of ``rows`` images, drawn by ``seed``, under captions; nothing, if it has no pictures of images.
 
     Args:
         method: on ``device``.
     """
+    if method.modality != "image":  # what it would make of a still image is nothing to look at
+        return []
     chosen = choose(images, rows, seed)
     views = make_views(images.images[chosen], plan, torch.Generator().manual_seed(seed))
     with evaluating(method), torch.no_grad():

@@ -15,6 +15,7 @@ import yaml
 from fastssl import methods, models
 from fastssl.data import engines, plans
 from fastssl.data.engines import Engine
+from fastssl.data.media import MediaConfig, Modality
 from fastssl.data.plans import ViewPlan
 from fastssl.errors import UserError, unknown
 from fastssl.files import atomic_write
@@ -37,7 +38,9 @@ class RunConfig:
 
     Attributes:
         method: name of the pretext task.
-        data: name of an embedded set, or path of an image folder, a zip or tar of images, or idx files.
+        data: name of an embedded set, or path of an image folder, a zip or tar of images, or idx files; for methods
+            that take videos, of a folder of video files or of folders of frames; for those that take audio, of
+            recordings.
         image_size: side of the square images, in pixels.
         views: preset of the augmentations; null takes the method's own.
         plan: changes to it, by the fields of `fastssl.data.plans.ViewPlan`: ``{blur: 0.0}`` for all views; for those of
@@ -61,6 +64,7 @@ class RunConfig:
         precision: "bfloat16" computes the forward pass under autocast; the weights stay float32.
         eval_every: epochs between two kNN evaluations while training, 0 for none; needs labels. The last epoch is
             always evaluated.
+        media: which clips of videos, or windows of recordings, a method is given that takes them.
         optim: the optimizer.
         method_config: the method's own settings; null takes its defaults.
     """
@@ -85,6 +89,7 @@ class RunConfig:
     threads: int = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     eval_every: int = 5
+    media: MediaConfig = field(default_factory=MediaConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     method_config: Any = None
 
@@ -105,7 +110,15 @@ class RunConfig:
         if self.method_config is None:
             object.__setattr__(self, "method_config", method.Config())
         object.__setattr__(self, "plan", plan_changes(self.plan))
-        self.view_plan()
+        if self.modality != "audio":
+            self.view_plan()
+        elif self.views is not None or self.plan:
+            raise UserError(f"{self.method} takes waveforms, of which no views are made: leave --views and --plan out")
+
+    @property
+    def modality(self) -> Modality:
+        """What the method is trained on."""
+        return methods.get(self.method).modality
 
     def encoder_options(self) -> dict[str, Any]:
         """What the encoder is built with: its own defaults, and what is set."""
@@ -123,6 +136,8 @@ class RunConfig:
         return plan
 
 
+# Settings that are dataclasses of their own.
+_GROUPS: dict[str, type[Any]] = {"media": MediaConfig, "optim": OptimConfig}
 _LARGEST_SEED = 2**32 - 1  # what the report's t-SNE takes
 _CHOICES = {
     "engine": engines.NAMES,
@@ -171,14 +186,16 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
     name = values.get("method", RunConfig.method)
     method = methods.get(name)
     given = {**method.recipe, **values}
-    if isinstance(given.get("optim"), Mapping):
-        given["optim"] = {**method.recipe.get("optim", {}), **given["optim"]}
+    for group in _GROUPS:
+        if isinstance(given.get(group), Mapping):
+            given[group] = {**method.recipe.get(group, {}), **given[group]}
     known = [*(item.name for item in fields(RunConfig) if item.name != "method_config"), name]
     for setting in given:
         if setting not in known:
             raise unknown("setting", setting, known)
     given["method_config"] = _build(method.Config, given.pop(name, {}), name)
-    given["optim"] = _build(OptimConfig, given.get("optim", {}), "optim")
+    for group, kind in _GROUPS.items():
+        given[group] = _build(kind, given.get(group, {}), group)
     return _build(RunConfig, given)
 
 

@@ -14,8 +14,11 @@ from torch import Tensor
 
 from fastssl import methods, models
 from fastssl.data import engines
+from fastssl.data.audio import Recordings, WindowLoader
+from fastssl.data.clips import ClipLoader, ClipSet
 from fastssl.data.images import ImageSet, Splits
-from fastssl.data.plans import ViewPlan
+from fastssl.data.loader import Batches
+from fastssl.data.media import Data
 from fastssl.errors import UserError
 from fastssl.eval.features import extract
 from fastssl.eval.knn import KNNConfig, knn_accuracy
@@ -68,13 +71,17 @@ def build_method(config: RunConfig) -> Method:
             raise UserError(f"{config.method}: {error}") from error
 
 
-def check_views(method: Method, plan: ViewPlan) -> None:
-    """Sees whether ``method`` takes views of the plan's sizes, before a run is begun; it stays as it is.
+def check_views(method: Method, config: RunConfig) -> None:
+    """Sees whether ``method`` takes views of the sizes it will be given, before a run is begun; it stays as it is.
 
     Raises:
         UserError: if it does not.
     """
-    views = [torch.zeros(2, 3, size, size) for size in plan.sizes]
+    if config.modality == "audio":
+        views = [torch.zeros(2, config.media.samples)]
+    else:
+        clip = (config.media.frames,) if config.modality == "video" else ()
+        views = [torch.zeros(2, *clip, 3, size, size) for size in config.view_plan().sizes]
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         try:
             copy.deepcopy(method).eval()(views)
@@ -84,21 +91,22 @@ def check_views(method: Method, plan: ViewPlan) -> None:
 
 def pretrain(
     config: RunConfig,
-    splits: Splits,
+    data: Data,
     folder: RunFolder,
     *,
     resume: bool = False,
     overwrite: bool = False,
     watch: Watcher = lambda _: None,
 ) -> Checkpoint:
-    """Trains ``config`` on ``splits.train`` and leaves config, metrics and checkpoints in ``folder``.
+    """Trains ``config`` on ``data`` and leaves config, metrics and checkpoints in ``folder``.
 
     A checkpoint is written before the first step, after each epoch, and when SIGINT or SIGTERM asks to stop. With the
     same device and thread count, stopping and resuming give the bits of a run that was never stopped.
 
     Args:
         config: what to compute.
-        splits: of ``config.data``; ``test`` with labels is what the online kNN classifies.
+        data: of ``config.data``: images to train on, and those that the online kNN classifies, if they have labels; or
+            clips or recordings, if these are what the method takes.
         resume: continue the run in ``folder``.
         overwrite: replace the run in ``folder``, as soon as the first checkpoint of the new one is on disk.
         watch: called after every step.
@@ -114,9 +122,9 @@ def pretrain(
     device = resolve_device(config.device)
     check_threads(config.threads)
     method = build_method(config)
-    check_views(method, config.view_plan())
+    check_views(method, config)
     with folder.lock(), reproducible(config.seed, config.threads), stop_on_signal() as stop:
-        trainer = _Trainer(config, method, splits, device)
+        trainer = _Trainer(config, method, data, device)
         with closing(trainer.loader):
             state = _resumed(trainer, folder) if resume else _started(trainer, folder)
             log = MetricsLog(folder, steps=trainer.steps_done)
@@ -154,19 +162,35 @@ def _resumed(trainer: _Trainer, folder: RunFolder) -> Checkpoint:
     return state
 
 
+def _open_loader(config: RunConfig, data: Data, device: torch.device) -> Batches:
+    """Batches of what the method takes.
+
+    Raises:
+        UserError: if there are too few of it.
+    """
+    train = data.train if isinstance(data, Splits) else data
+    if len(train) < 2:
+        what = {"image": "training image", "video": "clip", "audio": "recording"}[config.modality]
+        raise UserError(f"{config.data} has {len(train)} {what}: training needs at least 2")
+    batch_size, seed = config.batch_size, config.seed
+    if isinstance(train, Recordings):
+        return WindowLoader(train, config.media.samples, batch_size, seed, device=device)
+    if isinstance(train, ClipSet):
+        return ClipLoader(train, config.view_plan(), batch_size, seed, device=device)
+    return engines.open_loader(config.engine, train, config.view_plan(), batch_size, seed, device)
+
+
 class _Trainer:
     """What a step touches: method, optimizer, loader, and the position in the run."""
 
-    def __init__(self, config: RunConfig, method: Method, splits: Splits, device: torch.device) -> None:
-        if len(splits.train) < 2:
-            raise UserError(f"{config.data} has {len(splits.train)} training image: training needs at least 2")
-        self.config, self.splits, self.device = config, splits, device
+    def __init__(self, config: RunConfig, method: Method, data: Data, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.splits = data if isinstance(data, Splits) else None
         self.method = method.to(device).train()
-        self.loader = engines.open_loader(
-            config.engine, splits.train, config.view_plan(), config.batch_size, config.seed, device
-        )
+        self.loader = _open_loader(config, data, device)
         self.optimizer = build_optimizer(self.method, config.optim)
-        self.data = fingerprint(splits.train.images)
+        what = {"image": "images", "video": "clips", "audio": "recordings"}[config.modality]
+        self.data = fingerprint(data.train.images if isinstance(data, Splits) else data, what)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
 
     @property
@@ -268,11 +292,12 @@ class _Trainer:
 
     def _evaluation_due(self) -> bool:
         every, done = self.config.eval_every, self.epoch + 1
-        labelled = self.splits.test is not None and self.splits.test.labels is not None
+        labelled = self.splits is not None and self.splits.test is not None and self.splits.test.labels is not None
         return labelled and every > 0 and (done % every == 0 or done == self.config.epochs)
 
     def _online_knn(self) -> float:
         """Accuracy in [0, 1] of the encoder as it is now."""
+        assert self.splits is not None
         train, test = self.splits.train, self.splits.test
         assert train.labels is not None
         assert test is not None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import fastssl
-from fastssl.data.rows import Rows, identity
+from fastssl.data.rows import Identified, identity
 from fastssl.errors import UserError
 
 THREADS_A_PROCESSOR = 4  # beyond, threads only wait for each other, and thousands of them seem to hang
@@ -96,10 +96,10 @@ def environment(device: torch.device) -> dict[str, str]:
     }
 
 
-def fingerprint(images: Tensor | Rows) -> str:
-    """Number and checksum of (N, 3, S, S) uint8 images: tells whether a data set is still the same.
+def fingerprint(data: Tensor | Identified, what: str = "images") -> str:
+    """Number and checksum of (N, 3, S, S) uint8 images, or of ``what`` else: tells whether they are still the same.
 
     Of files that are not decoded yet, the checksum is that of their names and sizes.
     """
-    digest = hashlib.blake2b(identity(images), digest_size=8).hexdigest()
-    return f"{len(images)} images, {digest}"
+    digest = hashlib.blake2b(identity(data), digest_size=8).hexdigest()
+    return f"{len(data)} {what}, {digest}"
