@@ -21,11 +21,12 @@ def draw(trained: Trained, data: Data) -> None:
         ImportError: saying what to install, if the extra ``report`` is missing.
         UserError: if the file system refuses, or it was trained on recordings.
     """
-    saw = None
     if isinstance(data, Recordings):
         raise UserError("a report shows images, and this run was trained on recordings: its metrics.csv has the curves")
-    if isinstance(data, ClipSet):
-        config = trained.config
-        saw = f"{len(data):,} clips of {config.media.frames} frames"
-        data = Splits(some_frames(data, config.data, size=config.image_size, count=_FRAMES, seed=config.seed), None)
-    write_report(trained, data, trained.folder.report, saw=saw)
+    splits, clips = (data, None) if isinstance(data, Splits) else (_frames(trained, data), data)
+    write_report(trained, splits, trained.folder.report, clips=clips)
+
+
+def _frames(trained: Trained, clips: ClipSet) -> Splits:
+    config = trained.config
+    return Splits(some_frames(clips, config.data, size=config.image_size, count=_FRAMES, seed=config.seed), None)

@@ -10,7 +10,7 @@ import re
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fastssl.data.decode import MAX_PIXELS, UnreadableError, centre, decode, decode_full
+from fastssl.data.decode import MAX_PIXELS, UnreadableError, centre, decode, decode_full, sides
 from fastssl.data.sources import Entry, list_images, one_line
 from fastssl.errors import UserError, needed
 
@@ -92,6 +92,17 @@ class FrameFolder:
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    def of_one_size(self) -> bool:
+        """Whether the first and the last image are, as their headers tell; one that cannot be read differs from none.
+
+        Frames of a video are, and photographs in a folder hardly ever.
+        """
+        found = set()
+        for entry in (self.entries[0], self.entries[-1]):
+            with suppress(UnreadableError):
+                found.add(sides(entry.read()))
+        return len(found) < 2
 
     def spaced(self, stride: int, fps: float | None) -> list[int]:
         if fps is not None:

@@ -21,6 +21,7 @@ from torch import Tensor
 import fastssl
 from fastssl import methods
 from fastssl.data import plans
+from fastssl.data.clips import ClipSet
 from fastssl.data.images import ImageSet, Splits
 from fastssl.errors import UserError
 from fastssl.eval import extract
@@ -54,8 +55,8 @@ class Map:
     legend: tuple[tuple[str, int, str], ...]
 
 
-def render(trained: Trained, splits: Splits, saw: str | None = None) -> str:
-    """The whole page as HTML; ``saw`` is what it was trained on, if not the images of ``splits.train``."""
+def render(trained: Trained, splits: Splits, clips: ClipSet | None = None) -> str:
+    """The whole page as HTML; ``clips`` are what it was trained on, if not the images of ``splits.train``."""
     labelled = splits.test is not None and splits.test.labels is not None
     shown = splits.train if splits.test is None else splits.test
     device = resolve_device(trained.config.device)
@@ -68,7 +69,7 @@ def render(trained: Trained, splits: Splits, saw: str | None = None) -> str:
     )
     template.filters |= {"percent": lambda x: f"{100 * x:.1f}", "points": _points, "count": lambda n: f"{n:,}"}
     return template.from_string(files(__package__).joinpath("page.html").read_text("utf-8")).render(
-        run=_summary(trained, saw or f"{len(splits.train):,} images"),
+        run=_summary(trained, splits, clips),
         scores=scores,
         labelled=labelled,
         curves=_curves(trained, scores),
@@ -77,7 +78,10 @@ def render(trained: Trained, splits: Splits, saw: str | None = None) -> str:
         ),
         map=_map(shown, queries, seed),
         views=pictures.sample_views(splits.train, plan, rows=VIEW_ROWS, seed=seed),
-        method_pictures=pictures.method_pictures(method, shown, plan, rows=VIEW_ROWS, seed=seed, device=device),
+        method_pictures=pictures.method_pictures(
+            method, shown if clips is None else clips, plan, rows=VIEW_ROWS, seed=seed, device=device
+        ),
+        tracked=[pictures.movie(path) for path in trained.folder.tracked()],
         plan=plans.describe(plan),
         skipped=splits.train.skipped[:SKIPPED_SHOWN],
         skipped_total=len(splits.train.skipped),
@@ -87,7 +91,7 @@ def render(trained: Trained, splits: Splits, saw: str | None = None) -> str:
     )
 
 
-def _summary(trained: Trained, saw: str) -> dict[str, Any]:
+def _summary(trained: Trained, splits: Splits, clips: ClipSet | None) -> dict[str, Any]:
     config, checkpoint = trained.config, trained.checkpoint
     rows = log.read(trained.folder.metrics)
     steps = len(rows)
@@ -97,10 +101,13 @@ def _summary(trained: Trained, saw: str) -> dict[str, Any]:
         "epochs_done": checkpoint.epoch,
         "finished": checkpoint.finished,
         "summary": _summary_line(config.method),
+        "video": clips is not None,
         "encoder": config.encoder,
         "options": _options(config),
         "parameters": _amount(sum(p.numel() for p in trained.encoder.parameters())),
-        "saw": saw,
+        "saw": f"{len(splits.train):,} images"
+        if clips is None
+        else f"{len(clips):,} clips of {config.media.frames} frames",
         "image_size": config.image_size,
         "batch_size": config.batch_size,
         "time": _duration(checkpoint.seconds),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from fastssl.data.clips import ClipLoader, ClipSet
 from fastssl.data.images import ImageSet
 from fastssl.data.plans import ViewPlan
 from fastssl.data.views import make_views
@@ -94,25 +96,34 @@ def sample_views(images: ImageSet, plan: ViewPlan, *, rows: int, seed: int) -> l
 
 
 def method_pictures(
-    method: Method, images: ImageSet, plan: ViewPlan, *, rows: int, seed: int, device: torch.device
+    method: Method, source: ImageSet | ClipSet, plan: ViewPlan, *, rows: int, seed: int, device: torch.device
 ) -> list[dict[str, Picture]]:
-    """What ``method`` makes of ``rows`` images, drawn by ``seed``, under captions; nothing, if it has no pictures of images.
+    """What ``method`` makes of ``rows`` images or clips, drawn by ``seed``, under captions; nothing, if it has none.
 
     Args:
         method: on ``device``.
+        source: images or clips, as the method takes them.
     """
-    if method.modality != "image":  # what it would make of a still image is nothing to look at
-        return []
-    chosen = choose(images, rows, seed)
-    views = make_views(images.images[chosen], plan, torch.Generator().manual_seed(seed))
+    if isinstance(source, ClipSet):
+        names, views = _some_clips(source, plan, rows, seed)
+    else:
+        chosen = choose(source, rows, seed)
+        views = make_views(source.images[chosen], plan, torch.Generator().manual_seed(seed))
+        names = [source.names[index] for index in chosen.tolist()]
     with evaluating(method), torch.no_grad():
         drawn = method.pictures([view.to(device) for view in views])
     visible = {caption: _visible(batch.float().cpu(), plan) for caption, batch in drawn.items()}
-    names = [images.names[index] for index in chosen.tolist()] if visible else []
     return [
         {caption: Picture(_uri(batch[row]), name) for caption, batch in visible.items()}
-        for row, name in enumerate(names)
+        for row, name in enumerate(names if visible else [])
     ]
+
+
+def _some_clips(clips: ClipSet, plan: ViewPlan, rows: int, seed: int) -> tuple[list[str], list[Tensor]]:
+    """The names of at most ``rows`` clips, and their views."""
+    loader = ClipLoader(clips, plan, min(rows, len(clips)), seed)
+    _, chosen = next(loader.schedule.chosen(0))
+    return [clips.name(index) for index in chosen.tolist()], next(loader.epoch(0))
 
 
 def visible_views(images: Tensor, plan: ViewPlan, seed: int) -> list[Tensor]:
@@ -152,6 +163,11 @@ def _picture(images: ImageSet, index: int, *, right: bool | None = None) -> Pict
 def as_pillow(image: Tensor) -> Image.Image:
     """image: (3, S, S) uint8."""
     return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+
+
+def movie(path: Path) -> Picture:
+    """A gif as it is, under the name of its file."""
+    return Picture("data:image/gif;base64," + base64.b64encode(path.read_bytes()).decode(), path.stem)
 
 
 def _uri(image: Tensor) -> str:

@@ -47,6 +47,10 @@ class RunFolder:
         """The picture of masks that were tracked through the videos of a data set."""
         return self.path / f"tracked-{name}.gif"
 
+    def tracked(self) -> list[Path]:
+        """All of these that there are."""
+        return sorted(self.path.glob(self.tracked_on("*").name))
+
     @property
     def report(self) -> Path:
         return self.path / "report.html"
