@@ -8,9 +8,10 @@ Recipe:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
 from types import MappingProxyType
-from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,14 +19,14 @@ from torch import Tensor, nn
 
 from fastssl.data import plans
 from fastssl.data.kmeans import kmeans
+from fastssl.data.lab import from_lab, from_rgb, grey, has_colour, to_lab, without_colour
 from fastssl.errors import UserError
 from fastssl.methods.base import Method
-from fastssl.models import feature_dim
-from fastssl.ops import encode_ab, lab_to_rgb, rgb_to_lab
+from fastssl.models import feature_dim, maps
+from fastssl.ops import encode_ab
 from fastssl.ops.encode_ab import NEAREST
 
-# Mean distance of the colours from their mean, in CIE units, below which a video is grey: codecs leave about a half.
-GREY = 1.0
+_BATCHES, _POINTS = 64, 1024  # of which the colours are found: batches of clips, at most, and positions of each
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,7 @@ class VideoColorizationConfig:
     """Hyper-parameters of video colorization.
 
     Attributes:
-        colors: clusters of the ab plane, among which the colour of a position is told; the paper's 16. Found by k-means
-            in the first batch, and part of the state.
+        colors: clusters of the ab plane, by k-means, among which the colour of a position is told; the paper's 16.
         dim: length of an embedding; the paper's 64.
         temperature: divides the cosine of two embeddings. The paper has inner products in its place, whose scale is
             learnt with them.
@@ -68,52 +68,71 @@ class VideoColorization(Method):
 
     Config = VideoColorizationConfig
     modality = "video"
+    sees = "grey"
     recipe = MappingProxyType(
         {
             "max_stride": 8,
             "image_size": 128,
             "batch_size": 8,
+            "media": {"frames": 4, "stride": 4, "every": 1},
             "optim": {"name": "adamw", "lr": 1e-3, "weight_decay": 1e-4},
         }
     )
     colors: Tensor
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, encoder: nn.Module, config: VideoColorizationConfig) -> None:
-        if not hasattr(encoder, "maps"):
-            raise UserError(
-                f"video_colorization compares positions, and a {type(encoder).__name__} gives no map of them: take a "
-                "resnet, an alexnet or a vit"
-            )
         super().__init__(encoder, config)
         self.head = nn.Conv2d(feature_dim(encoder), config.dim, 1)
-        self.register_buffer("colors", torch.zeros(config.colors, 2))  # until the first batch was seen
-        for name, values in (("mean", plans.IMAGENET_MEAN), ("std", plans.IMAGENET_STD)):
-            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+        self.register_buffer("colors", torch.zeros(config.colors, 2))  # until the videos were looked at
+        encoder.register_forward_pre_hook(lambda _, inputs: (without_colour(inputs[0]),))
 
     @classmethod
     def view_plan(cls, size: int) -> plans.ViewPlan:
-        """One view of each frame, in all its colours and in [0, 1]: a crop and a flip, the same in a whole clip."""
-        return replace(plans.colorization(size), crop_scale=(0.3, 1.0))
+        """One view of each frame, in all its colours: a crop and a flip, the same in a whole clip."""
+        return plans.ViewPlan(size=size, crop_scale=(0.3, 1.0), flip=0.5)
+
+    def prepare(self, batches: Iterable[list[Tensor]]) -> None:
+        """Finds the colours, by k-means over those of all clips, or of as many as are enough.
+
+        Raises:
+            UserError: if all videos are grey.
+        """
+        found, clips = [], 0
+        for (views,) in islice(batches, _BATCHES):
+            lab = to_lab(views.flatten(0, 1))
+            colored = lab[has_colour(lab), 1:]
+            clips += len(views)
+            if len(colored):
+                points = F.adaptive_avg_pool2d(colored, 32).movedim(1, -1).flatten(0, 2)
+                found.append(points[:: -(-len(points) // _POINTS)].cpu())
+        if not found:
+            raise UserError(
+                f"video_colorization learns from colours, and the {clips} clips of videos that it saw are all grey"
+            )
+        self.colors.copy_(kmeans(torch.cat(found), self.config.colors))
 
     def forward(self, views: list[Tensor]) -> Tensor:
-        """views: one (N, T, 3, H, W) batch of clips, T >= 2, RGB in [0, 1]. Returns the scalar loss."""
+        """views: one (N, T, 3, H, W) batch of clips. Returns the scalar loss.
+
+        Raises:
+            ValueError: naming the shape received, if these are no clips of two frames or more.
+        """
         (clips,) = views
+        if clips.ndim != 5 or clips.shape[1] < 2:
+            raise ValueError(f"views must be (N, T, 3, H, W) with T of at least 2; got {tuple(clips.shape)}")
         embeddings, ab = self._seen(clips)
-        classes = encode_ab(ab.flatten(0, 1), self._palette(ab))[0][:, 0].unflatten(0, clips.shape[:2])
+        classes = self._nearest(ab)
         references = F.one_hot(classes[:, :-1], self.config.colors).float()
         copied = self.copy(embeddings, references.movedim(-1, 2)).flatten(2)
         target = classes[:, -1].flatten(1)
-        there = references.flatten(1, 3).amax(1).gather(1, target) > 0
-        least = torch.finfo(copied.dtype).tiny
-        nll = F.nll_loss(copied.clamp_min(least).log(), target, reduction="none")
         self.note(
             pretext_accuracy=(copied.argmax(1) == target).float().mean(),
-            chance=F.one_hot(target, self.config.colors).flatten(0, 1).float().mean(0).max(),
+            chance=F.one_hot(target, self.config.colors).float().mean((0, 1)).max(),
             unmoved_accuracy=(classes[:, -2].flatten(1) == target).float().mean(),
         )
-        return (nll * there).sum() / there.sum().clamp(min=1)
+        there = references.flatten(1, 3).amax(1).gather(1, target)
+        logs = copied.clamp_min(torch.finfo(copied.dtype).tiny).log()
+        return (F.nll_loss(logs, target, reduction="none") * there).sum() / there.sum().clamp(min=1)
 
     def embed(self, frames: Tensor) -> Tensor:
         """The embeddings by whose similarity colours are copied, and labels can be: of unit length.
@@ -123,7 +142,7 @@ class VideoColorization(Method):
         Returns:
             (N, dim, h, w) float32, on the grid of the encoder's last map.
         """
-        return self._embed(rgb_to_lab(frames)[:, :1])
+        return self._embed(to_lab(from_rgb(frames))[:, :1])
 
     def copy(self, embeddings: Tensor, values: Tensor) -> Tensor:
         """What the target copies from its references (equations 1 and 2).
@@ -135,8 +154,7 @@ class VideoColorization(Method):
             (N, C, h, w) float32.
         """
         query, keys = embeddings[:, -1:], embeddings[:, :-1]
-        # torch computes attention without storing it where all have one length; autocast would round it
-        with torch.autocast(query.device.type, enabled=False):
+        with torch.autocast(query.device.type, enabled=False):  # which would round the similarities
             copied = F.scaled_dot_product_attention(
                 *(_rows(x) for x in (query, keys, values)), scale=1 / self.config.temperature
             )
@@ -144,47 +162,35 @@ class VideoColorization(Method):
 
     @torch.no_grad()
     def pictures(self, views: list[Tensor]) -> dict[str, Tensor]:
-        """``reference``, the frame before the target; ``seen`` of the target; ``copied`` and ``true`` colours."""
+        """``reference``, the frame before the target; ``seen`` of the target; its ``copied`` and its ``true`` colours."""
         (clips,) = views
         embeddings, ab = self._seen(clips)
-        target = rgb_to_lab(clips[:, -1])
+        lightness = to_lab(clips[:, -1])[:, :1]
         copied = F.interpolate(self.copy(embeddings, ab[:, :-1]), size=clips.shape[3:], mode="bilinear")
-        grey, colored = (torch.cat([target[:, :1], colors], 1) for colors in (torch.zeros_like(copied), copied))
         return {
             "reference": clips[:, -2],
-            "seen": lab_to_rgb(grey).clamp(0, 1),
-            "copied": lab_to_rgb(colored).clamp(0, 1),
+            "seen": grey(lightness),
+            "copied": from_lab(torch.cat([lightness, copied], 1)),
             "true": clips[:, -1],
         }
 
     def _seen(self, clips: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings (N, T, D, h, w) of clips (N, T, 3, H, W), and their ab (N, T, 2, h, w) on the same grid."""
-        lab = rgb_to_lab(clips).flatten(0, 1)
+        lab = to_lab(clips.flatten(0, 1))
         embeddings = self._embed(lab[:, :1])
-        ab = F.adaptive_avg_pool2d(lab[:, 1:], embeddings.shape[2:])
+        ab = F.adaptive_avg_pool2d(lab[:, 1:], (embeddings.shape[2], embeddings.shape[3]))
         return embeddings.unflatten(0, clips.shape[:2]), ab.unflatten(0, clips.shape[:2])
 
     def _embed(self, lightness: Tensor) -> Tensor:
-        """(N, D, h, w) of (N, 1, H, W) in [0, 100], shown to the encoder as a grey image is."""
-        grey = (lightness / 100 - self.mean) / self.std
-        maps = self.head(cast(Any, self.encoder).maps(grey))
-        return F.normalize(maps.float(), dim=1)
+        """(N, D, h, w) of (N, 1, H, W) in [0, 100]."""
+        return F.normalize(self.head(maps(self.encoder, grey(lightness))).float(), dim=1)
 
-    def _palette(self, ab: Tensor) -> Tensor:
-        """(colors, 2): those of the state; before there are any, those of ``ab``, which training then keeps."""
-        if bool(self.colors.any()):
-            return self.colors
-        points = ab.movedim(2, -1).flatten(0, 3)
-        found = kmeans(points, self.config.colors)
-        if self.training:
-            spread = float((points - points.mean(0)).norm(dim=1).mean())
-            if spread < GREY:
-                raise UserError(
-                    f"the videos have no colours to copy: on average they differ by {spread:.2g} CIE units, and by "
-                    f"{GREY:g} or more must they: give videos in colour"
-                )
-            self.colors.copy_(found)
-        return found
+    def _nearest(self, ab: Tensor) -> Tensor:
+        """(N, T, h, w): which of the colours is nearest to each of (N, T, 2, h, w)."""
+        flat = ab.flatten(0, 1)
+        known = bool(self.colors.any())  # else, before any training, those of the batch
+        colors = self.colors if known else kmeans(flat.movedim(1, -1).flatten(0, 2), self.config.colors)
+        return encode_ab(flat, colors)[0][:, 0].unflatten(0, ab.shape[:2])
 
 
 def _rows(maps: Tensor) -> Tensor:
