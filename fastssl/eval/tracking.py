@@ -212,13 +212,13 @@ def evaluate_tracking(
             frames, truth, at = _opened(sequence)
         except UnreadableError as error:
             skipped.append(Skipped(sequence.name, str(error)))
-            continue
-        for name, method in ways.items():
-            masks = _tracked(frames, truth[0], method, config, device)
-            scores[name] += score(sequence.name, masks[at], truth)
-            if name == TRAINED:
-                watch(sequence.name, frames, masks)
-        count, scored = count + 1, scored + len(at) - 2
+        else:
+            for name, method in ways.items():
+                masks = _tracked(frames, truth[0], method, config, device)
+                scores[name] += score(sequence.name, masks[at], truth)
+                if name == TRAINED:
+                    watch(sequence.name, frames, masks)
+            count, scored = count + 1, scored + len(at) - 2
         progress(done, len(davis.sequences))
     if not count:
         raise UserError(f"none of the {len(davis.sequences)} sequences can be scored ({quote(skipped)})")

@@ -193,6 +193,6 @@ class VideoColorization(Method):
         return encode_ab(flat, colors)[0][:, 0].unflatten(0, ab.shape[:2])
 
 
-def _rows(maps: Tensor) -> Tensor:
+def _rows(x: Tensor) -> Tensor:
     """(N, T, C, h, w) to (N, 1, T h w, C): a row a position, and one head."""
-    return maps.transpose(1, 2).flatten(2).transpose(1, 2)[:, None]
+    return x.transpose(1, 2).flatten(2).transpose(1, 2)[:, None]
