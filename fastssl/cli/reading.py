@@ -78,7 +78,7 @@ def _in_memory(source: str, size: int, seed: int, no_cache: bool) -> Splits:
 def _of_another_kind(config: RunConfig) -> UserError | None:
     """What to say of data that is there, but for other methods."""
     kinds = media.held(config.data)
-    if not kinds or config.modality in kinds:
+    if not kinds or config.modality in kinds or (config.modality == "video" and "image" in kinds):  # frames, perhaps
         return None
     fitting = [name for name in methods.names() if methods.get(name).modality in kinds]
     advice = f"take a method for them ({', '.join(fitting)}), or " if fitting else ""

@@ -131,7 +131,7 @@ def test_what_cannot_be_tracked_is_refused_in_a_sentence(colors: Path, films: Pa
 
 def test_data_it_cannot_learn_from_is_refused_in_a_sentence(films: Path, run: Run) -> None:
     def said(*words: object) -> str:
-        return run("pretrain", "video_colorization", *words, "--out", "refused", *WORDS).error()
+        return run("pretrain", "video_colorization", *WORDS, "--out", "refused", *words).error()
 
     for source in ("one", "two"):
         for path in (films / "JPEGImages" / source).iterdir():
