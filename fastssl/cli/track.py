@@ -91,7 +91,7 @@ def _first_mask(path: Path, film: Video, source: str) -> Mask:
 def _followed(trained: Trained, film: Video, first: Mask, config: TrackConfig, folder: Path) -> Iterator[Tensor]:
     """The frames with their masks drawn over them; each mask is written as it is found."""
     numbers = torch.tensor([0, *first.objects], dtype=torch.uint8)
-    classes = sum(i * (first.values == number).long() for i, number in enumerate(numbers))
+    classes = (first.values == numbers[:, None, None]).byte().argmax(0)  # of what is void 0, as all are unequal
     device = resolve_device(trained.config.device)
     method = trained.method.to(device)
     frames, shown = tee(video.frames_of(film))
