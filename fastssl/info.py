@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -147,11 +149,14 @@ def backends() -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def main(every_op: bool = False) -> None:
-    """Prints the facts and who serves each op; with ``every_op`` also each op's backends, and why not those before."""
+def main(every_op: bool = False, more: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Prints the facts, ``more`` of them, and who serves each op.
+
+    With ``every_op`` also each op's backends, and why not those before.
+    """
     console = Console()
     table = Table(show_header=False, box=None, pad_edge=False)
-    for name, value in facts().items():
+    for name, value in {**facts(), **more}.items():
         table.add_row(f"[bold]{name}[/]", escape(value))
     console.print(table)
     console.print()

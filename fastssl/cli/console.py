@@ -13,7 +13,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from fastssl.data.clips import ClipSet
-from fastssl.data.images import ImageSet, Skipped, Splits
+from fastssl.data.images import Skipped, Splits
 from fastssl.data.media import Data
 from fastssl.eval import Scores
 from fastssl.eval.protocol import RANDOM, TRAINED
@@ -22,6 +22,7 @@ from fastssl.train.loop import Progress
 from fastssl.train.throughput import EngineSpeed, Throughput
 
 SHOWN_SKIPPED = 5
+IN_REPORT = "all named in the report"
 
 _err = Console(stderr=True, highlight=False)
 _out = Console(highlight=False)
@@ -61,19 +62,16 @@ def describe_data(data: Data, source: str) -> None:
     else:
         found, skipped = f"{len(data)} recordings at {data.rate} Hz", data.skipped
     _err.print(f"{source}: {found}", markup=False, soft_wrap=True)
-    _describe_skipped(skipped, skipped[:SHOWN_SKIPPED], "all named in the report")
+    describe_skipped(skipped, IN_REPORT)
 
 
 def _images(count: int) -> str:
     return f"{count} image" + ("" if count == 1 else "s")
 
 
-def describe_skipped(images: ImageSet) -> None:
-    """How many files were skipped, and why: all, where no report names them."""
-    _describe_skipped(images.skipped, images.skipped, "")
-
-
-def _describe_skipped(skipped: Sequence[Skipped], shown: Sequence[Skipped], where_all_are: str) -> None:
+def describe_skipped(skipped: Sequence[Skipped], where_all_are: str | None = None) -> None:
+    """How many files were skipped, and why: the first few, or all if nothing else names them."""
+    shown = skipped if where_all_are is None else skipped[:SHOWN_SKIPPED]
     if shown:
         _err.print(f"skipped {len(skipped)} that cannot be read:", markup=False)
     for file in shown:

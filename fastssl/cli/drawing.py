@@ -24,7 +24,7 @@ def draw(trained: Trained, data: Data) -> None:
     if isinstance(data, Recordings):
         raise UserError("a report shows images, and this run was trained on recordings: its metrics.csv has the curves")
     splits, clips = (data, None) if isinstance(data, Splits) else (_frames(trained, data), data)
-    write_report(trained, splits, trained.folder.report, clips=clips)
+    write_report(trained, splits.readable(), trained.folder.report, clips=clips)
 
 
 def _frames(trained: Trained, clips: ClipSet) -> Splits:

@@ -30,14 +30,15 @@ def run(words: list[str]) -> int:
     parser.add_argument("run", metavar="RUN", type=str, help="folder of a run")
     parser.add_argument("data", metavar="DATA", type=str, help="images to embed")
     parser.add_argument("--out", type=str, required=True, help="file to write; its ending chooses the format")
-    reading.add_no_cache(parser)
+    reading.add_cache_options(parser)
     given = parser.parse(words)
+    cache = reading.cache(given.no_cache, given.cache_limit)
     out = Path(given.out)
     check_table(out)
     trained = open_run(Path(given.run))
     config = trained.config
-    found = reading.load_all(given.data, size=config.image_size, no_cache=given.no_cache)
-    console.describe_skipped(found)
+    found = reading.load_all(given.data, cache, size=config.image_size)
+    console.describe_skipped(found.skipped)
     with reproducible(config.seed, config.threads), console.busy("computing features"):
         device = resolve_device(config.device)
         features = extract(trained.encoder.to(device), found.images, size=config.image_size)

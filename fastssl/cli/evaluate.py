@@ -36,14 +36,15 @@ def run(words: list[str]) -> int:
         "--data", type=str | None, help="labelled images to score on, as for pretrain; null takes the run's own"
     )
     parser.add_argument("--sequences", type=str | None, help="a file with the names of the videos to track through")
-    reading.add_no_cache(parser)
     parser.add_class_arguments(TrackConfig, "track")
+    reading.add_cache_options(parser)
     given = parser.parse(words)
+    cache = reading.cache(given.no_cache, given.cache_limit)
     trained = open_run(Path(given.run))
     if given.data and is_davis(given.data):
         score_tracking(trained, given.data, TrackConfig(**given.track.as_dict()), given.sequences)
         return 0
-    splits = reading.load_images(trained.config, no_cache=given.no_cache, other=given.data)
+    splits = reading.load_images(trained.config, cache, given.data)
     console.describe_data(splits, given.data or trained.config.data)
     score(trained, splits, trained.folder.scores_on(Path(given.data).stem) if given.data else trained.folder.scores)
     return 0

@@ -52,11 +52,13 @@ EXAMPLES = """\
 
 def run(words: list[str]) -> int:
     """The command. Raises UserError for whatever cannot be used, KeyboardInterrupt when it is stopped."""
-    config, folder, resume, overwrite, no_cache = _arguments(words)
+    config, folder, options = _arguments(words)
+    resume, overwrite = options["resume"], options["overwrite"]
+    cache = reading.cache(options["no_cache"], options["cache_limit"])
     folder.check(resume=resume, overwrite=overwrite)
     engines.require(config.engine)
     with folder.lock():
-        data = reading.load(config, no_cache=no_cache)
+        data = reading.load(config, cache)
         console.describe_data(data, config.data)
         try:
             with console.TrainingDisplay() as display:
@@ -72,6 +74,9 @@ def run(words: list[str]) -> int:
 def _finish(folder: RunFolder, data: Data) -> None:
     """Scores and report. The run is complete already: a missing extra costs the report alone."""
     trained = open_run(folder.path)
+    if isinstance(data, Splits):
+        data = data.readable()
+        console.describe_skipped(data.train.skipped, console.IN_REPORT)
     if not isinstance(data, Splits):
         print(f"not scored: give labelled images to fastssl evaluate {folder.path} --data")
     elif data.test is not None and data.test.labels is not None:
@@ -87,16 +92,16 @@ def _finish(folder: RunFolder, data: Data) -> None:
         print(f"no report: {error}, then: fastssl report {folder.path}", file=sys.stderr)
 
 
-def _arguments(words: list[str]) -> tuple[RunConfig, RunFolder, bool, bool, bool]:
-    """What to run, where, whether to resume or overwrite, and whether to do without the cache."""
+def _arguments(words: list[str]) -> tuple[RunConfig, RunFolder, dict[str, Any]]:
+    """What to run, where, and how: whether to resume or overwrite, and what of the cache."""
     method, words = (words[0], words[1:]) if words and not words[0].startswith("-") else (None, words)
     base = _base(method, words)
     values = _parser(base, _preset(base, words)).parse(words).as_dict()
-    out, resume, overwrite, no_cache = (values.pop(name) for name in ("out", "resume", "overwrite", "no_cache"))
-    values.pop("config")
+    out, _ = values.pop("out"), values.pop("config")
+    options = {name: values.pop(name) for name in ("resume", "overwrite", "no_cache", "cache_limit")}
     config = configs.from_dict({"method": base.method, **values})
     folder = RunFolder(Path(out) if out else _usual_folder(config.method, config.data))
-    return config, folder, resume, overwrite, no_cache
+    return config, folder, options
 
 
 def _base(method: str | None, words: list[str]) -> RunConfig:
@@ -140,7 +145,7 @@ def _parser(base: RunConfig, preset: ViewPlan) -> Parser:
     parser.add_argument(
         "--config", type=str | None, help="YAML of settings, as in a run's config.yaml; options given beside it win"
     )
-    reading.add_no_cache(parser)
+    reading.add_cache_options(parser)
     parser.add_class_arguments(RunConfig, skip={"method", "method_config", "plan"})
     add_plan_options(parser, part_names(preset, base.plan))
     parser.add_class_arguments(type(base.method_config), base.method)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -16,18 +17,51 @@ from fastssl.errors import UserError
 from fastssl.train.config import RunConfig
 
 
-def add_no_cache(parser: Parser) -> None:
-    """The option ``--no_cache``."""
+# The most that decoded images may take of the disk by default, in GB.
+CACHE_LIMIT = 50.0
+
+
+def add_cache_options(parser: Parser) -> None:
+    """The options ``--no_cache`` and ``--cache_limit``."""
     parser.add_argument(
         "--no_cache",
         action="store_true",
-        help="read every image anew, and keep nothing for the next start; else decoded images are kept in "
+        help="decode every image anew, and keep nothing for the next start; else decoded images are kept in "
         "$FASTSSL_CACHE, by default ~/.cache/fastssl",
+    )
+    parser.add_argument(
+        "--cache_limit",
+        type=float | None,
+        metavar="GB",
+        help="the most that decoded images may take of the disk; those of sets that were not used for longest are "
+        f"dropped, but never of one in use. null takes $FASTSSL_CACHE_LIMIT, by default {CACHE_LIMIT:g}",
     )
 
 
-def load(config: RunConfig, *, no_cache: bool) -> Data:
-    """What a run is trained on: images, which are not brought into memory where its engine reads files, or media.
+def cache(no_cache: bool, limit: float | None) -> Cache | None:
+    """The cache that the options ask for.
+
+    Raises:
+        UserError: if the limit is no amount.
+    """
+    folder = None if no_cache else cache_folder()
+    return None if folder is None else Cache(folder, console.tell, int(1e9 * _limit(limit)))
+
+
+def _limit(given: float | None) -> float:
+    """In GB."""
+    if given is None:
+        try:
+            given = float(os.environ.get("FASTSSL_CACHE_LIMIT") or CACHE_LIMIT)
+        except ValueError:
+            given = math.nan
+    if not 0 <= given < math.inf:
+        raise UserError("--cache_limit and $FASTSSL_CACHE_LIMIT are amounts in GB, such as 20")
+    return given
+
+
+def load(config: RunConfig, cache: Cache | None) -> Data:
+    """What a run is trained on: images, which are decoded as they are needed, or media.
 
     Raises:
         UserError: if that is not there, or not of the kind that the method takes.
@@ -41,38 +75,35 @@ def load(config: RunConfig, *, no_cache: bool) -> Data:
                 )
         if config.engine not in engines.IN_MEMORY:
             return images.stream(source, size=size, seed=seed)
-        return _in_memory(source, size, seed, no_cache)
+        with console.reading(source) as progress:
+            return images.load_lazily(source, size=size, seed=seed, progress=progress, cache=cache)
     except UserError as error:
         raise _of_another_kind(config) or error from None
 
 
-def load_images(config: RunConfig, *, no_cache: bool, other: str | None = None) -> Splits:
-    """The images to score a run on: its own, or ``other`` ones, which are brought into memory.
+def load_images(config: RunConfig, cache: Cache | None, other: str | None = None) -> Splits:
+    """The images to score a run on, those that can be read: its own, or ``other`` ones, which are decoded at once.
 
     Raises:
         UserError: if its own are no images.
     """
     if other is not None:
-        return _in_memory(other, config.image_size, config.seed, no_cache)
+        with console.reading(other) as progress:
+            return images.load(other, size=config.image_size, seed=config.seed, progress=progress, cache=cache)
     if config.modality != "image":
         raise UserError(
             f"{config.method} takes {media.PLURALS[config.modality]}, which have no labels to score its encoder on: "
             "give labelled images by --data"
         )
-    found = load(config, no_cache=no_cache)
+    found = load(config, cache)
     assert isinstance(found, Splits)
-    return found
+    return found.readable()
 
 
-def load_all(source: str, *, size: int, no_cache: bool) -> ImageSet:
+def load_all(source: str, cache: Cache | None, *, size: int) -> ImageSet:
     """`images.load_all` with a bar."""
     with console.reading(source) as progress:
-        return images.load_all(source, size=size, progress=progress, cache=_cache(no_cache))
-
-
-def _in_memory(source: str, size: int, seed: int, no_cache: bool) -> Splits:
-    with console.reading(source) as progress:
-        return images.load(source, size=size, seed=seed, progress=progress, cache=_cache(no_cache))
+        return images.load_all(source, size=size, progress=progress, cache=cache)
 
 
 def _of_another_kind(config: RunConfig) -> UserError | None:
@@ -86,11 +117,6 @@ def _of_another_kind(config: RunConfig) -> UserError | None:
         f"{config.data!r} holds {' and '.join(media.PLURALS[kind] for kind in kinds)}, and {config.method} takes "
         f"{media.PLURALS[config.modality]}: {advice}give it {media.PLURALS[config.modality]}"
     )
-
-
-def _cache(no_cache: bool) -> Cache | None:
-    folder = None if no_cache else cache_folder()
-    return None if folder is None else Cache(folder, console.tell)
 
 
 def cache_folder() -> Path | None:

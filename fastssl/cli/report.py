@@ -23,10 +23,11 @@ def run(words: list[str]) -> int:
     """The command. Raises UserError for whatever cannot be used."""
     parser = Parser("report RUN", DESCRIPTION, EXAMPLES)
     parser.add_argument("run", metavar="RUN", type=str, help="folder of a run")
-    reading.add_no_cache(parser)
+    reading.add_cache_options(parser)
     given = parser.parse(words)
+    cache = reading.cache(given.no_cache, given.cache_limit)
     trained = open_run(Path(given.run))
-    data = reading.load(trained.config, no_cache=given.no_cache)
+    data = reading.load(trained.config, cache)
     try:
         drawing.draw(trained, data)
     except ImportError as error:

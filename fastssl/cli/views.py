@@ -47,7 +47,7 @@ def run(words: list[str]) -> int:
     plan = plans.changed(plans.get(given.preset)(given.image_size), configs.plan_changes(given.plan.as_dict()))
     with console.reading(given.data) as progress:
         found = load_some(given.data, size=given.image_size, count=given.rows, seed=given.seed, progress=progress)
-    console.describe_skipped(found)
+    console.describe_skipped(found.skipped)
     _save(draw_grid(found, plan, rows=given.rows, seed=given.seed), out)
     print(plans.describe(plan))
     print(f"picture: {out}")

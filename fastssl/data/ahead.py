@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from itertools import islice
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TypeVar
 
@@ -18,14 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastssl.data.files import Files
+from fastssl.data.files import ANOTHER, Files
 from fastssl.data.loader import Schedule
 from fastssl.data.sources import Listing, Skipped
+from fastssl.data.threads import give_way, made_ahead
 from fastssl.errors import UserError
-
-# What the threads give way by to those of the training step, in the system's units of niceness.
-_NICENESS = 10
-
 
 L = TypeVar("L", bound="AheadLoader")
 
@@ -37,7 +28,7 @@ class AheadLoader(ABC):
     to those of the training step: they take what processors it leaves idle, and all of them while it waits.
 
     Args:
-        files: what the batches are made of; closed with the loader.
+        files: what the batches are made of, or what keeps account of those; closed with the loader.
         schedule: which of them make a batch.
         device: where the batches go, which are made on the CPU.
         threads: that make them; by default as many as torch uses.
@@ -49,12 +40,9 @@ class AheadLoader(ABC):
         UserError: if a number is out of range.
     """
 
-    # what becomes of the place of something unreadable, for the warning that names it
-    instead = "another takes its place"
-
     def __init__(
         self,
-        files: Listing,
+        files: Listing | Files,
         schedule: Schedule,
         *,
         device: torch.device | str,
@@ -67,7 +55,7 @@ class AheadLoader(ABC):
             if value < 1:
                 raise UserError(f"{name} must be 1 or more; got {value}")
         self.schedule, self.device, self._ahead = schedule, torch.device(device), ahead
-        self._files = Files(files, max_skipped, self.instead)
+        self._files = files if isinstance(files, Files) else Files(files, max_skipped, ANOTHER)
         self._pools: set[ThreadPoolExecutor] = set()
 
     @abstractmethod
@@ -94,20 +82,14 @@ class AheadLoader(ABC):
         """
         # each batch waits for the threads that work on all of them
         batches = ThreadPoolExecutor(self._ahead, "batch")
-        workers = ThreadPoolExecutor(self._threads, "make", _give_way)
+        workers = ThreadPoolExecutor(self._threads, "make", give_way)
         self._pools |= {workers, batches}
-        steps = self.schedule.chosen(epoch, start_step)
-        waiting: deque[Future[list[Tensor]]] = deque()
 
-        def begin(count: int) -> None:
-            for step, chosen in islice(steps, count):
-                waiting.append(batches.submit(self.make, workers, epoch, step, chosen.tolist()))
+        def make(step: int, chosen: Tensor) -> list[Tensor]:
+            return self.make(workers, epoch, step, chosen.tolist())
 
         try:
-            begin(self._ahead)
-            while waiting:
-                views = waiting.popleft().result()
-                begin(1)
+            for views in made_ahead(batches, self._ahead, make, self.schedule.chosen(epoch, start_step)):
                 yield [view.to(self.device) for view in views]
         finally:
             self._end(workers, batches)
@@ -140,11 +122,3 @@ def room(*shape: int) -> Tensor:
     By NumPy, which asks for huge pages: without them first writes to new memory take longer than the copying.
     """
     return torch.from_numpy(np.empty(shape, np.float32))
-
-
-def _give_way() -> None:
-    """Lowers the priority of this thread, where threads have one of their own."""
-    if sys.platform == "linux":
-        with suppress(OSError):
-            niceness = os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, niceness))

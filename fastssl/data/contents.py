@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fastssl.data import idx
 from fastssl.data.cache import Cache, Kept
 from fastssl.data.decode import SUFFIXES
-from fastssl.data.files import Files, allowed
+from fastssl.data.files import Files
 from fastssl.data.imageset import ImageSet
-from fastssl.data.layout import Layout, arrange
-from fastssl.data.reading import Progress, decode_all, quote
-from fastssl.data.rows import Mapped, Rows, Undecoded
+from fastssl.data.layout import arrange
+from fastssl.data.reading import Progress, quiet, quote
+from fastssl.data.rows import Decoded, FileRows, InMemory, Undecoded
 from fastssl.data.sources import Entries, Listing, Skipped, list_images, one_line, stamp
 from fastssl.errors import UserError
+
+# What becomes of an unreadable file where no engine takes another in its place.
+WHITE = "white takes its place where it is looked at"
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,10 @@ class Contents:
     Args:
         data: all images.
         splits: the one ("train", "test" or "") that each is in, if the source gives any.
-        tried: how many files were to be decoded.
-        unreadable: how many of them could not be.
-        complete: whether a given split leaves none of the source's images out.
     """
 
     data: ImageSet
     splits: Sequence[str] | None
-    tried: int
-    unreadable: int
-    complete: bool
 
 
 @dataclass(frozen=True)
@@ -62,25 +58,54 @@ class Wanted:
 
 
 def read(wanted: Wanted, progress: Progress | None, cache: Cache | None) -> Contents:
-    """All of it decoded: in memory, or mapped from the cache, which it is written to if it is not there.
+    """All images of it that can be read, decoded: in memory, or in the cache, if that is given and can be written.
 
     Raises:
         UserError: if there is no readable image, or too many files that cannot be read.
     """
+    contents = begun(wanted, cache, None, progress)
+    data = contents.data
+    if not isinstance(data.images, Decoded):
+        return contents
+    try:
+        with quiet():
+            kept = data.images.readable(progress)
+    finally:
+        if cache is None:  # else they are read again, should the cache be damaged
+            data.images.files.listing.close()
+    if not len(kept):
+        raise UserError(f"no readable image in {wanted.source!r} ({quote(data.skipped)}): give whole image files")
+    part = data.subset(kept) if len(kept) < len(data) else data
+    assert isinstance(part.images, Decoded)
+    if cache is None:  # there is a tensor that holds just these
+        pixels = data.images.store.pixels
+        part = replace(part, images=pixels if part is data else pixels[kept])
+    splits = None if contents.splits is None else [contents.splits[i] for i in kept.tolist()]
+    return Contents(replace(part, skipped=tuple(data.skipped)), splits)
+
+
+def begun(wanted: Wanted, cache: Cache | None, instead: str | None, progress: Progress | None) -> Contents:
+    """All of it as files that are decoded when they are first asked for, and then kept: in memory, or in the cache.
+
+    Those of a compressed tar are decoded now, for it can only be read from its beginning; idx files are read whole.
+
+    Args:
+        wanted: what to read.
+        cache: where decoded images are looked for, and kept.
+        instead: what becomes of the place of an unreadable file, for the warning that names it; None for no warning.
+        progress: called with (files done, files in all) after each file of a compressed tar.
+    Raises:
+        UserError: if there is no image, or, of a compressed tar, too many files that cannot be read.
+    """
     if wanted.path.is_dir() and (files := idx.find(wanted.path)):
         return _read_idx(wanted.source, files, wanted.size)
-    if cache is None:
-        return _read_files(wanted, progress)
-    try:
-        now = stamp(wanted.path)
-    except OSError as error:
-        raise UserError(f"cannot read {wanted.source!r}: {one_line(error)}") from error
-    if (contents := _find(wanted, cache, now)) is not None:
-        return contents
-    with cache.alone(_place(wanted, cache, everything=True)):
-        if (contents := _find(wanted, cache, now)) is not None:  # another process was quicker
-            return contents
-        return _keep(_read_files(wanted, progress), wanted, cache, now)
+    listing, about, store = (*_listed(wanted), None) if cache is None else _cached(wanted, cache)
+    count = len(listing.entries)
+    found = Files(listing, wanted.max_skipped, instead)
+    images = Decoded(found, store or InMemory(count, wanted.size), torch.arange(count), about["order"])
+    if listing.forwards_only:
+        images.readable(progress)
+    return _contents(wanted, images, about, listing.skipped)
 
 
 def undecoded(wanted: Wanted, listing: Listing) -> Contents:
@@ -89,61 +114,74 @@ def undecoded(wanted: Wanted, listing: Listing) -> Contents:
     Raises:
         UserError: if there is no image.
     """
-    names, layout, positions = _arranged(wanted, listing)
-    positions.sort(key=names.__getitem__)
-    files = Files(listing, wanted.max_skipped, "white takes its place where it is looked at")
-    images = Undecoded(files, torch.tensor(positions), wanted.size)
-    return _contents(wanted, images, layout, names, positions, listing.skipped, len(positions))
+    chosen, about = _chosen(wanted, listing)
+    files = Files(chosen, wanted.max_skipped, WHITE)
+    images = Undecoded(files, torch.arange(len(chosen.entries)), wanted.size)
+    return _contents(wanted, images, about, chosen.skipped)
+
+
+def _cached(wanted: Wanted, cache: Cache) -> tuple[Listing, dict[str, Any], Kept | None]:
+    """The files, what is known of them, and where decoded ones are kept, if they can be.
+
+    Where the cache knows the files, they are not listed: the source is opened when one of them has to be read.
+    """
+    try:
+        now = stamp(wanted.path)
+    except OSError as error:
+        raise UserError(f"cannot read {wanted.source!r}: {one_line(error)}") from error
+    kept = _find(wanted, cache, now)
+    if kept is None:
+        with cache.alone(_place(wanted, cache, everything=True)):
+            kept = _find(wanted, cache, now)  # another process was quicker
+            if kept is None:
+                listing, about = _listed(wanted)
+                place = _place(wanted, cache, everything=about["complete"] or not wanted.in_split_only)
+                return listing, about, cache.create(place, now, about, len(listing.entries), wanted.size)
+    about = kept.about
+    later = _Later(wanted, about["names"])
+    skipped = [Skipped(*item) for item in about["skipped"]]
+    entries = Entries(about["names"], about["sizes"], later.read)
+    return Listing(entries, skipped, later.close, about["forwards_only"]), about, kept
+
+
+class _Later:
+    """The files of a source whose names are known, which is opened when the first of them is read."""
+
+    def __init__(self, wanted: Wanted, names: Sequence[str]) -> None:
+        self._wanted, self._names = wanted, names
+        self._opening = threading.Lock()
+        self._listing: Listing | None = None
+
+    def read(self, position: int) -> bytes:
+        with self._opening:
+            if self._listing is None:
+                listing, about = _listed(self._wanted)
+                if about["names"] != self._names:
+                    listing.close()
+                    raise UserError(f"{self._wanted.source!r} has changed while it was read: start anew")
+                self._listing = listing
+        return self._listing.entries[position].read()
+
+    def close(self) -> None:
+        if self._listing is not None:
+            self._listing.close()
 
 
 def _place(wanted: Wanted, cache: Cache, *, everything: bool) -> Path:
     return cache.place(wanted.path, wanted.size, "all" if everything else "in splits")
 
 
-def _find(wanted: Wanted, cache: Cache, now: str) -> Contents | None:
+def _find(wanted: Wanted, cache: Cache, now: str) -> Kept | None:
     """From the cache. All images of a source serve for those in its splits where these are all."""
 
     def fits(about: dict[str, Any]) -> bool:
-        few = about["unreadable"] <= allowed(about["tried"], wanted.max_skipped)
-        return few and (about["complete"] or everything != wanted.in_split_only)
+        return bool(about["complete"]) or everything != wanted.in_split_only
 
     for everything in (True, False) if wanted.in_split_only else (True,):
         kept = cache.find(_place(wanted, cache, everything=everything), now, fits)
         if kept is not None:
-            return _from_cache(wanted, kept)
+            return kept
     return None
-
-
-def _from_cache(wanted: Wanted, kept: Kept) -> Contents:
-    about = kept.about
-    data = ImageSet(
-        images=Mapped(kept.pixels, kept.sums, torch.arange(len(kept.pixels))),
-        labels=None if about["labels"] is None else torch.tensor(about["labels"]),
-        classes=tuple(about["classes"]),
-        names=tuple(about["names"]),
-        source=wanted.source,
-        skipped=tuple(Skipped(*item) for item in about["skipped"]),
-    )
-    return Contents(data, about["splits"], about["tried"], about["unreadable"], about["complete"])
-
-
-def _keep(contents: Contents, wanted: Wanted, cache: Cache, now: str) -> Contents:
-    """The same from the cache, if it can be written."""
-    data = contents.data
-    assert isinstance(data.images, Tensor)
-    about = {
-        "labels": None if data.labels is None else data.labels.tolist(),
-        "classes": data.classes,
-        "names": data.names,
-        "skipped": [(item.name, item.reason) for item in data.skipped],
-        "splits": contents.splits,
-        "tried": contents.tried,
-        "unreadable": contents.unreadable,
-        "complete": contents.complete,
-    }
-    everything = contents.complete or not wanted.in_split_only
-    kept = cache.keep(_place(wanted, cache, everything=everything), now, about, data.images)
-    return contents if kept is None else _from_cache(wanted, kept)
 
 
 def _read_idx(source: str, files: dict[str, Path], size: int) -> Contents:
@@ -155,54 +193,57 @@ def _read_idx(source: str, files: dict[str, Path], size: int) -> Contents:
     names = tuple(f"{files[split].name}/{i:05}" for split, (pixels, _) in parts.items() for i in range(len(pixels)))
     splits = [split for split, (pixels, _) in parts.items() for _ in range(len(pixels))]
     data = ImageSet(images, labels, classes, names, source)
-    return Contents(data, splits if len(parts) > 1 else None, len(names), 0, complete=True)
+    return Contents(data, splits if len(parts) > 1 else None)
 
 
-def _read_files(wanted: Wanted, progress: Progress | None) -> Contents:
-    with closing(list_images(wanted.path)) as listing:
-        names, layout, positions = _arranged(wanted, listing)
-        entries = [listing.entries[i] for i in positions]
-        images, kept, unreadable = decode_all(entries, wanted.size, allowed(len(entries), wanted.max_skipped), progress)
-        skipped = tuple(listing.skipped + unreadable)
-    if not kept:
-        raise UserError(f"no readable image in {wanted.source!r} ({quote(skipped)}): give whole image files")
-    by_name = sorted(range(len(kept)), key=lambda i: entries[kept[i]].name)
-    if by_name != list(range(len(kept))):
-        images = images[by_name]
-    chosen = [positions[kept[i]] for i in by_name]
-    contents = _contents(wanted, images, layout, names, chosen, skipped, len(positions))
-    return replace(contents, unreadable=len(unreadable))
+def _listed(wanted: Wanted) -> tuple[Listing, dict[str, Any]]:
+    """The files that are wanted, and what is known of them."""
+    listing = list_images(wanted.path)
+    try:
+        return _chosen(wanted, listing)
+    except UserError:
+        listing.close()
+        raise
 
 
-def _arranged(wanted: Wanted, listing: Listing) -> tuple[Sequence[str], Layout, list[int]]:
-    """The names of all files, what their folders mean, and the positions of the files that are wanted."""
-    names = Entries.of(listing.entries).names
+def _chosen(wanted: Wanted, listing: Listing) -> tuple[Listing, dict[str, Any]]:
+    """Those files of ``listing`` that are wanted, by name, and what is known of them, in plain values.
+
+    Raises:
+        UserError: if there is none.
+    """
+    entries = Entries.of(listing.entries)
+    names = entries.names
     if not names:
         reasons = quote(listing.skipped) or f"no file ends in {', '.join(sorted(SUFFIXES))}"
         raise UserError(f"no image in {wanted.source!r} ({reasons}): give a folder, zip or tar of images")
     layout = arrange(names)
-    return names, layout, [i for i, split in enumerate(layout.splits) if split or not wanted.in_split_only]
+    positions = [i for i, split in enumerate(layout.splits) if split or not wanted.in_split_only]
+    positions.sort(key=names.__getitem__)
+    chosen = entries.subset(positions)
+    labels = [layout.labels[i] for i in positions]
+    labelled = bool(layout.classes) and min(labels, default=-1) >= 0
+    about = {
+        "names": list(chosen.names),
+        "sizes": list(chosen.sizes),
+        "order": None if positions == sorted(positions) else positions,
+        "labels": labels if labelled else None,
+        "classes": list(layout.classes) if labelled else [],
+        "splits": [layout.splits[i] for i in positions] if layout.given else None,
+        "skipped": [(item.name, item.reason) for item in listing.skipped],
+        "complete": all(layout.splits),
+        "forwards_only": listing.forwards_only,
+    }
+    return replace(listing, entries=chosen), about
 
 
-def _contents(
-    wanted: Wanted,
-    images: Tensor | Rows,
-    layout: Layout,
-    names: Sequence[str],
-    chosen: Sequence[int],
-    skipped: Sequence[Skipped],
-    tried: int,
-) -> Contents:
-    """Of ``images``, which are those of the files at the positions ``chosen``."""
-    labels = torch.tensor([layout.labels[i] for i in chosen])
-    labelled = bool(layout.classes) and bool((labels >= 0).all())
+def _contents(wanted: Wanted, images: FileRows, about: dict[str, Any], skipped: Sequence[Skipped]) -> Contents:
     data = ImageSet(
         images=images,
-        labels=labels if labelled else None,
-        classes=layout.classes if labelled else (),
-        names=tuple(names[i] for i in chosen),
+        labels=None if about["labels"] is None else torch.tensor(about["labels"]),
+        classes=tuple(about["classes"]),
+        names=tuple(about["names"]),
         source=wanted.source,
         skipped=skipped,
     )
-    splits = [layout.splits[i] for i in chosen] if layout.given else None
-    return Contents(data, splits, tried, 0, complete=all(layout.splits))
+    return Contents(data, about["splits"])

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
-from itertools import islice
 from types import TracebackType
 from typing import Any, Literal
 
@@ -23,10 +23,11 @@ from torch.utils.dlpack import from_dlpack
 
 from fastssl.data import plans
 from fastssl.data.encoded import Encoded, decode_whole, read_header
-from fastssl.data.files import MAX_SKIPPED, Files
+from fastssl.data.files import ANOTHER, MAX_SKIPPED, Files
 from fastssl.data.loader import Schedule
 from fastssl.data.plans import ViewPlan
 from fastssl.data.sources import Listing, Skipped
+from fastssl.data.threads import made_ahead
 from fastssl.data.views import draw
 from fastssl.errors import UserError, needed
 from fastssl.ops import ViewParams, augment
@@ -66,7 +67,8 @@ class DaliLoader:
     With ``device="mixed"`` files are decoded on a GPU and the views are made there: not yet run on a GPU.
 
     Args:
-        files: of a folder, zip or tar, as `fastssl.data.sources.list_images` gives them; closed with the loader.
+        files: of a folder, zip or tar, as `fastssl.data.sources.list_images` gives them, or those of a set of images, as
+            `fastssl.data.images.files_of` does; closed with the loader.
         plan: how views are made of each image.
         batch_size: images a step and process; what is left of an epoch and fills no batch is left out.
         seed: 0 or more.
@@ -75,7 +77,7 @@ class DaliLoader:
         world: how many processes train together; each sees files of its own.
         threads: that DALI decodes and resizes with; by default as many as torch uses. Any number gives the same bits.
         max_skipped: the share of the files, in [0, 1], above which unreadable ones end the epoch with an error; one is
-            always allowed.
+            always allowed. Files of a set of images are counted with all that the set was read from, as that has it.
 
     Raises:
         UserError: if DALI or, for "mixed", a GPU is missing, or a number is out of range.
@@ -83,7 +85,7 @@ class DaliLoader:
 
     def __init__(
         self,
-        files: Listing,
+        files: Listing | Files,
         plan: ViewPlan,
         batch_size: int,
         seed: int,
@@ -99,8 +101,8 @@ class DaliLoader:
             raise UserError(f"the device of DALI must be 'cpu' or 'mixed'; got {device!r}")
         if device == "mixed" and not torch.cuda.is_available():
             raise UserError("the device 'mixed' needs an NVIDIA GPU, and torch finds none here: give 'cpu'")
-        self.files, self.plan = Files(files, max_skipped, "another image takes its place"), plan
-        self.schedule = Schedule(len(files.entries), batch_size, seed, rank, world)
+        self.files, self.plan = files if isinstance(files, Files) else Files(files, max_skipped, ANOTHER), plan
+        self.schedule = Schedule(len(self.files.listing.entries), batch_size, seed, rank, world)
         self._gpu = torch.cuda.current_device() if device == "mixed" else None
         self._threads = torch.get_num_threads() if threads is None else threads
         self._pipeline: _Pipeline | None = None
@@ -127,7 +129,8 @@ class DaliLoader:
         reader = ThreadPoolExecutor(1, "read")
         run = _Run(self, pipeline, reader)
         try:
-            for batch in self._read_ahead(reader, epoch, start_step):
+            prepare = partial(self.prepare, epoch)
+            for batch in made_ahead(reader, _READ_AHEAD, prepare, self.schedule.chosen(epoch, start_step)):
                 run.feed(batch)
                 if len(run.fed) == _DEPTH:
                     yield run.take()
@@ -154,19 +157,9 @@ class DaliLoader:
         """A new pipeline."""
         return _Pipeline(self.plan, self.schedule.batch_size, self._threads, self._gpu)
 
-    def _read_ahead(self, reader: ThreadPoolExecutor, epoch: int, start_step: int) -> Iterator[_Batch]:
-        steps = self.schedule.chosen(epoch, start_step)
-        waiting: deque[Future[_Batch]] = deque()
-        for step, chosen in islice(steps, _READ_AHEAD):
-            waiting.append(reader.submit(self.prepare, epoch, step, chosen.tolist()))
-        while waiting:
-            batch = waiting.popleft().result()
-            for step, chosen in islice(steps, 1):
-                waiting.append(reader.submit(self.prepare, epoch, step, chosen.tolist()))
-            yield batch
-
-    def prepare(self, epoch: int, step: int, chosen: list[int]) -> _Batch:
+    def prepare(self, epoch: int, step: int, indices: Tensor) -> _Batch:
         """Reads the files of a batch and draws its views: by its arguments and by which files are readable, alone."""
+        chosen = indices.tolist()
         found = [self._read(position) for position in chosen]
         sources = self.files.substitutes(found)
         images = [image for image in (found[j] for j in sources) if image is not None]
@@ -258,7 +251,7 @@ class _Run:
         self.pipeline = self.loader.build()
         for i, batch in enumerate(self.fed):
             if offenders & set(batch.taken):
-                again = self.reader.submit(self.loader.prepare, batch.epoch, batch.step, batch.chosen)
+                again = self.reader.submit(self.loader.prepare, batch.epoch, batch.step, torch.tensor(batch.chosen))
                 self.fed[i] = again.result()
             self.pipeline.feed(self.fed[i])
 

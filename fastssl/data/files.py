@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from fastssl.data.decode import UnreadableError
 from fastssl.data.reading import quote
-from fastssl.data.sources import Listing, Skipped
+from fastssl.data.sources import Entries, Listing, Skipped
 from fastssl.errors import UserError
 
 T = TypeVar("T")
 
 # The share of unreadable files above which a source is refused; a single one is always allowed.
 MAX_SKIPPED = 0.1
+
+# What becomes of an unreadable file's place in a batch.
+ANOTHER = "another takes its place"
 
 _naming = threading.Lock()  # several readers may share the list of what was skipped
 
@@ -26,17 +31,39 @@ class Files:
     Args:
         listing: what to read; what cannot be is added to its ``skipped``.
         max_skipped: the share of the files, in [0, 1], above which unreadable ones are an error; one is always allowed.
-        instead: what becomes of the place of such a file, for the warning that names it.
+        instead: what becomes of the place of such a file, for the warning that names it; None for no warning.
 
     Raises:
         UserError: if ``max_skipped`` is out of range.
     """
 
-    def __init__(self, listing: Listing, max_skipped: float, instead: str) -> None:
+    def __init__(self, listing: Listing, max_skipped: float, instead: str | None) -> None:
         self.listing = listing
         self._instead = instead
         self._allowed = allowed(len(listing.entries), max_skipped)
-        self._unreadable: set[int] = set()
+        self._all = len(listing.entries)
+        self._unreadable: set[int] = set()  # by their positions in the whole
+        self._positions: Sequence[int] | None = None  # in the whole, of a part
+
+    def part(self, positions: Sequence[int], instead: str) -> Files:
+        """Those at ``positions``. What cannot be read of a part is known, and counted, in the whole, and otherwise.
+
+        Closing a part leaves the whole open.
+        """
+        part = copy.copy(self)
+        part.listing = replace(
+            self.listing, entries=Entries.of(self.listing.entries).subset(positions), close=lambda: None
+        )
+        part._positions = positions if self._positions is None else [self._positions[i] for i in positions]
+        part._instead = instead
+        return part
+
+    def is_lost(self, position: int) -> bool:
+        """Whether a file is known to be unreadable."""
+        return self._in_whole(position) in self._unreadable
+
+    def _in_whole(self, position: int) -> int:
+        return position if self._positions is None else self._positions[position]
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
@@ -49,7 +76,7 @@ class Files:
         Raises:
             UserError: if more files cannot be read than are allowed.
         """
-        if position in self._unreadable:
+        if self.is_lost(position):
             return None
         try:
             return use(self.listing.entries[position].read())
@@ -61,18 +88,18 @@ class Files:
         """Names and counts a file that cannot be read. Raises as ``read`` does."""
         name = self.listing.entries[position].name
         with _naming:
-            if position in self._unreadable:
+            if self.is_lost(position):
                 return
-            self._unreadable.add(position)
+            self._unreadable.add(self._in_whole(position))
             count = len(self._unreadable)
             new = all(item.name != name for item in self.listing.skipped)
             if new:
                 self.listing.skipped.append(Skipped(name, reason))
-        if new:
+        if new and self._instead is not None:
             warnings.warn(f"{name!r} cannot be read ({reason}): {self._instead}", stacklevel=2)
         if count > self._allowed:
             raise UserError(
-                f"too many unreadable files: {count} so far, {self._allowed} of {len(self.listing.entries)} allowed "
+                f"too many unreadable files: {count} so far, {self._allowed} of {self._all} allowed "
                 f"({quote(self.skipped)}): remove or repair them"
             )
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from fastssl.data import idx
 from fastssl.data.cache import Cache
-from fastssl.data.contents import Contents, Wanted, read, undecoded
-from fastssl.data.files import MAX_SKIPPED
+from fastssl.data.contents import WHITE, Contents, Wanted, begun, read, undecoded
+from fastssl.data.files import ANOTHER, MAX_SKIPPED, Files
 from fastssl.data.imageset import ImageSet, Splits
 from fastssl.data.reading import Progress
-from fastssl.data.rows import Undecoded
+from fastssl.data.rows import FileRows
 from fastssl.data.sources import Entries, Listing, Skipped, list_images
 from fastssl.errors import UserError, unknown
 
@@ -30,11 +30,14 @@ __all__ = [
     "files_of",
     "load",
     "load_all",
+    "load_lazily",
     "stream",
 ]
 
 # Data sets that come with the package, by name.
 EMBEDDED = {"clipart": Path(__file__).with_name("clipart.zip")}
+
+_ONE_BY_ONE = "reads single files in any order: take the engine 'native'"
 
 # The share of each class that is held out where the source has no split of its own.
 TEST_SHARE = 0.2
@@ -58,8 +61,8 @@ def load(
         seed: of the split, where it is drawn.
         max_skipped: the share of unreadable files, in [0, 1], above which the source is refused; a single unreadable
             file is always allowed.
-        progress: called with (files done, files in all) after each file; not for idx files, which are read whole, and
-            not where the cache has the images.
+        progress: called with (files done, files in all) after each file that is decoded; not for idx files, which are
+            read whole, and not where the cache has the images.
         cache: keeps the decoded images for the next start, and for other processes; without one they are in memory
             alone.
 
@@ -81,6 +84,31 @@ def load_all(
     return read(_wanted(source, size, max_skipped, in_split_only=False), progress, cache).data
 
 
+def load_lazily(
+    source: str,
+    *,
+    size: int,
+    seed: int = 0,
+    max_skipped: float = MAX_SKIPPED,
+    progress: Progress | None = None,
+    cache: Cache | None = None,
+) -> Splits:
+    """``load`` for a quick start: each image is decoded when it is first asked for, and then kept, as ``load`` does.
+
+    So files that cannot be read are met on the way, as with ``stream``: they are named by a warning and in ``skipped``,
+    white where they are looked at, and left out by `ImageSet.readable`. Nothing depends on what is decoded already.
+
+    Args:
+        source: as for ``load``. Of a compressed tar all images are decoded now, and idx files are read whole.
+        size: of the images, as for ``load``; so are the other arguments.
+        progress: called with (files done, files in all) after each file of a compressed tar.
+
+    Raises:
+        UserError: if the source does not exist, or holds no image.
+    """
+    return _split(begun(_wanted(source, size, max_skipped, in_split_only=True), cache, WHITE, progress), seed)
+
+
 def stream(source: str, *, size: int, seed: int = 0, max_skipped: float = MAX_SKIPPED) -> Splits:
     """``load`` for what does not fit into memory: names alone are read, and images are decoded as they are asked for.
 
@@ -97,24 +125,25 @@ def stream(source: str, *, size: int, seed: int = 0, max_skipped: float = MAX_SK
     return _split(undecoded(wanted, _list_single(source, "streaming")), seed)
 
 
-def files_of(data: ImageSet, engine: str) -> Listing:
+def files_of(data: ImageSet, engine: str) -> Files:
     """The files that ``data`` was read from, in its order, for an engine that reads them itself; to be closed.
 
     Raises:
         UserError: naming the engine, if they cannot be read one by one in any order, as idx files and compressed tars,
             or some are gone.
     """
-    if isinstance(data.images, Undecoded):  # which reads them as well, when the engine is closed too
-        listing = data.images.files.listing
-        own = Entries.of(listing.entries).subset(data.images.rows.tolist())
-        return replace(listing, entries=own, close=lambda: None)
-    listing = _list_single(data.source, f"the engine {engine!r}")
+    reader = f"the engine {engine!r}"
+    if isinstance(data.images, FileRows):  # which reads them as well, when the engine is closed too
+        _refuse_forwards_only(data.images.files.listing, data.source, reader)
+        return data.images.files.part(data.images.rows.tolist(), ANOTHER)
+    listing = _list_single(data.source, reader)
     entries = Entries.of(listing.entries)
     places = {name: i for i, name in enumerate(entries.names)}
     if gone := next((name for name in data.names if name not in places), None):
         listing.close()
         raise UserError(f"{gone!r} in {data.source!r} was there and is gone: start anew")
-    return replace(listing, entries=entries.subset([places[name] for name in data.names]), skipped=[])
+    own = replace(listing, entries=entries.subset([places[name] for name in data.names]), skipped=[])
+    return Files(own, MAX_SKIPPED, ANOTHER)
 
 
 def list_files(source: str) -> Listing:
@@ -167,14 +196,18 @@ def _split(contents: Contents, seed: int) -> Splits:
 
 def _list_single(source: str, reader: str) -> Listing:
     """The files of ``source`` for a reader that takes single ones, in any order."""
-    path, why = _locate(source), f"{reader} reads single files in any order: take the engine 'native'"
+    path = _locate(source)
     if path.is_dir() and idx.find(path):
-        raise UserError(f"{source!r} has all its images in idx files, and {why}")
+        raise UserError(f"{source!r} has all its images in idx files, and {reader} {_ONE_BY_ONE}")
     listing = list_files(source)
+    _refuse_forwards_only(listing, source, reader)
+    return listing
+
+
+def _refuse_forwards_only(listing: Listing, source: str, reader: str) -> None:
     if listing.forwards_only:
         listing.close()
-        raise UserError(f"{source!r} is a compressed tar, and {why}, or unpack it")
-    return listing
+        raise UserError(f"{source!r} is a compressed tar, and {reader} {_ONE_BY_ONE}, or unpack it")
 
 
 def _locate(source: str) -> Path:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from fastssl.data.rows import Rows
+from fastssl.data.rows import FileRows, Rows
 from fastssl.data.sources import Skipped
+from fastssl.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class ImageSet:
         names: the path of each image inside its source.
         source: what the user gave.
         skipped: the files of the whole source that could not be used; where images are decoded as they are asked for,
-            those met so far.
+            those met so far, and their images are in the set.
     """
 
     images: Tensor | Rows
@@ -46,9 +47,32 @@ class ImageSet:
         )
 
 
+    def readable(self) -> ImageSet:
+        """Those whose files can be read, which all are tried for that were not yet.
+
+        Raises:
+            UserError: if more files cannot be read than are allowed.
+        """
+        if not isinstance(self.images, FileRows):
+            return self
+        kept = self.images.readable()
+        return self if len(kept) == len(self) else self.subset(kept)
+
+
 @dataclass(frozen=True)
 class Splits:
     """What to train on and, where there are labels or the source says so, what to test on."""
 
     train: ImageSet
     test: ImageSet | None
+
+    def readable(self) -> Splits:
+        """Both without the images whose files cannot be read, as scores and pictures take them.
+
+        Raises:
+            UserError: if more files cannot be read than are allowed, or none of a part can be.
+        """
+        parts = [part.readable() for part in (self.train, self.test) if part is not None]
+        if empty := next((part for part in parts if not len(part)), None):
+            raise UserError(f"no readable image in a part of {empty.source!r}: repair its files")
+        return Splits(parts[0], parts[1] if len(parts) > 1 else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,11 +13,15 @@ from torch import Tensor
 
 from fastssl.data.imageset import ImageSet
 from fastssl.data.plans import ViewPlan
+from fastssl.data.rows import Decoded
+from fastssl.data.threads import give_way, made_ahead
 from fastssl.data.views import make_views
 from fastssl.errors import UserError
 
 # What a random stream is for; two streams never share a seed.
 _ORDER, _AUGMENTATION = 0, 1
+# Batches whose images are decoded before they are asked for.
+_AHEAD = 2
 
 
 class Batches(Protocol):
@@ -103,6 +108,11 @@ class Loader:
     in mid-epoch sees what an uninterrupted one sees. The views are made when they are asked for, by all threads that
     torch uses; nothing is made ahead, for which there would be no thread to spare. A GPU gets all images once.
 
+    Images that are decoded when they are first asked for (`fastssl.data.images.load_lazily`) are so for two batches
+    ahead, on threads that give way to those of the training step; a GPU gets all of them once an epoch is done. Which
+    are decoded already changes nothing but the time. The place of one that cannot be read is taken by the next readable
+    one of its batch.
+
     Args:
         data: the images; labels are never used.
         plan: how views are made of each image.
@@ -119,21 +129,47 @@ class Loader:
     ) -> None:
         self.schedule = Schedule(len(data), batch_size, seed)
         self.device = torch.device(device)
-        self.images = data.images if self.device.type == "cpu" else data.images[:].to(self.device)
+        self._lazy = data.images if isinstance(data.images, Decoded) else None
+        self.images = data.images
         self.plan = plan
+        if self._lazy is None:
+            self._move()
 
     @property
     def steps_per_epoch(self) -> int:
         return self.schedule.steps_per_epoch
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[list[Tensor]]:
-        """The batches of ``epoch`` from ``start_step`` on, each ``plan.total`` tensors (batch_size, 3, size, size)."""
-        for step, chosen in self.schedule.chosen(epoch, start_step):
-            images = self.images[chosen.to(self.device)]
-            yield make_views(images, self.plan, self.schedule.generator(epoch, step))
+        """The batches of ``epoch`` from ``start_step`` on, each ``plan.total`` tensors (batch_size, 3, size, size).
+
+        Raises:
+            UserError: if images are decoded as they are asked for, and more cannot be than are allowed.
+        """
+        for step, chosen in self._decoded(self.schedule.chosen(epoch, start_step)):
+            images = self.images
+            batch = images[chosen.to(images.device)] if isinstance(images, Tensor) else images[chosen].to(self.device)
+            yield make_views(batch, self.plan, self.schedule.generator(epoch, step))
+        self._move()
 
     def close(self) -> None:
-        """Nothing to let go of: this engine has no threads or files of its own."""
+        """Nothing to let go of: the threads of an epoch end with it."""
+
+    def _decoded(self, steps: Iterator[tuple[int, Tensor]]) -> Iterator[tuple[int, Tensor]]:
+        """The steps, each once its images are decoded, with those that can be read."""
+        if self._lazy is None:
+            yield from steps
+            return
+        usable = self._lazy.usable
+        pool = ThreadPoolExecutor(_AHEAD, "fill", give_way)
+        try:
+            yield from made_ahead(pool, _AHEAD, lambda step, chosen: (step, usable(chosen)), steps)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _move(self) -> None:
+        """All images to the GPU, if the views are made there."""
+        if self.device.type != "cpu" and not (isinstance(self.images, Tensor) and self.images.is_cuda):
+            self.images = self.images[:].to(self.device)
 
 
 def _generator(*key: int) -> torch.Generator:

@@ -8,6 +8,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -26,56 +27,69 @@ _GROUP, _GROUP_BYTES = 32, 1 << 17
 
 
 def decode_all(
-    entries: Sequence[Entry], size: int, allowed: int, progress: Progress | None = None
+    entries: Sequence[Entry], size: int, progress: Progress | None = None
 ) -> tuple[Tensor, list[int], list[Skipped]]:
     """Reads and decodes ``entries``, on as many threads as torch uses; the result does not depend on how many.
 
     Args:
         entries: what to read, in this order.
         size: side of the images.
-        allowed: how many may be unreadable.
         progress: called with (files done, files in all) after each file.
 
     Returns:
         (N, 3, size, size) uint8 for those that could be read, their positions in ``entries``, and the others.
 
     Raises:
-        UserError: as soon as more than ``allowed`` are unreadable, naming some; if the memory does not hold them all.
+        UserError: if the memory does not hold them all.
     """
-    images = _room(len(entries), size)
+    images = room(len(entries), size)
+    pixels = images.numpy()
     kept: list[int] = []
     skipped: list[Skipped] = []
 
-    def finish(position: int, reason: str | None) -> None:
-        if reason is None:
-            kept.append(position)
-        else:
-            skipped.append(Skipped(entries[position].name, reason))
-        if len(skipped) > allowed:
-            raise UserError(
-                f"too many unreadable files: {len(skipped)} of the first {position + 1} of {len(entries)}, "
-                f"{allowed} allowed ({quote(skipped)}): remove or repair them"
-            )
-        if progress is not None:
-            progress(position + 1, len(entries))
+    def keep(position: int, image: np.ndarray) -> None:
+        pixels[position] = image.transpose(2, 0, 1)
 
-    threads = torch.get_num_threads()
-    with warnings.catch_warnings(), ThreadPoolExecutor(threads, "decode") as pool:
-        warnings.simplefilter("ignore")  # Pillow's, about files that are odd and yet can be read
-        waiting: deque[tuple[int, Future[list[str | None]]]] = deque()
-
-        def finish_first() -> None:
-            start, outcome = waiting.popleft()
-            for position, reason in enumerate(outcome.result(), start):
-                finish(position, reason)
-
-        for start, files in _groups(entries):
-            waiting.append((start, pool.submit(_decode_into, images[start : start + len(files)].numpy(), files)))
-            if len(waiting) > threads * _READ_AHEAD:
-                finish_first()
-        while waiting:
-            finish_first()
+    with quiet():
+        for position, reason in decode_each(entries, size, keep):
+            if reason is None:
+                kept.append(position)
+            else:
+                skipped.append(Skipped(entries[position].name, reason))
+            if progress is not None:
+                progress(position + 1, len(entries))
     return images if not skipped else images[kept], kept, skipped
+
+
+def decode_each(
+    entries: Sequence[Entry], size: int, keep: Callable[[int, np.ndarray], None]
+) -> Iterator[tuple[int, str | None]]:
+    """Reads ``entries`` one after the other, and decodes them on as many threads as torch uses.
+
+    Args:
+        entries: what to read, in this order.
+        size: side of the images.
+        keep: is given the position of each that could be read and its pixels (size, size, 3), on one of the threads.
+
+    Yields:
+        The position of each, in order and after it was kept, with None, or why it could not be read.
+    """
+    threads = torch.get_num_threads()
+    waiting: deque[tuple[int, Future[list[str | None]]]] = deque()
+    pool = ThreadPoolExecutor(threads, "decode")
+    try:
+        for start, files in _groups(entries):
+            waiting.append((start, pool.submit(_decode_group, start, files, size, keep)))
+            if len(waiting) > threads * _READ_AHEAD:
+                yield from _finished(*waiting.popleft())
+        while waiting:
+            yield from _finished(*waiting.popleft())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _finished(start: int, outcome: Future[list[str | None]]) -> Iterator[tuple[int, str | None]]:
+    return enumerate(outcome.result(), start)
 
 
 def _groups(entries: Sequence[Entry]) -> Iterator[tuple[int, list[bytes | UnreadableError]]]:
@@ -94,7 +108,15 @@ def _groups(entries: Sequence[Entry]) -> Iterator[tuple[int, list[bytes | Unread
             group, held = [], 0
 
 
-def _room(count: int, size: int) -> Tensor:
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Pillow's warnings about files that are odd and yet can be read; for the main thread alone."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\b")
+        yield
+
+
+def room(count: int, size: int) -> Tensor:
     """(count, 3, size, size) uint8. The system would grant more than it has and end the process when it is filled."""
     needed = count * 3 * size * size
     if needed > _memory():
@@ -118,14 +140,16 @@ def quote(skipped: Sequence[Skipped], most: int = 3) -> str:
     return shown if len(skipped) <= most else f"{shown}; ..."
 
 
-def _decode_into(targets: np.ndarray, files: Sequence[bytes | UnreadableError]) -> list[str | None]:
-    """Decodes ``files`` into ``targets`` (n, 3, S, S); returns for each why not, if it could not be."""
+def _decode_group(
+    start: int, files: Sequence[bytes | UnreadableError], size: int, keep: Callable[[int, np.ndarray], None]
+) -> list[str | None]:
+    """Decodes ``files``, the first of which is at ``start``; returns for each why not, if it could not be."""
     reasons: list[str | None] = []
-    for target, data in zip(targets, files, strict=True):
+    for position, data in enumerate(files, start):
         try:
             if isinstance(data, UnreadableError):
                 raise data
-            target[:] = decode(data, target.shape[-1]).transpose(2, 0, 1)
+            keep(position, decode(data, size))
             reasons.append(None)
         except UnreadableError as error:
             reasons.append(str(error))

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastssl.data.decode import decode
 from fastssl.data.files import Files
+from fastssl.data.reading import Progress, decode_each, room
 from fastssl.data.sources import Entries
 
 _WHITE = 255
@@ -62,28 +62,51 @@ class Rows(ABC):
     def _bring(self, rows: Tensor) -> Tensor: ...
 
 
-class Mapped(Rows):
-    """Images in a file that is mapped into memory, whose pages all processes share.
+class Store(Protocol):
+    """Where decoded images are kept: in memory, or in a file of the cache."""
+
+    @property
+    def pixels(self) -> Tensor:
+        """(M, 3, S, S) uint8, of which those are images that are there."""
+
+    def there(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) bool, which of the images at ``rows`` are there."""
+
+    def put(self, row: int, image: np.ndarray) -> None:
+        """Adds an image, (S, S, 3) uint8; from any thread."""
+
+
+class InMemory:
+    """Decoded images in memory; the contract is `Store`'s.
 
     Args:
-        pixels: (M, 3, S, S) uint8, the whole file's.
-        sums: ``checksums(pixels)``.
-        rows: which of them they are.
+        count: how many there will be.
+        size: side of an image.
+
+    Raises:
+        UserError: if the memory does not hold them all.
     """
 
-    def __init__(self, pixels: Tensor, sums: Tensor, rows: Tensor) -> None:
-        super().__init__(rows, pixels.shape[-1])
-        self._pixels, self._sums = pixels, sums
+    def __init__(self, count: int, size: int) -> None:
+        self.pixels = room(count, size)
+        self._there = np.zeros(count, bool)
 
-    def identity(self) -> bytes:
-        return self._sums[self.rows].numpy().tobytes()
+    def there(self, rows: np.ndarray) -> np.ndarray:
+        return np.array(self._there[rows])
 
-    def _bring(self, rows: Tensor) -> Tensor:
-        return self._pixels.index_select(0, rows)
+    def put(self, row: int, image: np.ndarray) -> None:
+        self.pixels.numpy()[row] = image.transpose(2, 0, 1)
+        self._there[row] = True
+
+    def take(self, pixels: Tensor, there: np.ndarray) -> None:
+        """Adds those of (M, 3, S, S) images that are ``there`` (M,) bool."""
+        for row in there.nonzero()[0].tolist():
+            self.pixels[row] = pixels[row]
+        self._there |= there
 
 
-class Undecoded(Rows):
-    """Image files, decoded each time that they are asked for, as ``decode.decode`` does. One that cannot be is white.
+class FileRows(Rows):
+    """Image files, of which some may turn out to be unreadable. Those are white where they are asked for.
 
     Args:
         files: of all images.
@@ -99,16 +122,106 @@ class Undecoded(Rows):
         entries = Entries.of(self.files.listing.entries)
         return "\n".join([f"{entries.names[i]}\0{entries.sizes[i]}" for i in self.rows.tolist()]).encode()
 
+    def readable(self, progress: Progress | None = None) -> Tensor:
+        """The positions of the images whose files can be read, which those are tried for that were not yet.
+
+        Args:
+            progress: called with (files done, files in all) after each file that is tried.
+        Raises:
+            UserError: if more files cannot be read than are allowed.
+        """
+        self._try(self.rows, progress)
+        return torch.tensor([i for i, row in enumerate(self.rows.tolist()) if not self.files.is_lost(row)]).long()
+
+    @abstractmethod
+    def _try(self, rows: Tensor, progress: Progress | None = None) -> None:
+        """Finds out which of the files of ``rows`` cannot be read."""
+
+    def _each(self, rows: Sequence[int], keep: Callable[[int, np.ndarray], None], progress: Progress | None) -> None:
+        """Decodes the files of ``rows``; ``keep`` is given each row and its image (S, S, 3), on any thread."""
+        entries = [self.files.listing.entries[row] for row in rows]
+        found = decode_each(entries, self._size, lambda place, image: keep(rows[place], image))
+        for place, reason in found:
+            if reason is not None:
+                self.files.give_up(rows[place], reason)
+            if progress is not None:
+                progress(place + 1, len(rows))
+
+
+class Decoded(FileRows):
+    """Image files, each decoded when it is first asked for, as ``decode.decode`` does, and then kept.
+
+    Args:
+        files: of all images.
+        store: where they are kept.
+        rows: which of them they are.
+        order: for each of all images its place among them as they are read best, where that is not their own order.
+    """
+
+    def __init__(self, files: Files, store: Store, rows: Tensor, order: Sequence[int] | None = None) -> None:
+        super().__init__(files, rows, store.pixels.shape[-1])
+        self.store = store
+        self._order = None if order is None else np.array(order)
+
+    def fill(self, index: Tensor) -> None:
+        """Decodes what of the images at the positions ``index`` is not decoded yet; from any thread.
+
+        Raises:
+            UserError: if more files cannot be read than are allowed.
+        """
+        self._try(self.rows[index])
+
+    def usable(self, index: Tensor) -> Tensor:
+        """The positions ``index`` of a batch, each that cannot be read replaced by the next of the batch that can be.
+
+        Raises:
+            UserError: if none can be, or more cannot be than are allowed.
+        """
+        rows = self.rows[index]
+        self._try(rows)
+        readable = [None if self.files.is_lost(row) else row for row in rows.tolist()]
+        return index[torch.tensor(self.files.substitutes(readable))] if None in readable else index
+
+    def _try(self, rows: Tensor, progress: Progress | None = None) -> None:
+        wanted = rows.unique().numpy()
+        missing = wanted[~self.store.there(wanted)]
+        if self._order is not None:
+            missing = missing[self._order[missing].argsort()]
+        still = [row for row in missing.tolist() if not self.files.is_lost(row)]
+        if still:
+            self._each(still, self.store.put, progress)
+
+    def _bring(self, rows: Tensor) -> Tensor:
+        self._try(rows)
+        images = self.store.pixels.index_select(0, rows)
+        lost = torch.tensor([self.files.is_lost(row) for row in rows.tolist()], dtype=torch.bool)
+        images[lost] = _WHITE
+        return images
+
+
+class Undecoded(FileRows):
+    """Image files, decoded each time that they are asked for, as ``decode.decode`` does."""
+
+    def __init__(self, files: Files, rows: Tensor, size: int) -> None:
+        super().__init__(files, rows, size)
+        self._tried: set[int] = set()
+
+    def _try(self, rows: Tensor, progress: Progress | None = None) -> None:
+        new = [row for row in rows.tolist() if row not in self._tried and not self.files.is_lost(row)]
+        if new:
+            self._each(new, lambda row, image: None, progress)
+            self._tried |= set(new)
+
     def _bring(self, rows: Tensor) -> Tensor:
         images = torch.full((len(rows), 3, self._size, self._size), _WHITE, dtype=torch.uint8)
+        pixels = images.numpy()
+        wanted, which, counts = rows.unique(return_inverse=True, return_counts=True)
+        places = dict(zip(wanted.tolist(), which.argsort().split(counts.tolist()), strict=True))
 
-        def bring(row: int, target: Tensor) -> None:
-            pixels = self.files.read(row, partial(decode, size=self._size))
-            if pixels is not None:
-                target.copy_(torch.tensor(pixels).permute(2, 0, 1))
+        def keep(row: int, image: np.ndarray) -> None:
+            pixels[places[row].numpy()] = image.transpose(2, 0, 1)
 
-        with ThreadPoolExecutor(torch.get_num_threads(), "decode") as pool:
-            list(pool.map(bring, rows.tolist(), images))
+        self._each([row for row in places if not self.files.is_lost(row)], keep, None)
         return images
 
 

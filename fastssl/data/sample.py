@@ -24,7 +24,7 @@ def load_some(source: str, *, size: int, count: int, seed: int, progress: Progre
             everything = load_all(source, size=size, progress=progress)
             return replace(everything.subset(_drawn(len(everything), count, seed)), labels=None, classes=())
         chosen = [listing.entries[i] for i in _drawn(len(listing.entries), count, seed).tolist()]
-        images, kept, skipped = decode_all(chosen, size, len(chosen), progress)
+        images, kept, skipped = decode_all(chosen, size, progress)
         skipped = listing.skipped + skipped
     if not kept:
         raise UserError(f"no readable image among {len(chosen)} of {source!r} ({quote(skipped)})")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastssl.data.ahead import AheadLoader, room
 from fastssl.data.decode import UnreadableError, decode_full, sides
-from fastssl.data.files import MAX_SKIPPED
+from fastssl.data.files import MAX_SKIPPED, Files
 from fastssl.data.loader import Schedule
 from fastssl.data.plans import ViewPlan
 from fastssl.data.sources import Listing
@@ -44,7 +44,8 @@ class StreamLoader(AheadLoader):
     step (`fastssl.data.ahead`).
 
     Args:
-        files: of a folder, zip or tar, as `fastssl.data.sources.list_images` gives them; closed with the loader.
+        files: of a folder, zip or tar, as `fastssl.data.sources.list_images` gives them, or those of a set of images, as
+            `fastssl.data.images.files_of` does; closed with the loader.
         plan: how views are made of each image.
         batch_size: images a step and process; what is left of an epoch and fills no batch is left out.
         seed: 0 or more.
@@ -55,17 +56,15 @@ class StreamLoader(AheadLoader):
         ahead: 1 or more. Memory holds the views of ``ahead`` + 1 batches, the files of ``ahead``, and the pixels of the
             images that the threads are at.
         max_skipped: the share of the files, in [0, 1], above which unreadable ones end the epoch with an error; one is
-            always allowed.
+            always allowed. Files of a set of images are counted with all that the set was read from, as that has it.
 
     Raises:
         UserError: if the files can only be read forwards, as those of a compressed tar, or a number is out of range.
     """
 
-    instead = "another image takes its place"
-
     def __init__(
         self,
-        files: Listing,
+        files: Listing | Files,
         plan: ViewPlan,
         batch_size: int,
         seed: int,
@@ -77,12 +76,13 @@ class StreamLoader(AheadLoader):
         ahead: int = 2,
         max_skipped: float = MAX_SKIPPED,
     ) -> None:
-        if files.forwards_only:
+        listing = files.listing if isinstance(files, Files) else files
+        if listing.forwards_only:
             raise UserError(
                 "a compressed tar can only be read forwards, and each epoch has an order of its own: unpack it, or "
                 "pack it again as a zip or a plain tar"
             )
-        schedule = Schedule(len(files.entries), batch_size, seed, rank, world)
+        schedule = Schedule(len(listing.entries), batch_size, seed, rank, world)
         super().__init__(files, schedule, device=device, threads=threads, ahead=ahead, max_skipped=max_skipped)
         self.plan = plan
         self._sides: dict[int, tuple[int, int]] = {}  # of images that are of others than their headers tell

@@ -298,7 +298,8 @@ class _Trainer:
     def _online_knn(self) -> float:
         """Accuracy in [0, 1] of the encoder as it is now."""
         assert self.splits is not None
-        train, test = self.splits.train, self.splits.test
+        splits = self.splits.readable()
+        train, test = splits.train, splits.test
         assert train.labels is not None
         assert test is not None
         assert test.labels is not None

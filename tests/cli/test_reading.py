@@ -54,13 +54,13 @@ def test_a_second_run_starts_from_the_cache_and_ends_at_the_same_weights(
     assert not cache.exists()
     first, second = run(*words, "first"), run(*words, "second")
     (kept,) = cache.iterdir()
-    assert f"kept 20 images of 16 x 16, 0.0 MB, in {kept} for the next start (remove it whenever" in first.err
+    assert f"keeping 20 images of 16 x 16, 0.0 MB, in {kept} for the next start, as they are decoded" in first.err
     assert f"20 images of 16 x 16, 0.0 MB, from {kept} (remove it whenever you like; --no_cache" in second.err
     found = [checkpoints.load(RunFolder(Path(name)).checkpoint) for name in ("without", "first", "second")]
     for other in found[1:]:
         assert other.data == found[0].data
         assert all(torch.equal(other.model[name], found[0].model[name]) for name in other.model)
-    monkeypatch.setattr("fastssl.data.contents.decode_all", None)
+    monkeypatch.setattr("fastssl.data.rows.decode_each", None)
     assert run("evaluate", "first").code == 0
     assert run("embed", "first", "photos", "--out", "features.npz").code == 0
 
@@ -68,7 +68,7 @@ def test_a_second_run_starts_from_the_cache_and_ends_at_the_same_weights(
 def test_streaming_keeps_no_image_and_scores_them_all_the_same(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastssl.data.contents.decode_all", None)
+    monkeypatch.setattr("fastssl.data.rows.InMemory", None)
     photos = write_images(tmp_path / "photos", {"cat": 12, "dog": 12})
     (photos / "cat" / "broken.png").write_bytes(b"not a picture")
     outcome = run("pretrain", "--data", "photos", "--out", "run", "--engine", "stream", *QUICK)

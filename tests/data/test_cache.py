@@ -6,8 +6,10 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +17,10 @@ import torch
 from image_files import encode, noise, plain, write_tar, write_tree, write_zip
 
 from fastssl.data import cache as caches
-from fastssl.data import contents
-from fastssl.data.images import Cache, ImageSet, Splits, load, load_all
-from fastssl.data.rows import Mapped
+from fastssl.data import rows, sources
+from fastssl.data.images import Cache, ImageSet, Splits, load, load_all, load_lazily
+from fastssl.data.rows import Decoded
+from fastssl.data.sources import Entry
 from fastssl.errors import UserError
 
 PETS = {f"{kind}/{i}.png": encode(noise(seed=i)) for kind in ("cat", "dog") for i in range(6)}
@@ -73,14 +76,28 @@ def test_a_second_start_reads_no_image(
     source = str(pack(tmp_path / "pets", content))
     expected = load(source, size=8)
     first = load(source, size=8, cache=cache)
-    assert told("kept 1") == 1
-    monkeypatch.setattr(contents, "decode_all", None)
+    assert told("keeping 1") == 1
+    decoded = names_decoded(monkeypatch)
     again = load(source, size=8, cache=cache)
+    assert [Path(name).name for name in decoded] == ["bad.png"]  # which is tried again each time
     assert told(" images of 8 x 8, 0.0 MB, from ") == 1
     for splits in (first, again):
         assert_same_splits(splits, expected)
-        assert isinstance(splits.train.images, Mapped)
+        assert isinstance(splits.train.images, Decoded)
     assert_same_splits(load(source, size=8, seed=3, cache=cache), load_uncached(monkeypatch, source, seed=3))
+
+
+def names_decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are decoded from now on."""
+    found: list[str] = []
+    decode_each = rows.decode_each
+
+    def noted(entries: Sequence[Entry], *args: Any) -> Iterator[tuple[int, str | None]]:
+        found.extend(entry.name for entry in entries)
+        return decode_each(entries, *args)
+
+    monkeypatch.setattr(rows, "decode_each", noted)
+    return found
 
 
 def load_uncached(monkeypatch: pytest.MonkeyPatch, source: str, seed: int) -> Splits:
@@ -119,9 +136,17 @@ def changed_in_place(folder: Path) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
 
 
+def changed_behind_its_time(folder: Path) -> None:
+    path = folder / "cat" / "0.png"
+    before = path.stat()
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 CHANGES: dict[str, Callable[[Path], object]] = {
     "touched": touched,
     "changed in place": changed_in_place,
+    "changed, its time set back": changed_behind_its_time,
     "added": lambda folder: (folder / "dog" / "new.png").write_bytes(plain("green")),
     "removed": lambda folder: (folder / "dog" / "0.png").unlink(),
     "renamed": lambda folder: (folder / "dog" / "0.png").rename(folder / "dog" / "zero.png"),
@@ -136,7 +161,7 @@ def test_a_folder_that_changed_is_read_anew(change, tmp_path: Path, cache: Cache
     change(folder)
     told.clear()
     assert_same_splits(load(str(folder), size=8, cache=cache), load(str(folder), size=8))
-    assert told("kept") == 1
+    assert told("keeping") == 1
     assert len(files(cache)) == 1  # in place of what is of no more use
 
 
@@ -150,7 +175,7 @@ def test_an_archive_that_changed_is_read_anew(pack, tmp_path: Path, cache: Cache
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # what only its bytes tell
     told.clear()
     assert_same_splits(load(str(path), size=8, cache=cache), load(str(path), size=8))
-    assert told("kept") == 1
+    assert told("keeping") == 1
 
 
 def test_what_another_decoder_made_is_read_anew(
@@ -161,7 +186,7 @@ def test_what_another_decoder_made_is_read_anew(
     monkeypatch.setattr(caches, "decoder", lambda: "Pillow 99")
     told.clear()
     load(source, size=8, cache=cache)
-    assert told("kept") == 1
+    assert told("keeping") == 1
 
 
 def test_any_damage_is_noticed_and_repaired(tmp_path: Path, cache: Cache, told: Told) -> None:
@@ -190,7 +215,8 @@ def test_two_images_that_change_places_are_damage(tmp_path: Path, cache: Cache, 
     path.write_bytes(whole[: -2 * row] + whole[-row:] + whole[-2 * row : -row])
     told.clear()
     load(source, size=8, cache=cache)
-    assert told("is damaged (its pixels are not what was written)") == 1
+    assert told("is damaged (2 images)") == 1
+    assert path.read_bytes() == whole
 
 
 def test_without_room_the_run_goes_on_and_says_why(tmp_path: Path, cache: Cache, told: Told) -> None:
@@ -237,13 +263,12 @@ def test_a_file_that_may_not_be_read_is_left_alone(
     assert path.exists()
 
 
-def test_what_is_written_to_an_image_stays_in_this_process(tmp_path: Path, cache: Cache) -> None:
+def test_images_are_taken_out_of_pages_that_processes_share(tmp_path: Path, cache: Cache) -> None:
     found = load_all(str(write_tree(tmp_path / "pets", PETS)), size=8, cache=cache)
     (path,) = files(cache)
     before = path.read_bytes()
-    assert isinstance(found.images, Mapped)
-    assert str(path) in Path("/proc/self/maps").read_text()  # its pages are the file's, and so every process's
-    found.images._pixels.fill_(7)
+    assert str(path) in Path("/proc/self/maps").read_text()
+    found.images[:].fill_(7)
     assert path.read_bytes() == before
 
 
@@ -251,7 +276,7 @@ def test_too_many_unreadable_files_are_refused_as_without_a_cache(tmp_path: Path
     source = str(write_tree(tmp_path / "pets", PETS | {f"{i}.png": b"no image" for i in range(3)}))
     assert len(load_all(source, size=8, max_skipped=0.5, cache=cache)) == 12
     for _ in range(2):
-        with pytest.raises(UserError, match="too many unreadable files: 2 of the first"):
+        with pytest.raises(UserError, match="too many unreadable files: 2 so far, 1 of 15 allowed"):
             load_all(source, size=8, cache=cache)
     assert len(load_all(source, size=8, max_skipped=0.5, cache=cache).skipped) == 3
 
@@ -265,7 +290,7 @@ def test_idx_files_are_read_as_they_are(tmp_path: Path, cache: Cache) -> None:
 
 def test_the_embedded_set_is_kept_too(cache: Cache, told: Told) -> None:
     assert_same_splits(load("clipart", size=16, cache=cache), load("clipart", size=16))
-    assert told("kept 2,327 images of 16 x 16, 1.8 MB, in") == 1
+    assert told("keeping 2,327 images of 16 x 16, 1.8 MB, in") == 1
     assert files(cache)[0].name.startswith("clipart-16px-")
 
 
@@ -273,14 +298,14 @@ STARTED = """
 import sys
 from pathlib import Path
 from fastssl.data.images import Cache, load_all
-from fastssl.train.reproduce import fingerprint
+from fastssl.data.rows import checksums
 
 cache = Cache(Path(sys.argv[2]), lambda line: print(line.split()[0]))
-print(fingerprint(load_all(sys.argv[1], size=64, cache=cache).images))
+print(checksums(load_all(sys.argv[1], size=64, cache=cache).images[:]).sum().item())
 """
 
 
-def test_of_processes_that_start_together_one_decodes(tmp_path: Path) -> None:
+def test_processes_that_start_together_fill_one_file(tmp_path: Path) -> None:
     content = {f"{i}.png": encode(noise(64, 64, seed=i)) for i in range(200)}
     source = str(write_tree(tmp_path / "noise", content))
     command = [sys.executable, "-c", STARTED, source, str(tmp_path / "cache")]
@@ -288,8 +313,7 @@ def test_of_processes_that_start_together_one_decodes(tmp_path: Path) -> None:
     said = [process.communicate(timeout=120)[0].splitlines() for process in started]
     assert {process.returncode for process in started} == {0}
     assert len({lines[-1] for lines in said}) == 1
-    assert sum("kept" in lines for lines in said) == 1
-    assert sum("200" in lines for lines in said) == 1
+    assert sum("keeping" in lines for lines in said) == 1
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".images"]
 
 
@@ -312,7 +336,7 @@ def test_where_files_cannot_be_locked_each_decodes_for_itself(
     monkeypatch.setattr(caches.FileLock, "acquire", refuse)
     source = str(write_tree(tmp_path / "pets", PETS))
     load(source, size=8, cache=cache)
-    assert told("kept") == 1
+    assert told("keeping") == 1
 
 
 @pytest.mark.parametrize("name", ["a b/ü.d", "x" * 200, "...", "-"])
@@ -332,3 +356,64 @@ def test_sources_of_one_name_do_not_share(tmp_path: Path, cache: Cache) -> None:
 def test_a_missing_source_is_refused_as_ever(cache: Cache) -> None:
     with pytest.raises(UserError, match="no file or folder"):
         load("nowhere.zip", size=8, cache=cache)
+
+
+def test_without_a_second_time_the_contents_of_a_sample_tell(
+    tmp_path: Path, cache: Cache, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_times", lambda status: str(status.st_mtime_ns))  # as on FAT
+    folder = write_tree(tmp_path / "pets", PETS)
+    load(str(folder), size=8, cache=cache)
+    changed_behind_its_time(folder)
+    told.clear()
+    load(str(folder), size=8, cache=cache)
+    assert told("keeping") == 1
+
+
+def test_a_start_reads_the_head_and_nothing_else(tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = str(write_tree(tmp_path / "pets", PETS))
+    load(source, size=8, cache=cache)
+    checked: list[int] = []
+    sums = caches._sums
+    monkeypatch.setattr(caches, "_sums", lambda images: (checked.append(len(images)), sums(images))[1])
+    again = load_lazily(source, size=8, cache=cache).train
+    assert checked == []
+    again.images[torch.tensor([3, 1])]
+    again.images[torch.tensor([1, 5])]
+    assert checked == [2, 1]
+
+
+def test_sets_that_were_not_used_for_longest_are_dropped_for_want_of_room(
+    tmp_path: Path, cache: Cache, told: Told
+) -> None:
+    source = {name: str(write_tree(tmp_path / name, PETS)) for name in "abcd"}
+    for age, name in enumerate("abc"):
+        load(source[name], size=8, cache=cache)
+        os.utime(cache.place(Path(source[name]), 8, "all"), ns=(0, age))
+    size = files(cache)[0].stat().st_size
+    assert cache.usage() == f"{cache.folder}: 3 sets of images, 0.0 GB; no limit"
+    load(source["a"], size=8, cache=cache)  # now used last
+    limited = replace(cache, limit=3 * size)
+    told.clear()
+    load(source["d"], size=8, cache=limited)
+    assert told(f"dropped {cache.place(Path(source['b']), 8, 'all')}, 0.0 MB") == 1
+    assert [path.name[0] for path in files(cache)] == ["a", "c", "d"]
+    assert limited.usage().endswith("; at most 0.0 GB")
+
+
+def test_a_set_in_use_is_not_dropped(tmp_path: Path, cache: Cache, told: Told) -> None:
+    used, other = (str(write_tree(tmp_path / name, PETS)) for name in ("used", "other"))
+    in_use = load(used, size=8, cache=cache)
+    limited = replace(cache, limit=files(cache)[0].stat().st_size)
+    told.clear()
+    expected = load(other, size=8)
+    assert_same_splits(load(other, size=8, cache=limited), expected)
+    (line,) = told
+    assert line.startswith("the images are not kept for the next start: they would take 0.00 GB, and --cache_limit")
+    assert [path.name[:4] for path in files(cache)] == ["used"]
+    assert_same_splits(in_use, load(used, size=8))
+    del in_use
+    assert_same_splits(load(other, size=8, cache=limited), expected)
+    assert [path.name[:5] for path in files(cache)] == ["other"]
+    load(used, size=8, cache=replace(cache, limit=1))  # which nothing would be within, so nothing is dropped
+    assert [path.name[:5] for path in files(cache)] == ["other"]

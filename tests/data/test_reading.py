@@ -11,7 +11,6 @@ from fastssl.data import reading
 from fastssl.data.decode import UnreadableError
 from fastssl.data.reading import decode_all
 from fastssl.data.sources import Entry
-from fastssl.errors import UserError
 
 
 def entries(count: int, bad: tuple[int, ...] = ()) -> list[Entry]:
@@ -20,7 +19,7 @@ def entries(count: int, bad: tuple[int, ...] = ()) -> list[Entry]:
 
 
 def test_images_come_back_in_order() -> None:
-    images, kept, skipped = decode_all(entries(100), 8, allowed=0)
+    images, kept, skipped = decode_all(entries(100), 8)
     assert images.shape == (100, 3, 8, 8)
     assert images[:, 2, 5, 3].tolist() == list(range(100))
     assert kept == list(range(100))
@@ -29,7 +28,7 @@ def test_images_come_back_in_order() -> None:
 
 def test_channels_come_first() -> None:
     image = noise(8, 8)
-    images, _, _ = decode_all([Entry("x", lambda: encode(image))], 8, allowed=0)
+    images, _, _ = decode_all([Entry("x", lambda: encode(image))], 8)
     assert torch.equal(images[0], torch.tensor(np.asarray(image)).permute(2, 0, 1))
 
 
@@ -37,7 +36,7 @@ def test_unreadable_files_are_named_and_left_out() -> None:
     def fail() -> bytes:
         raise UnreadableError("gone")
 
-    images, kept, skipped = decode_all([*entries(4, bad=(1,)), Entry("5.png", fail)], 8, allowed=2)
+    images, kept, skipped = decode_all([*entries(4, bad=(1,)), Entry("5.png", fail)], 8)
     assert images[:, 0, 0, 0].tolist() == kept == [0, 2, 3]
     assert [(item.name, item.reason) for item in skipped] == [
         ("1.png", "not an image in a format that can be read"),
@@ -45,22 +44,9 @@ def test_unreadable_files_are_named_and_left_out() -> None:
     ]
 
 
-def test_too_many_unreadable_files_are_an_error_at_once() -> None:
-    read = []
-
-    def content() -> bytes:
-        read.append(1)
-        return b"text"
-
-    with pytest.raises(UserError, match=r"3 of the first 3 of 1000, 2 allowed \('bad\\n\.png': not an image") as caught:
-        decode_all([Entry("bad\n.png", content)] * 1000, 8, allowed=2)
-    assert "\n" not in str(caught.value)
-    assert len(read) < 1000
-
-
 def test_progress_is_told_of_every_file() -> None:
     told: list[tuple[int, int]] = []
-    decode_all(entries(5, bad=(2,)), 8, allowed=1, progress=lambda done, total: told.append((done, total)))
+    decode_all(entries(5, bad=(2,)), 8, progress=lambda done, total: told.append((done, total)))
     assert told == [(i, 5) for i in range(1, 6)]
 
 
@@ -77,7 +63,6 @@ def test_files_are_read_by_one_thread_and_not_far_ahead() -> None:
     decode_all(
         [Entry(str(i), lambda i=i: content(i)) for i in range(300)],
         8,
-        allowed=0,
         progress=lambda done, _: ahead.append(len(read) - done),
     )
     assert threads == {threading.get_ident()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ from image_files import encode, noise, plain, write_tree
 from fastssl.data import plans
 from fastssl.data.files import Files
 from fastssl.data.images import files_of, load_all, stream
-from fastssl.data.rows import Mapped, Rows, Undecoded, checksums, identity
-from fastssl.data.sources import list_images
+from fastssl.data.rows import Decoded, FileRows, InMemory, Rows, Undecoded, checksums, identity
+from fastssl.data.sources import Entries, list_images
 from fastssl.data.stream import StreamLoader
 from fastssl.errors import UserError
 from fastssl.eval.features import extract
@@ -24,19 +25,25 @@ def pixels() -> torch.Tensor:
     return torch.randint(0, 256, (20, 3, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def mapped(pixels: torch.Tensor) -> Mapped:
-    return Mapped(pixels, checksums(pixels), torch.arange(len(pixels)))
+def files(pixels: torch.Tensor, folder: Path) -> Files:
+    for i, image in enumerate(pixels):
+        write_tree(folder, {f"{i:03}.ppm": b"P6 6 6 255\n" + image.permute(1, 2, 0).contiguous().numpy().tobytes()})
+    return Files(list_images(folder), 0.5, "it is white")
+
+
+def decoded(pixels: torch.Tensor, folder: Path) -> Decoded:
+    return Decoded(files(pixels, folder), InMemory(len(pixels), 6), torch.arange(len(pixels)))
 
 
 def undecoded(pixels: torch.Tensor, folder: Path) -> Undecoded:
-    for i, image in enumerate(pixels):
-        write_tree(folder, {f"{i:03}.ppm": b"P6 6 6 255\n" + image.permute(1, 2, 0).contiguous().numpy().tobytes()})
-    return Undecoded(Files(list_images(folder), 0.5, "it is white"), torch.arange(len(pixels)), 6)
+    return Undecoded(files(pixels, folder), torch.arange(len(pixels)), 6)
 
 
-@pytest.mark.parametrize("kind", ["mapped", "undecoded"])
-def test_rows_are_indexed_as_their_tensor_is(kind: str, pixels: torch.Tensor, tmp_path: Path) -> None:
-    rows: Rows = mapped(pixels) if kind == "mapped" else undecoded(pixels, tmp_path)
+@pytest.mark.parametrize("make", [decoded, undecoded])
+def test_rows_are_indexed_as_their_tensor_is(
+    make: Callable[[torch.Tensor, Path], FileRows], pixels: torch.Tensor, tmp_path: Path
+) -> None:
+    rows: Rows = make(pixels, tmp_path)
     some = torch.tensor([3, 19, 3, 0])
     for part, tensor in ((rows, pixels), (rows.subset(some), pixels[some]), (rows.subset(some[:0]), pixels[:0])):
         assert (len(part), part.shape) == (len(tensor), tensor.shape)
@@ -49,21 +56,45 @@ def test_rows_are_indexed_as_their_tensor_is(kind: str, pixels: torch.Tensor, tm
     assert torch.equal(rows.subset(some).subset(torch.tensor([1]))[:], pixels[19:20])
 
 
-def test_what_is_taken_out_is_a_copy(pixels: torch.Tensor) -> None:
-    rows = mapped(pixels.clone())
+def test_what_is_taken_out_is_a_copy(pixels: torch.Tensor, tmp_path: Path) -> None:
+    rows = decoded(pixels, tmp_path)
     rows[2:4].zero_()
     rows[5].zero_()
     assert torch.equal(rows[:], pixels)
 
 
 def test_an_identity_is_that_of_the_tensor_or_of_the_files(pixels: torch.Tensor, tmp_path: Path) -> None:
-    assert identity(mapped(pixels)) == identity(pixels)
     chosen = torch.tensor([4, 2])
-    assert identity(mapped(pixels).subset(chosen)) == identity(pixels[chosen]) != identity(pixels[chosen.flip(0)])
+    assert identity(pixels[chosen]) != identity(pixels[chosen.flip(0)])
     files = undecoded(pixels, tmp_path)
+    assert identity(files) == identity(decoded(pixels, tmp_path))
     assert identity(files) == identity(files.subset(torch.arange(20))) != identity(files.subset(chosen))
     write_tree(tmp_path, {"000.ppm": b"of another size"})
     assert identity(Undecoded(Files(list_images(tmp_path), 0.5, ""), files.rows, 6)) != identity(files)
+
+
+@pytest.mark.parametrize("make", [decoded, undecoded])
+def test_the_readable_ones_are_found_by_reading_each_once(
+    make: Callable[[torch.Tensor, Path], FileRows], pixels: torch.Tensor, tmp_path: Path
+) -> None:
+    rows = make(pixels[:4], tmp_path)
+    write_tree(tmp_path, {"003.ppm": b"no image"})
+    read = counted(rows.files)
+    part = rows.subset(torch.tensor([3, 2, 0]))
+    with pytest.warns(UserWarning, match="it is white"):
+        assert part.readable().tolist() == [1, 2]
+    assert rows.readable().tolist() == [0, 1, 2]
+    assert sorted(read) == ["000.ppm", "001.ppm", "002.ppm", "003.ppm"]
+
+
+def counted(files: Files) -> list[str]:
+    """The names of the files that are read from now on."""
+    read: list[str] = []
+    entries = Entries.of(files.listing.entries)
+    files.listing.entries = Entries(
+        entries.names, entries.sizes, lambda i: (read.append(entries.names[i]), entries[i].read())[1]
+    )
+    return read
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 6, 8])
@@ -103,7 +134,7 @@ def test_a_file_that_an_engine_has_named_is_not_named_again(tmp_path: Path) -> N
     content = {f"{i}.png": encode(noise(seed=i)) for i in range(9)} | {"3.png": b"no image"}
     data = stream(str(write_tree(tmp_path, content)), size=16).train
     with StreamLoader(files_of(data, "stream"), plans.eval(8), 3, 0) as loader:
-        with pytest.warns(UserWarning, match=r"'3\.png' cannot be read .* another image takes its place"):
+        with pytest.warns(UserWarning, match=r"'3\.png' cannot be read .* another takes its place"):
             list(loader.epoch(0))
         assert loader.skipped == tuple(data.skipped)
     with warnings.catch_warnings():

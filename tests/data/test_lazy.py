@@ -1,0 +1,206 @@
+"""Images decoded when they are first asked for: nothing but the time tells whether they were before."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from image_files import encode, noise, write_tar, write_tree, write_zip
+from torch import Tensor
+
+from fastssl.data import plans, rows
+from fastssl.data.images import Cache, ImageSet, load, load_lazily
+from fastssl.data.loader import Loader
+from fastssl.data.rows import Decoded
+from fastssl.errors import UserError
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*cannot be read")
+PLAN = plans.simclr(8)
+GOOD = {f"{kind}/{i:02}.png": encode(noise(seed=i)) for kind in ("cat", "dog") for i in range(12)}
+FILES = GOOD | {"cat/03.png": b"no image"}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> str:
+    return str(write_tree(tmp_path / "pets", FILES))
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are decoded."""
+    found: list[str] = []
+    decode_each = rows.decode_each
+
+    def noted(entries, *args):  # type: ignore[no-untyped-def]
+        found.extend(entry.name for entry in entries)
+        return decode_each(entries, *args)
+
+    monkeypatch.setattr(rows, "decode_each", noted)
+    return found
+
+
+def served(data: ImageSet, epoch: int = 0, start: int = 0, stop: int = 99) -> list[list[Tensor]]:
+    batches = Loader(data, PLAN, 4, seed=5).epoch(epoch, start)
+    return [views for _, views in zip(range(stop - start), batches, strict=False)]
+
+
+def same(a: Sequence[Sequence[Tensor]], b: Sequence[Sequence[Tensor]]) -> bool:
+    pairs = [(x, y) for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True)]
+    return bool(pairs) and all(torch.equal(x, y) for x, y in pairs)
+
+
+def test_a_first_epoch_is_that_of_a_start_from_a_complete_cache(source: str, tmp_path: Path, read: list[str]) -> None:
+    first = load_lazily(source, size=16, cache=Cache(tmp_path / "new")).train
+    assert read == []
+    epochs = [served(first, epoch) for epoch in range(3)]
+    whole = Cache(tmp_path / "whole")
+    load(source, size=16, cache=whole)
+    read.clear()
+    later = load_lazily(source, size=16, cache=whole).train
+    assert all(same(served(later, epoch), epochs[epoch]) for epoch in range(3))
+    assert set(read) <= {"cat/03.png"}
+    in_memory = load_lazily(source, size=16).train
+    assert all(same(served(in_memory, epoch), epochs[epoch]) for epoch in range(3))
+
+
+def test_without_unreadable_files_it_is_also_that_of_images_in_memory(tmp_path: Path) -> None:
+    source = str(write_tree(tmp_path / "pets", GOOD))
+    lazy, loaded = load_lazily(source, size=16), load(source, size=16)
+    assert isinstance(loaded.train.images, Tensor)
+    assert same(served(lazy.train), served(loaded.train))
+    assert lazy.test is not None
+    assert loaded.test is not None
+    assert torch.equal(lazy.test.images[:], loaded.test.images[:])
+    assert (lazy.test.names, lazy.test.classes) == (loaded.test.names, loaded.test.classes)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_run_resumed_in_its_first_epoch_sees_what_an_uninterrupted_one_sees(
+    steps: int, source: str, tmp_path: Path
+) -> None:
+    whole = served(load_lazily(source, size=16).train)
+    cache = Cache(tmp_path / "cache")
+    first = served(load_lazily(source, size=16, cache=cache).train, stop=steps)
+    resumed = served(load_lazily(source, size=16, cache=cache).train, start=steps)
+    assert same([*first, *resumed], whole)
+    anew = served(load_lazily(source, size=16, cache=Cache(tmp_path / "other")).train, start=steps)
+    assert same(anew, resumed)
+
+
+@pytest.mark.parametrize("pack", [write_tree, write_zip, write_tar, lambda path, what: write_tar(path, what, "gz")])
+def test_each_image_is_decoded_once_whichever_process_needs_it(pack, tmp_path: Path, read: list[str]) -> None:
+    path, told = str(pack(tmp_path / "animals", GOOD)), []
+    cache = Cache(tmp_path / "cache", told.append)
+    one, other = (load_lazily(path, size=16, cache=cache) for _ in range(2))  # as of two processes
+    for epoch in range(3):
+        served(one.train, epoch)
+        served(other.train, epoch)
+    for splits in (one, other):
+        assert splits.test is not None
+        assert len(splits.test.images[:]) == 4
+        splits.train.images[:]
+    assert sorted(read) == sorted(GOOD)
+    load_lazily(path, size=16, cache=cache)
+    assert told[-1].startswith("24 images of 16 x 16, 0.0 MB, from ")
+
+
+def test_what_an_interrupted_run_has_decoded_is_there(source: str, tmp_path: Path, read: list[str]) -> None:
+    told: list[str] = []
+    cache = Cache(tmp_path / "cache", told.append)
+    load_lazily(source, size=16, cache=cache).train.images[torch.tensor([5, 6, 7])]
+    read.clear()
+    again = load_lazily(source, size=16, cache=cache).train
+    assert told[-1].startswith("3 of 24 images of 16 x 16, 0.0 MB, from ")
+    again.images[torch.tensor([4, 5, 6, 7])]
+    assert read == [again.names[4]]
+
+
+def test_unreadable_files_are_named_and_left_out_of_scores(source: str, read: list[str]) -> None:
+    splits = load_lazily(source, size=16)
+    every = [*splits.train.names, *(splits.test.names if splits.test else ())]
+    assert sorted(every) == sorted(FILES)
+    with pytest.warns(UserWarning, match=r"'cat/03\.png' cannot be read \(not an image"):
+        readable = splits.readable()
+    kept = [*readable.train.names, *(readable.test.names if readable.test else ())]
+    assert set(every) - set(kept) == {"cat/03.png"}
+    assert [item.name for item in splits.train.skipped] == ["cat/03.png"]
+    assert readable.train.labels is not None
+    assert len(readable.train.labels) == len(readable.train) == len(readable.train.images[:])
+    assert splits.readable().train.names == readable.train.names
+    assert sorted(read) == sorted(FILES)
+
+
+def test_too_many_unreadable_files_end_the_epoch_whichever_part_they_are_in(tmp_path: Path) -> None:
+    bad = dict.fromkeys(("train/a.png", "test/b.png", "test/c.png"), b"no image")
+    files = bad | {f"train/{i}.png": encode(noise(seed=i)) for i in range(17)}
+    splits = load_lazily(str(write_tree(tmp_path, files)), size=8)
+    served(splits.train)
+    assert splits.test is not None
+    with pytest.raises(UserError, match="too many unreadable files: 3 so far, 2 of 20 allowed"):
+        splits.test.readable()
+
+
+def test_where_the_disk_fills_the_run_goes_on_in_memory(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [served(load_lazily(source, size=16).train, epoch) for epoch in range(2)]
+    told: list[str] = []
+    pwrite, left = os.pwrite, iter(range(9))
+
+    def full(*given):  # type: ignore[no-untyped-def]
+        if next(left, None) is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return pwrite(*given)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    data = load_lazily(source, size=16, cache=Cache(tmp_path / "cache", told.append)).train
+    assert all(same(served(data, epoch), expected[epoch]) for epoch in range(2))
+    assert [line for line in told if "no more" in line] == [
+        "no more images are kept for the next start: No space left on device"
+    ]
+
+
+def test_a_cache_that_may_only_be_read_serves_what_it_has(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    cache = Cache(tmp_path / "cache", told.append)
+    expected = load_lazily(source, size=16, cache=cache).train.images[:4]
+    open_ = Path.open
+
+    def refuse(path: Path, mode: str = "r", *given: int):  # type: ignore[no-untyped-def]
+        if path.suffix == ".images" and "+" in mode:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return open_(path, mode, *given)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    again = load_lazily(source, size=16, cache=cache).train
+    assert told[-1].startswith("4 of 24 images" if "cat/03.png" not in again.names[:4] else "3 of 24 images")
+    before = len(told)
+    assert torch.equal(again.images[:4], expected)
+    assert len(told) == before
+    assert torch.equal(again.images[:], load_lazily(source, size=16).train.images[:])
+    assert "may not be written to" in told[-1]
+
+
+def test_a_source_that_changes_meanwhile_is_said(source: str, tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    load_lazily(source, size=16, cache=cache)
+    again = load_lazily(source, size=16, cache=cache).train
+    (Path(source) / "dog" / "new.png").write_bytes(GOOD["cat/00.png"])
+    with pytest.raises(UserError, match="has changed while it was read: start anew"):
+        again.images[:2]
+
+
+def test_an_epoch_that_is_left_ends_its_threads(source: str) -> None:
+    data = load_lazily(source, size=16).train
+    assert isinstance(data.images, Decoded)
+    batches = Loader(data, PLAN, 4, seed=5).epoch(0)
+    next(batches)
+    batches.close()  # type: ignore[attr-defined]
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("fill", "decode"))]
