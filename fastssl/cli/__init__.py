@@ -23,6 +23,8 @@ COMMANDS = {
     "export": "write a run's encoder as safetensors that torchvision loads",
     "track": "follow objects, marked in the first frame of a video, through all of it",
     "report": "draw a run's report.html again",
+    "colorize": "give a photo the colours that a run of colorization predicts",
+    "inpaint": "fill a hole in a photo by a run of inpainting",
     "views": "draw what a view plan makes of images, and say it in words",
     "bench-data": "which engine makes views fastest here, and whether a training step waits for it",
     "info": "versions, hardware, and which kernels serve each operation",

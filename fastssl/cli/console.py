@@ -124,12 +124,14 @@ class TrainingDisplay:
 
 
 def _told(progress: Progress) -> str:
-    """The loss; the bound on the mutual information of the views or the accuracy of the pretext task, if there is."""
+    """The loss; the bound on the mutual information of the views, or how well the pretext task is solved, if told."""
     told, extra = f"loss {progress.row.loss:.3f}", progress.row.extra
     if "mutual_information_bound" in extra:
         told += f"  bound {extra['mutual_information_bound']:.3f} nats"
     if "pretext_accuracy" in extra:
         told += f"  solved {100 * extra['pretext_accuracy']:.1f} % (chance {100 * extra['chance']:.3g} %)"
+    if "pretext_error" in extra:
+        told += f"  error {extra['pretext_error']:.3g} (always the mean {extra['constant_error']:.3g})"
     return told
 
 

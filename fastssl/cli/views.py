@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
-
-from PIL import Image
 
 from fastssl.cli import console
 from fastssl.cli.parser import Parser
+from fastssl.cli.photos import check_ending, save
 from fastssl.cli.plan_options import add_plan_options, early, part_names
 from fastssl.data import plans
 from fastssl.data.sample import load_some
 from fastssl.errors import UserError
-from fastssl.files import atomic_write
 from fastssl.report.grid import draw_grid
 from fastssl.train import config as configs
 from fastssl.train.config import RunConfig
@@ -31,15 +28,13 @@ EXAMPLES = """\
 """
 
 PRESET, IMAGE_SIZE = "simclr", RunConfig.image_size
-_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 def run(words: list[str]) -> int:
     """The command. Raises UserError for whatever cannot be used."""
     given = _parser(words).parse(words)
     out = Path(given.out)
-    if out.suffix.lower() not in _FORMATS:
-        raise UserError(f"{out} does not end in {' or '.join(_FORMATS)}: the ending chooses the format")
+    check_ending(out)
     for name in ("image_size", "rows"):
         if given[name] < 1:
             raise UserError(f"{name} must be 1 or more; got {given[name]}")
@@ -48,7 +43,7 @@ def run(words: list[str]) -> int:
     with console.reading(given.data) as progress:
         found = load_some(given.data, size=given.image_size, count=given.rows, seed=given.seed, progress=progress)
     console.describe_skipped(found.skipped)
-    _save(draw_grid(found, plan, rows=given.rows, seed=given.seed), out)
+    save(draw_grid(found, plan, rows=given.rows, seed=given.seed), out)
     print(plans.describe(plan))
     print(f"picture: {out}")
     return 0
@@ -66,10 +61,3 @@ def _parser(words: list[str]) -> Parser:
     preset = plans.get(early(words, "--preset", PRESET) or PRESET)
     add_plan_options(parser, part_names(preset(IMAGE_SIZE)))
     return parser
-
-
-def _save(picture: Image.Image, path: Path) -> None:
-    file = io.BytesIO()
-    picture.save(file, _FORMATS[path.suffix.lower()], quality=90)
-    with atomic_write(path) as partial:
-        partial.write_bytes(file.getvalue())

@@ -243,10 +243,9 @@ def relative_patch(size: int) -> ViewPlan:
 def colorization(size: int) -> ViewPlan:
     """One view whose colours are to be guessed, and so are left alone (arXiv:1603.08511): a crop and a flip.
 
-    A crop of 176 pixels of 256, as the paper's training has it. Values stay in [0, 1], which ``fastssl.ops.rgb_to_lab``
-    takes.
+    A crop of 176 pixels of 256, as the paper's training has it. ``fastssl.data.lab`` gives its lightness and colours.
     """
-    return ViewPlan(size=size, crop_scale=_square(176, 256), flip=0.5, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    return ViewPlan(size=size, crop_scale=_square(176, 256), flip=0.5)
 
 
 def eval(size: int) -> ViewPlan:

@@ -6,6 +6,7 @@ their mean over the processes is the loss of one process with the whole batch, a
 """
 
 from fastssl.losses.clip import ClipLoss, SigLipLoss, clip_loss, siglip_loss
+from fastssl.losses.colorization import rebalancing_weights, soft_cross_entropy
 from fastssl.losses.cpc import CPCLoss, cpc_loss
 from fastssl.losses.dense import DenseContrastive
 from fastssl.losses.dino import DINOLoss
@@ -42,7 +43,9 @@ __all__ = [
     "negative_cosine_similarity",
     "nt_xent_loss",
     "patchify",
+    "rebalancing_weights",
     "siglip_loss",
+    "soft_cross_entropy",
     "supcon_loss",
     "unpatchify",
     "vicreg_loss",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,12 +26,15 @@ class Method(nn.Module):
             tensor (N, samples) in [-1, 1], and no view plan. ``media`` of a run's config says which clips and windows.
         recipe: settings of a run in which the method's differ from those of other methods, by their names in a config
             file: ``{"encoder": "vit_micro", "optim": {"name": "adamw"}}``.
+        sees: "rgb", or "grey", where a hook of the encoder shows it all images without their colours: whoever uses it
+            without that hook, as an exported file, has to do so.
         Config: frozen dataclass of the method's own hyper-parameters; every field has a default and is documented.
         encoder: what is kept after pretraining; images (N, 3, H, W) to features (N, feature_dim).
     """
 
     modality: ClassVar[Modality] = "image"
     recipe: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    sees: ClassVar[Literal["rgb", "grey"]] = "rgb"
     Config: ClassVar[type[Any]]
     encoder: nn.Module
 
@@ -42,9 +45,25 @@ class Method(nn.Module):
         self._noted: dict[str, Tensor | float] = {}
 
     @classmethod
+    def build(cls, encoder: nn.Module, config: Any, size: int) -> Method:
+        """The method for views of ``size`` x ``size`` pixels: for overriding, where networks of it depend on that."""
+        return cls(encoder, config)
+
+    @classmethod
     def view_plan(cls, size: int) -> ViewPlan:
         """The views of ``size`` x ``size`` pixels that :meth:`forward` takes."""
         raise NotImplementedError
+
+    def prepare(self, batches: Iterable[list[Tensor]]) -> None:
+        """Called once, before the first step of a run, in training mode: the place to look at the images as a whole.
+
+        What it finds goes into buffers, for a resumed run does not look again.
+
+        Args:
+            batches: views of all training images, as those of the first epoch; none are made that are not asked for.
+        Raises:
+            UserError: if the method can learn nothing from them.
+        """
 
     def forward(self, views: list[Tensor]) -> Tensor:
         """views: as many (N, 3, size, size) float32 batches as the plan says. Returns the scalar loss."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from fastssl.errors import UserError, unknown
 
@@ -71,3 +73,33 @@ def feature_dim(encoder: nn.Module) -> int:
             f"{type(encoder).__name__} has {dim!r}: set encoder.feature_dim"
         )
     return dim
+
+
+def maps(encoder: nn.Module, images: Tensor) -> Tensor:
+    """The last map of ``encoder``, (N, feature_dim, h, w), for tasks that predict pixels.
+
+    Raises:
+        UserError: for an encoder that has none.
+        ValueError, TypeError: for images that it does not take.
+    """
+    own = getattr(encoder, "maps", None)
+    if own is None:
+        raise UserError(f"pixels are predicted from a map, and a {type(encoder).__name__} has none: take a resnet")
+    found: Tensor = own(images)
+    return found
+
+
+@torch.no_grad()
+def map_side(encoder: nn.Module, size: int) -> int:
+    """Rows of the last map of images of ``size`` x ``size`` pixels; ``encoder`` stays as it is. Raises as `maps`."""
+    found = maps(copy.deepcopy(encoder).eval(), torch.zeros(1, getattr(encoder, "channels", 3), size, size))
+    return int(found.shape[2])
+
+
+_PROBE = 128  # pixels of a side that every encoder takes, and no stride is coarser than
+
+
+def map_stride(encoder: nn.Module) -> float:
+    """Pixels of the image, along a side, for each place of the last map. Raises as `maps`."""
+    patch: int | None = getattr(encoder, "patch_size", None)
+    return _PROBE / map_side(encoder, _PROBE) if patch is None else float(patch)

@@ -100,6 +100,43 @@ class ConvDecoder(nn.Module):
         return F.interpolate(out, size=size, mode="bilinear", align_corners=False)
 
 
+class PixelHead(nn.Module):
+    """Numbers for each place of a map, or of one 2^k times as fine: the last layers of colorization's network.
+
+    A 4x4 up-convolution of stride 2 for each doubling, or a 3x3 convolution where there is none, with batch
+    normalisation and ReLU, and a 1x1 convolution behind them (arXiv:1603.08511, table 4).
+
+    Args:
+        in_channels: of the map.
+        out_channels: of the output, as many as there are classes.
+        doublings: k.
+        width: channels between.
+    Raises:
+        ValueError: for doublings below 0 or another number below 1.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, doublings: int, width: int = 256) -> None:
+        super().__init__()
+        if min(in_channels, out_channels, width) < 1 or doublings < 0:
+            raise ValueError(
+                f"a pixel head needs channels and width of at least 1 and doublings of at least 0; got "
+                f"in_channels={in_channels}, out_channels={out_channels}, width={width}, doublings={doublings}"
+            )
+        steps: list[nn.Module] = []
+        for inputs in [in_channels, *[width] * (doublings - 1)]:
+            if doublings:
+                steps.append(nn.ConvTranspose2d(inputs, width, 4, stride=2, padding=1, bias=False))
+            else:
+                steps.append(nn.Conv2d(inputs, width, 3, padding=1, bias=False))
+            steps += [nn.BatchNorm2d(width), nn.ReLU()]
+        self.layers = nn.Sequential(*steps, nn.Conv2d(width, out_channels, 1))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """maps: (N, in_channels, h, w). Returns (N, out_channels, 2^k h, 2^k w)."""
+        out: Tensor = self.layers(maps)
+        return out
+
+
 class Discriminator(nn.Module):
     """DCGAN's judge of images (arXiv:1511.06434): the adversary of context encoders (arXiv:1604.07379, section 3.2).
 

@@ -83,12 +83,13 @@ class ResNet(nn.Module):
         width: channels of the first stage; 64 is the published network, fewer suit a small machine.
         max_stride: a stage that would make the map coarser than one position in so many pixels keeps the resolution it
             gets; 8 where positions are compared (arXiv:1806.09594), and 32, the published network, never matters.
+        channels: of the images: 3, or 1 for lightness alone and 2 for colour alone.
 
     Attributes:
         feature_dim: length of a feature vector, ``8 * width * block.expansion``.
 
     Raises:
-        ValueError: for a stem of another name, a width below 1 or a max_stride below that of the stem.
+        ValueError: for a stem of another name, a width or channels below 1, or a max_stride below that of the stem.
     """
 
     def __init__(
@@ -99,17 +100,21 @@ class ResNet(nn.Module):
         stem: Stem = "imagenet",
         width: int = 64,
         max_stride: int = 32,
+        channels: int = 3,
     ) -> None:
         super().__init__()
         if stem not in get_args(Stem):
             raise ValueError(f"stem must be one of {', '.join(get_args(Stem))}; got {stem!r}")
         if width < 1:
             raise ValueError(f"width, the channels of the first stage, must be at least 1; got {width}")
+        if channels < 1:
+            raise ValueError(f"channels must be at least 1; got {channels}")
         stride = 4 if stem == "imagenet" else 1
         if max_stride < stride:
             raise ValueError(f"max_stride must be at least {stride} with the stem {stem!r}; got {max_stride}")
         strides = [2 if stride * 2**i <= max_stride else 1 for i in (1, 2, 3)]
-        self.conv1 = _conv(3, width, 7, stride=2) if stem == "imagenet" else _conv(3, width, 3)
+        self.channels = channels
+        self.conv1 = _conv(channels, width, 7, stride=2) if stem == "imagenet" else _conv(channels, width, 3)
         self.bn1 = nn.BatchNorm2d(width)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if stem == "imagenet" else nn.Identity()
         expansion = block.expansion
@@ -130,7 +135,7 @@ class ResNet(nn.Module):
         return nn.Sequential(block(inputs, planes, stride), *rest)
 
     def maps(self, x: Tensor) -> Tensor:
-        """x: (N, 3, H, W) floating-point images, normalised. Returns the last map, (N, feature_dim, h, w).
+        """x: (N, channels, H, W) floating-point images, normalised. Returns the last map, (N, feature_dim, h, w).
 
         Each of h and w is a 32nd of the image's with the stem "imagenet", an 8th with "cifar", rounded up; or what
         ``max_stride`` allows.
@@ -138,13 +143,13 @@ class ResNet(nn.Module):
         Raises:
             ValueError, TypeError: naming the shape or dtype received, if it is another.
         """
-        _check.images("resnet", x)
+        _check.images("resnet", x, self.channels)
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
         last: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return last
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (N, 3, H, W), as for :meth:`maps`. Returns (N, feature_dim), the map averaged over positions."""
+        """x: (N, channels, H, W), as for :meth:`maps`. Returns (N, feature_dim), the map averaged over positions."""
         return self.maps(x).mean(dim=(2, 3))
 
 

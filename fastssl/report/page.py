@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import jinja2
@@ -150,6 +151,10 @@ def _curves(trained: Trained, scores: dict[str, Any] | None) -> list[Curve]:
         curves.append(_bound_curve(rows, epochs))
     if "pretext_accuracy" in rows[0].extra:
         curves.append(_pretext_curve(rows, epochs))
+    if "pretext_error" in rows[0].extra:
+        curves.append(_error_curve(rows, epochs))
+    if "sharpness" in rows[0].extra:
+        curves.append(_sharpness_curve(rows, epochs))
     measured = [(epoch, row.knn) for epoch, row in zip(epochs, rows, strict=True) if row.knn is not None]
     if measured:
         curves.append(_knn_curve(measured, scores))
@@ -166,12 +171,27 @@ def _bound_curve(rows: list[Row], epochs: list[float]) -> Curve:
 
 def _pretext_curve(rows: list[Row], epochs: list[float]) -> Curve:
     solved = [100 * row.extra["pretext_accuracy"] for row in rows]
-    guessing = Level(100 * rows[0].extra["chance"], "chance")
+    guessing = Level(100 * fmean(row.extra["chance"] for row in rows), "chance")
     title = "Accuracy of the pretext task over epochs"
     svg = figures.curve(epochs, solved, title=title, means=True, levels=[guessing])
     return Curve(
         "Pretext task", svg, "Per cent of each batch solved. Nothing is learnt from a task solved by a shortcut."
     )
+
+
+def _error_curve(rows: list[Row], epochs: list[float]) -> Curve:
+    errors = [row.extra["pretext_error"] for row in rows]
+    constant = Level(fmean(row.extra["constant_error"] for row in rows), "always the mean")
+    title = "Error of the pretext task over epochs"
+    svg = figures.curve(epochs, errors, title=title, means=True, levels=[constant])
+    note = "Root of the mean squared error of each batch. Dashed: one answer, the mean of what is known, for all."
+    return Curve("Pretext task", svg, note)
+
+
+def _sharpness_curve(rows: list[Row], epochs: list[float]) -> Curve:
+    sharp = [row.extra["sharpness"] for row in rows]
+    svg = figures.curve(epochs, sharp, title="Sharpness over epochs", means=True, levels=[Level(1.0, "the original's")])
+    return Curve("Sharpness", svg, "Mean length of the gradient of what was painted, over that of what was hidden.")
 
 
 def _knn_curve(measured: list[tuple[float, float]], scores: dict[str, Any] | None) -> Curve:

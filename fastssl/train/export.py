@@ -24,7 +24,8 @@ def export_encoder(trained: Trained, path: Path) -> None:
 
     The file's metadata (strings) say how to build the network and how to feed it: ``architecture`` and ``options``
     (JSON; ``fastssl.models.get(architecture)(**options)``), ``feature_dim``, ``image_size`` (pixels), ``mean`` and
-    ``std`` (JSON, for channels in [0, 1]), ``method``, ``fastssl`` (the version).
+    ``std`` (JSON, for channels in [0, 1]), ``method``, ``fastssl`` (the version), and ``input``: "rgb", or "grey" for
+    one that was only shown images without colours, in three equal channels.
 
     Raises:
         UserError: for another ending than ``.safetensors``, by which programs know how to read it, or if the file
@@ -43,6 +44,7 @@ def export_encoder(trained: Trained, path: Path) -> None:
         "image_size": str(config.image_size),
         "mean": json.dumps(plan.mean),
         "std": json.dumps(plan.std),
+        "input": trained.method.sees,
     }
     tensors = {name: value.contiguous() for name, value in trained.encoder.state_dict().items()}
     with atomic_write(path) as partial:

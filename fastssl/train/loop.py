@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -66,7 +66,8 @@ def build_method(config: RunConfig) -> Method:
     kind = methods.get(config.method)
     with reproducible(config.seed, config.threads):
         try:
-            return kind(models.get(config.encoder)(**config.encoder_options()), config.method_config)
+            encoder = models.get(config.encoder)(**config.encoder_options())
+            return kind.build(encoder, config.method_config, config.view_plan().size)
         except ValueError as error:
             raise UserError(f"{config.method}: {error}") from error
 
@@ -126,7 +127,7 @@ def pretrain(
     with folder.lock(), reproducible(config.seed, config.threads), stop_on_signal() as stop:
         trainer = _Trainer(config, method, data, device)
         with closing(trainer.loader):
-            state = _resumed(trainer, folder) if resume else _started(trainer, folder)
+            state = _resumed(trainer, folder) if resume else _started(trainer, folder, stop)
             log = MetricsLog(folder, steps=trainer.steps_done)
             while not state.finished and not stop.requested:
                 trainer.run_epoch(log, watch, stop)
@@ -138,8 +139,9 @@ def pretrain(
     return state
 
 
-def _started(trainer: _Trainer, folder: RunFolder) -> Checkpoint:
+def _started(trainer: _Trainer, folder: RunFolder, stop: StopRequest) -> Checkpoint:
     """Begins the folder. The first checkpoint proves that there is room before an old run is removed for it."""
+    trainer.prepare(stop)
     state = trainer.state()
     with atomic_write(folder.checkpoint) as partial:
         checkpoints.write(state, partial)
@@ -219,6 +221,17 @@ class _Trainer:
         self.optimizer.load_state_dict(state.optimizer)
         self.epoch, self.step, self.seconds = state.epoch, state.step, state.seconds
         set_rng_state(state.rng)
+
+    def prepare(self, stop: StopRequest) -> None:
+        """Shows the method the views of the first epoch, before it begins."""
+
+        def batches() -> Iterator[list[Tensor]]:
+            for views in self.loader.epoch(0):
+                if stop.requested:
+                    raise KeyboardInterrupt("stopped before the first step: nothing was written")
+                yield views
+
+        self.method.prepare(batches())
 
     def run_epoch(self, log: MetricsLog, watch: Watcher, stop: StopRequest) -> None:
         """The rest of the epoch in progress, or as much of it as is done when a stop is requested."""

@@ -17,6 +17,7 @@ from fastssl.data.views import make_views
 # Encoders of the methods' recipes, as small as they can be for images of 16 pixels.
 TINY: dict[str, dict[str, Any]] = {
     "resnet18": {"stem": "cifar", "width": 4},
+    "alexnet_split": {"stem": "cifar", "width": 8},
     "vit_micro": {"patch_size": 4, "width": 32, "depth": 2, "image_size": 16},
 }
 
@@ -29,7 +30,7 @@ def build() -> Callable[..., methods.Method]:
         torch.manual_seed(seed)
         kind = methods.get(name)
         encoder = kind.recipe.get("encoder", "resnet18")
-        return kind(models.get(encoder)(**TINY[encoder]), kind.Config(**settings))
+        return kind.build(models.get(encoder)(**TINY[encoder]), kind.Config(**settings), size=16)
 
     return build
 
@@ -90,3 +91,24 @@ def list_of_clips(count: int, size: int, frames: int, *, every: int) -> ClipSet:
     video = Drift((255 * pixels).byte().movedim(0, 2).contiguous())
     clips = tuple((0, tuple(range(every * i, every * i + frames))) for i in range(count))
     return ClipSet((video,), clips)
+
+
+@pytest.fixture
+def descend() -> Callable[..., list[float]]:
+    """Losses of 30 steps on one batch, of which all that a method draws is drawn alike."""
+
+    def descend(method: methods.Method, views: list[Tensor], *, precision: torch.dtype = torch.float32) -> list[float]:
+        optimizer = torch.optim.AdamW(method.parameters(), lr=1e-3)
+        losses = []
+        for step in range(30):
+            optimizer.zero_grad()
+            torch.manual_seed(0)
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+                loss = method(views)
+            loss.backward()
+            optimizer.step()
+            method.after_step((step + 1) / 30)
+            losses.append(loss.item())
+        return losses
+
+    return descend

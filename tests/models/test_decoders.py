@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastssl.models.decoders import ChannelwiseLinear, ConvDecoder, Discriminator
+from fastssl.models.decoders import ChannelwiseLinear, ConvDecoder, Discriminator, PixelHead
 
 
 def kinds(module: Any) -> list[type]:
@@ -87,12 +87,13 @@ def test_the_judge_learns_to_tell_noise_from_gradients() -> None:
     assert judge(ramp * torch.rand(16, 1, 1, 1)).min() > judge(torch.randn(16, 1, 16, 16)).max()
 
 
-@pytest.mark.parametrize("kind", [ConvDecoder, Discriminator, ChannelwiseLinear])
+@pytest.mark.parametrize("kind", [ConvDecoder, Discriminator, ChannelwiseLinear, PixelHead])
 def test_every_parameter_gets_a_gradient(kind: type[nn.Module]) -> None:
     settings = {
         ConvDecoder: dict(in_channels=8, out_channels=3, doublings=2),
         Discriminator: dict(size=16, width=4),
         ChannelwiseLinear: dict(channels=8, side=4),
+        PixelHead: dict(in_channels=8, out_channels=3, doublings=1),
     }
     module = kind(**settings[kind])
     x = torch.randn(4, 3, 16, 16) if isinstance(module, Discriminator) else torch.randn(4, 8, 4, 4)
@@ -103,9 +104,21 @@ def test_every_parameter_gets_a_gradient(kind: type[nn.Module]) -> None:
 def test_what_cannot_be_is_named() -> None:
     with pytest.raises(ValueError, match="doublings=0"):
         ConvDecoder(8, 3, doublings=0)
+    with pytest.raises(ValueError, match="doublings=-1"):
+        PixelHead(8, 3, doublings=-1)
     with pytest.raises(ValueError, match="got size=7"):
         Discriminator(7)
     with pytest.raises(ValueError, match="got 0 and 4"):
         ChannelwiseLinear(0, 4)
     with pytest.raises(ValueError, match="discriminator: images must have 16 x 16 pixels; got 16 x 8"):
         Discriminator(16)(torch.zeros(2, 3, 16, 8))
+
+
+@pytest.mark.parametrize("doublings", [0, 1, 3])
+def test_a_pixel_head_answers_for_each_place(doublings: int) -> None:
+    head = PixelHead(8, 5, doublings=doublings, width=6)
+    assert head(torch.randn(2, 8, 3, 4)).shape == (2, 5, 3 * 2**doublings, 4 * 2**doublings)
+    ups = [step for step in head.layers if isinstance(step, nn.ConvTranspose2d)]
+    assert len(ups) == doublings
+    assert isinstance(head.layers[-1], nn.Conv2d)
+    assert head.layers[-1].kernel_size == (1, 1)

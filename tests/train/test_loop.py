@@ -4,7 +4,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -371,3 +371,50 @@ def test_build_method_depends_on_the_seed_alone(config: RunConfig) -> None:
     one, same, other = (build_method(c).encoder.state_dict() for c in (config, config, replace(config, seed=1)))
     assert_same(one, same)
     assert not torch.equal(one["conv1.weight"], other["conv1.weight"])
+
+
+class Watched(SimCLR):
+    """Counts what it is shown before training, and keeps it as a method does."""
+
+    def __init__(self, encoder: torch.nn.Module, config: Any) -> None:
+        super().__init__(encoder, config)
+        self.register_buffer("images", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("mean", torch.zeros(()))
+
+    def prepare(self, batches: Iterable[list[torch.Tensor]]) -> None:
+        first = next(iter(batches))
+        self.mean += first[0].mean()
+        self.images += len(first[0]) + sum(len(views[0]) for views in batches)
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastssl.methods.get", lambda _name: Watched)
+
+
+@pytest.mark.usefixtures("watched")
+def test_a_method_sees_the_first_epochs_views_once_before_the_first_step(
+    config: RunConfig, splits: Splits, folder: RunFolder
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(config, splits, folder, watch=at_step(2, lambda: signal.raise_signal(signal.SIGINT)))
+    state = pretrain(config, splits, folder, resume=True)
+    assert state.model["images"] == 24
+    views = next(iter(Loader(splits.train, config.view_plan(), config.batch_size, config.seed).epoch(0)))
+    assert torch.equal(state.model["mean"], views[0].mean())
+
+
+@pytest.mark.usefixtures("watched")
+def test_a_run_stopped_before_its_first_step_writes_nothing(
+    config: RunConfig, splits: Splits, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = Watched.prepare
+
+    def interrupted(self: Watched, batches: Iterable[list[torch.Tensor]]) -> None:
+        signal.raise_signal(signal.SIGINT)
+        prepare(self, batches)
+
+    monkeypatch.setattr(Watched, "prepare", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="stopped before the first step: nothing was written"):
+        pretrain(config, splits, folder)
+    assert not folder.path.exists()
