@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastssl.data.media import Modality
-from fastssl.data.plans import IMAGENET_MEAN, IMAGENET_STD, ViewPlan
-from fastssl.errors import UserError
+from fastssl.data.lab import from_rgb
+from fastssl.data.plans import ViewPlan
+from fastssl.models import maps
 
 
 class Method(nn.Module):
@@ -103,11 +104,7 @@ class Method(nn.Module):
         Raises:
             UserError: if the encoder gives no map.
         """
-        if not hasattr(self.encoder, "maps"):
-            raise UserError(f"a {type(self.encoder).__name__} gives no map of positions: take a resnet, alexnet or vit")
-        mean, std = (frames.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-        maps: Tensor = self.encoder.maps((frames - mean) / std)
-        return maps
+        return maps(self.encoder, from_rgb(frames))
 
     def pictures(self, views: list[Tensor]) -> dict[str, Tensor]:
         """What the method makes of ``views``, for the report: pictures by name, each (N, 3, H, W) like the views.

@@ -11,9 +11,12 @@ import torch
 from cli_helpers import QUICK, Run, write_images
 from davis_files import HEIGHT, WIDTH, numbers, write_davis
 from PIL import Image
+from safetensors import safe_open
 from video_files import needs_av, write_video
 
+from fastssl import models
 from fastssl.cli import main
+from fastssl.data.lab import from_rgb
 from fastssl.data.masks import read_mask
 from fastssl.train.trained import open_run
 
@@ -57,6 +60,19 @@ def test_it_is_scored_by_tracking_and_the_report_shows_that(colors: Path, films:
         assert movie.height == 120
     assert run("report", colors).code == 0
     assert 'src="data:image/gif;base64,' in (colors / "report.html").read_text()
+
+
+def test_it_is_exported_as_it_is_built(colors: Path, run: Run) -> None:
+    assert run("export", colors, "--out", "encoder.safetensors").code == 0
+    with safe_open("encoder.safetensors", "pt") as file:
+        told = file.metadata()
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+    assert (told["architecture"], told["input"]) == ("resnet18", "grey")
+    encoder = models.get("resnet18")(**json.loads(told["options"])).eval()
+    encoder.load_state_dict(weights, strict=True)
+    assert encoder.maps(torch.zeros(1, 3, 64, 64)).shape[2:] == (8, 8)
+    grey = torch.rand(1, 1, 32, 32).expand(-1, 3, -1, -1)
+    torch.testing.assert_close(encoder(from_rgb(grey)), open_run(colors).encoder(from_rgb(grey)), rtol=1e-3, atol=1e-4)
 
 
 def test_sequences_may_be_chosen(colors: Path, films: Path, run: Run) -> None:

@@ -136,6 +136,14 @@ def test_what_is_no_clip_is_refused(build, shape: tuple[int, ...]) -> None:
         build("video_colorization")([torch.zeros(shape)])
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_the_loss_falls_over_30_steps_on_one_batch_of_8_clips(build, views_of, descend, precision) -> None:
+    method = build("video_colorization")
+    views = views_of(method, batch=8, size=32)
+    losses = descend(method, views, precision=precision)
+    assert losses[-1] < 0.9 * losses[0]
+
+
 def test_a_still_clip_is_copied_as_it_is(method: VideoColorization) -> None:
     method.config = VideoColorizationConfig(colors=5, dim=4, temperature=1e-4)
     still = clips(1, 1, 3, 4).expand(-1, 3, -1, -1, -1).contiguous()
