@@ -1,4 +1,4 @@
-"""``python -m benchmarks.scores.davis``: video_colorization learns from half of DAVIS and tracks through the other half.
+"""``python -m benchmarks.scores.davis``: video_colorization learns from half of DAVIS and tracks through the other.
 
 The sequences take turns to be in the first half and in the second; a network is trained on the frames of each, without
 their masks, and scored on the other, so that all sequences are scored by networks that never saw them. What is done is

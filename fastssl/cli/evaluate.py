@@ -16,9 +16,9 @@ DESCRIPTION = """\
 Score a run's frozen encoder by weighted kNN and a linear probe, beside the same encoder untrained and raw pixels.
 The scores are printed and written to RUN/scores.json; with --data to RUN/scores-DATA.json.
 
-Where DATA has videos with masks as DAVIS has them (JPEGImages and Annotations), the first mask of each is tracked by what
-the network finds alike, and J and F are scored, beside the same network untrained and the first mask left where it is.
-A gif of it is written to RUN/tracked-DATA.gif, and the report shows it. The options --track.* are for this.
+Where DATA has videos with masks as DAVIS has them (JPEGImages and Annotations), the first mask of each is tracked by
+what the network finds alike, and J and F are scored, beside the same network untrained and the first mask left where it
+is. A gif of it is written to RUN/tracked-DATA.gif, and the report shows it. The options --track.* are for this.
 """
 
 EXAMPLES = """\

@@ -24,12 +24,12 @@ from fastssl.train.reproduce import reproducible, resolve_device
 from fastssl.train.trained import Trained, open_run
 
 DESCRIPTION = """\
-Follow objects through a video by what a run's network finds alike. VIDEO is a video file or a folder of frames. FIRST.png
-marks the objects of its first frame, in the frame's own size: a number of the palette, a grey level or a colour each,
-black for none.
+Follow objects through a video by what a run's network finds alike. VIDEO is a video file or a folder of frames.
+FIRST.png marks the objects of its first frame, in the frame's own size: a number of the palette, a grey level or a
+colour each, black for none.
 
-OUT.gif or OUT.mp4 shows the masks over the frames. The masks themselves are written to the folder OUT-masks, a PNG each,
-with the numbers and the palette of FIRST.png.
+OUT.gif or OUT.mp4 shows the masks over the frames. The masks themselves are written to the folder OUT-masks, a PNG
+each, with the numbers and the palette of FIRST.png.
 
 Any run on images or videos will do; video_colorization is made for it.
 """

@@ -93,8 +93,8 @@ def list_clips(
     Video files are read through once, without decoding them, to find how many frames they have and when each is shown.
 
     Args:
-        source: a video file; a folder of them, at any depth; or, where it has none, a folder, zip or tar whose folders of
-            images are a video each, as DAVIS has them.
+        source: a video file; a folder of them, at any depth; or, where it has none, a folder, zip or tar whose folders
+            of images are a video each, as DAVIS has them.
         frames: of a clip.
         stride: distance between the frames of a clip, in frames of the video.
         fps: frames of a clip a second, in place of a stride: of a video with another rate, also a varying one, those

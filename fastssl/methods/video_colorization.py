@@ -162,7 +162,8 @@ class VideoColorization(Method):
 
     @torch.no_grad()
     def pictures(self, views: list[Tensor]) -> dict[str, Tensor]:
-        """``reference``, the frame before the target; ``seen`` of the target; its ``copied`` and its ``true`` colours."""
+        """``reference``, the frame before the target; what is ``seen`` of the target; its ``copied``, ``true`` colours.
+        """
         (clips,) = views
         embeddings, ab = self._seen(clips)
         lightness = to_lab(clips[:, -1])[:, :1]

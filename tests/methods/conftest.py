@@ -57,7 +57,8 @@ def data_of() -> Callable[..., Data]:
     def data_of(name: str, count: int, size: int) -> Data:
         if methods.get(name).modality == "video":
             return list_of_clips(count, size, FRAMES, every=1)
-        images = torch.randint(256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
         return Splits(ImageSet(images, None, (), tuple(map(str, range(count))), "noise"), None)
 
     return data_of
