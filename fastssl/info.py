@@ -28,7 +28,7 @@ OPTIONAL = {
     "jinja2": "the report's page (pip install 'fastssl[report]')",
     "webdataset": "shards (pip install 'fastssl[webdataset]')",
     "av": "video files (pip install 'fastssl[video]')",
-    "soundfile": "audio (pip install 'fastssl[audio]')",
+    "soundfile": "audio other than uncompressed wav files (pip install 'fastssl[audio]')",
 }
 BUILD = "run `pip install -e .` in its folder"
 ROOT = Path(fastssl.__file__).parent.parent

@@ -32,6 +32,13 @@ from fastssl.data.views import make_views
 HEIGHT, WIDTH, BATCH = 375, 500, 32
 
 
+def sizes() -> tuple[tuple[str, int, int], ...]:
+    """Plans, the side of their large views, and how many images there are: here and of shards."""
+    return where.sizes(
+        cpu=(("SimCLR", 224, 256), ("DINO 2 + 8", 224, 128)), gpu=(("SimCLR", 224, 2048), ("DINO 2 + 8", 224, 2048))
+    )
+
+
 @functools.cache
 def folder(n: int) -> Path:
     """A folder, kept till the end, of ``n`` JPEG files as large as those of photographs: smooth, with some noise."""
@@ -116,7 +123,5 @@ def cases() -> list[Case]:
             dtype="float32",
             providers={name: functools.partial(make, PLANS[plan](size), n) for name, make in makers.items()},
         )
-        for plan, size, n in where.sizes(
-            cpu=(("SimCLR", 224, 256), ("DINO 2 + 8", 224, 128)), gpu=(("SimCLR", 224, 2048), ("DINO 2 + 8", 224, 2048))
-        )
+        for plan, size, n in sizes()
     ]

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks import where
-from benchmarks.data.from_files import BATCH, HEIGHT, WIDTH, Epochs, folder
+from benchmarks.data.from_files import BATCH, HEIGHT, WIDTH, Epochs, folder, sizes
 from benchmarks.harness import OURS, Case, Work
 from benchmarks.ops.augment import PLANS, WORKERS, torchvision_transform
 from fastssl.data.plans import ViewPlan
@@ -76,7 +76,5 @@ def cases() -> list[Case]:
             dtype="float32",
             providers={name: functools.partial(make, PLANS[plan](size), n) for name, make in makers.items()},
         )
-        for plan, size, n in where.sizes(
-            cpu=(("SimCLR", 224, 256), ("DINO 2 + 8", 224, 128)), gpu=(("SimCLR", 224, 2048), ("DINO 2 + 8", 224, 2048))
-        )
+        for plan, size, n in sizes()
     ]

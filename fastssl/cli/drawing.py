@@ -6,16 +6,17 @@ from fastssl.data.audio import Recordings
 from fastssl.data.clips import ClipSet
 from fastssl.data.images import Splits
 from fastssl.data.media import Data, some_frames
+from fastssl.data.webdataset import InShards, some_samples
 from fastssl.errors import UserError
 from fastssl.report import write_report
 from fastssl.train.trained import Trained
 
-# Frames of videos that are looked at, and whose features are compared.
-_FRAMES = 1000
+# Frames of videos, or samples of shards, that are looked at and whose features are compared.
+_SHOWN = 2000
 
 
 def draw(trained: Trained, data: Data) -> None:
-    """Writes the report of a run on ``data``; of clips it shows single frames.
+    """Writes the report of a run on ``data``; of clips it shows single frames, of shards some of the images.
 
     Raises:
         ImportError: saying what to install, if the extra ``report`` is missing.
@@ -23,10 +24,13 @@ def draw(trained: Trained, data: Data) -> None:
     """
     if isinstance(data, Recordings):
         raise UserError("a report shows images, and this run was trained on recordings: its metrics.csv has the curves")
-    splits, clips = (data, None) if isinstance(data, Splits) else (_frames(trained, data), data)
-    write_report(trained, splits.readable(), trained.folder.report, clips=clips)
-
-
-def _frames(trained: Trained, clips: ClipSet) -> Splits:
-    config = trained.config
-    return Splits(some_frames(clips, config.data, size=config.image_size, count=_FRAMES, seed=config.seed), None)
+    saw, clips = None, None
+    if isinstance(data, ClipSet):
+        config, clips = trained.config, data
+        saw = f"{len(data):,} clips of {config.media.frames} frames"
+        data = Splits(some_frames(data, config.data, size=config.image_size, count=_SHOWN, seed=config.seed), None)
+    elif isinstance(data.train.images, InShards):
+        saw = f"{len(data.train):,} images"
+        data = Splits(some_samples(data.train, count=_SHOWN, seed=trained.config.seed), None)
+    data = data.readable()
+    write_report(trained, data, trained.folder.report, saw=saw, clips=clips)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fastssl.cli import console, reading
 from fastssl.cli.parser import Parser
+from fastssl.data.images import MAX_SKIPPED
 from fastssl.eval import extract
 from fastssl.train.export import check_table, write_features
 from fastssl.train.reproduce import reproducible, resolve_device
@@ -30,6 +31,12 @@ def run(words: list[str]) -> int:
     parser.add_argument("run", metavar="RUN", type=str, help="folder of a run")
     parser.add_argument("data", metavar="DATA", type=str, help="images to embed")
     parser.add_argument("--out", type=str, required=True, help="file to write; its ending chooses the format")
+    parser.add_argument(
+        "--max_skipped",
+        type=float,
+        default=MAX_SKIPPED,
+        help="the share of the files, in [0, 1], above which unreadable ones are an error; one is always allowed",
+    )
     reading.add_cache_options(parser)
     given = parser.parse(words)
     cache = reading.cache(given.no_cache, given.cache_limit)
@@ -37,7 +44,7 @@ def run(words: list[str]) -> int:
     check_table(out)
     trained = open_run(Path(given.run))
     config = trained.config
-    found = reading.load_all(given.data, cache, size=config.image_size)
+    found = reading.load_all(given.data, cache, size=config.image_size, max_skipped=given.max_skipped)
     console.describe_skipped(found.skipped)
     with reproducible(config.seed, config.threads), console.busy("computing features"):
         device = resolve_device(config.device)

@@ -127,8 +127,8 @@ def _base(method: str | None, words: list[str]) -> RunConfig:
 def _preset(base: RunConfig, words: list[str]) -> ViewPlan:
     """The plan whose parts the options may name."""
     views = early(words, "--views", base.views)
-    preset = methods.get(base.method).view_plan if views in (None, "null") else plans.get(views)
-    return preset(base.image_size)
+    own = plans.eval if base.modality == "audio" else methods.get(base.method).view_plan  # of waveforms there are none
+    return (own if views in (None, "null") else plans.get(views))(base.image_size)
 
 
 def _usual_folder(method: str, data: str) -> Path:

@@ -10,9 +10,10 @@ from pathlib import Path
 from fastssl import methods
 from fastssl.cli import console
 from fastssl.cli.parser import Parser
-from fastssl.data import engines, images, media
-from fastssl.data.images import MAX_SKIPPED, Cache, ImageSet, Splits
+from fastssl.data import engines, images, media, shards
+from fastssl.data.images import Cache, ImageSet, Splits
 from fastssl.data.media import Data
+from fastssl.data.webdataset import open_shards
 from fastssl.errors import UserError
 from fastssl.train.config import RunConfig
 
@@ -66,17 +67,21 @@ def load(config: RunConfig, cache: Cache | None) -> Data:
     Raises:
         UserError: if that is not there, or not of the kind that the method takes.
     """
-    source, size, seed = config.data, config.image_size, config.seed
+    source, size, seed, skipped = config.data, config.image_size, config.seed, config.max_skipped
     try:
         if config.modality != "image":
             with console.reading(source, media.PLURALS[config.modality]) as progress:
-                return media.open_media(
-                    source, config.modality, config.media, max_skipped=MAX_SKIPPED, progress=progress
-                )
-        if config.engine not in engines.IN_MEMORY:
-            return images.stream(source, size=size, seed=seed)
+                return media.open_media(source, config.modality, config.media, max_skipped=skipped, progress=progress)
+        if shards.are_at(source):
+            engines.check_shards(config.engine, source)
+            with console.reading(source, "shards") as progress:
+                return open_shards(source, size=size, max_skipped=skipped, progress=progress)
+        if config.engine in ("stream", "dali"):
+            return images.stream(source, size=size, seed=seed, max_skipped=skipped)
         with console.reading(source) as progress:
-            return images.load_lazily(source, size=size, seed=seed, progress=progress, cache=cache)
+            return images.load_lazily(
+                source, size=size, seed=seed, max_skipped=skipped, progress=progress, cache=cache
+            )
     except UserError as error:
         raise _of_another_kind(config) or error from None
 
@@ -89,7 +94,14 @@ def load_images(config: RunConfig, cache: Cache | None, other: str | None = None
     """
     if other is not None:
         with console.reading(other) as progress:
-            return images.load(other, size=config.image_size, seed=config.seed, progress=progress, cache=cache)
+            return images.load(
+                other,
+                size=config.image_size,
+                seed=config.seed,
+                max_skipped=config.max_skipped,
+                progress=progress,
+                cache=cache,
+            )
     if config.modality != "image":
         raise UserError(
             f"{config.method} takes {media.PLURALS[config.modality]}, which have no labels to score its encoder on: "
@@ -100,10 +112,10 @@ def load_images(config: RunConfig, cache: Cache | None, other: str | None = None
     return found.readable()
 
 
-def load_all(source: str, cache: Cache | None, *, size: int) -> ImageSet:
+def load_all(source: str, cache: Cache | None, *, size: int, max_skipped: float) -> ImageSet:
     """`images.load_all` with a bar."""
     with console.reading(source) as progress:
-        return images.load_all(source, size=size, progress=progress, cache=cache)
+        return images.load_all(source, size=size, max_skipped=max_skipped, progress=progress, cache=cache)
 
 
 def _of_another_kind(config: RunConfig) -> UserError | None:

@@ -6,19 +6,41 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastssl.data.files import ANOTHER, Files
+from fastssl.data.files import ANOTHER, MAX_SKIPPED, Files
 from fastssl.data.loader import Schedule
 from fastssl.data.sources import Listing, Skipped
 from fastssl.data.threads import give_way, made_ahead
 from fastssl.errors import UserError
 
 L = TypeVar("L", bound="AheadLoader")
+
+
+class Settings(TypedDict, total=False):
+    """What every loader takes that makes batches on threads, by name; the defaults are `AheadLoader`'s.
+
+    Attributes:
+        device: where the batches go, which are made on the CPU.
+        rank: of this process among all, on all machines.
+        world: how many processes train together; each sees items of its own.
+        threads: that make batches; by default as many as torch uses.
+        ahead: batches in the making, or made, while one is trained on; 1 or more. Memory holds ``ahead`` + 1 of them,
+            the files of ``ahead``, and what the threads are at.
+        max_skipped: the share of all items, in [0, 1], above which unreadable ones end the epoch with an error; one is
+            always allowed. Files of a set of images are counted with all that the set was read from, as that has it.
+    """
+
+    device: torch.device | str
+    rank: int
+    world: int
+    threads: int | None
+    ahead: int
+    max_skipped: float
 
 
 class AheadLoader(ABC):
@@ -29,34 +51,42 @@ class AheadLoader(ABC):
 
     Args:
         files: what the batches are made of, or what keeps account of those; closed with the loader.
-        schedule: which of them make a batch.
-        device: where the batches go, which are made on the CPU.
-        threads: that make them; by default as many as torch uses.
-        ahead: 1 or more.
-        max_skipped: the share of the files, in [0, 1], above which unreadable ones end the epoch with an error; one is
-            always allowed.
+        batch_size: of them, a step and process; what is left of an epoch and fills no batch is left out.
+        seed: 0 or more.
+        device, rank, world, threads, ahead, max_skipped: see `Settings`.
 
     Raises:
         UserError: if a number is out of range.
     """
 
+    # the plural of what batches are made of
+    what = "images"
+
     def __init__(
         self,
         files: Listing | Files,
-        schedule: Schedule,
+        batch_size: int,
+        seed: int,
         *,
-        device: torch.device | str,
-        threads: int | None,
-        ahead: int,
-        max_skipped: float,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world: int = 1,
+        threads: int | None = None,
+        ahead: int = 2,
+        max_skipped: float = MAX_SKIPPED,
     ) -> None:
         self._threads = torch.get_num_threads() if threads is None else threads
         for name, value in (("threads", self._threads), ("ahead", ahead)):
             if value < 1:
                 raise UserError(f"{name} must be 1 or more; got {value}")
-        self.schedule, self.device, self._ahead = schedule, torch.device(device), ahead
         self._files = files if isinstance(files, Files) else Files(files, max_skipped, ANOTHER)
+        self.schedule = self.order(len(self._files.listing.entries), batch_size, seed, rank, world)
+        self.device, self._ahead = torch.device(device), ahead
         self._pools: set[ThreadPoolExecutor] = set()
+
+    def order(self, count: int, batch_size: int, seed: int, rank: int, world: int) -> Schedule:
+        """Which of ``count`` items make a batch."""
+        return Schedule(count, batch_size, seed, rank, world, self.what)
 
     @abstractmethod
     def make(self, workers: ThreadPoolExecutor, epoch: int, step: int, chosen: list[int]) -> list[Tensor]:

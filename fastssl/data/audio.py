@@ -1,7 +1,6 @@
 """Audio: folders of recordings, and windows of their raw waveforms.
 
-Files are read by the package ``soundfile`` (libsndfile): the standard library's ``wave`` knows neither samples in
-floating point nor, before Python 3.12, the header that most 24-bit files have, nor FLAC.
+Uncompressed wav files are read here (`fastssl.data.wav`), others by the package ``soundfile`` (libsndfile).
 """
 
 from __future__ import annotations
@@ -18,14 +17,17 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
-from fastssl.data.ahead import AheadLoader
+from fastssl.data import wav
+from fastssl.data.ahead import AheadLoader, Settings, room
 from fastssl.data.decode import UnreadableError
-from fastssl.data.files import MAX_SKIPPED, allowed
+from fastssl.data.files import MAX_SKIPPED
 from fastssl.data.layout import arrange
-from fastssl.data.loader import Schedule
+from fastssl.data.opening import open_all, refuse_too_many
 from fastssl.data.reading import Progress, quote
 from fastssl.data.sources import Entry, Listing, Skipped, find_files, one_line
+from fastssl.data.wav import Head
 from fastssl.errors import UserError, needed
 
 # Formats that keep every sample and can be read from any sample on.
@@ -41,7 +43,8 @@ def require() -> Any:
     Raises:
         UserError: saying what to install, where it is missing.
     """
-    return needed("soundfile", "audio needs the package soundfile", "pip install 'fastssl[audio]'")
+    what = "audio other than uncompressed wav files needs the package soundfile"
+    return needed("soundfile", what, "pip install 'fastssl[audio]'")
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Recordings:
         rate: samples a second, of all.
         labels: (N,) int64 of each kind of label, indices into the ``classes`` of that kind.
         classes: the names of the classes of each kind of label, sorted.
+        heads: of each, if it is an uncompressed wav file, where its samples lie.
         skipped: the files that could not be used, and why.
     """
 
@@ -62,6 +66,7 @@ class Recordings:
     paths: tuple[Path, ...]
     lengths: tuple[int, ...]
     rate: int
+    heads: tuple[Head | None, ...]
     labels: Mapping[str, Tensor] = field(default_factory=dict)
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
@@ -86,15 +91,25 @@ class Recordings:
             UnreadableError: saying why, if they cannot be had.
         """
         wanted = self.lengths[position] - start if samples is None else samples
+        target = np.empty(wanted, np.float32)
+        self.read_into(target, position, start)
+        return torch.from_numpy(target)
+
+    def read_into(self, target: np.ndarray, position: int, start: int) -> None:
+        """``read`` of as many samples as ``target`` (n,) float32 holds, into it. Raises as that does."""
+        head = self.heads[position]
+        if head is not None:
+            wav.read_into(target, self.paths[position], head, start)
+            return
         with _opened(self.paths[position]) as file:
             file.seek(start)
-            found = file.read(wanted, dtype="float32", always_2d=True)
-        if len(found) < wanted:
-            raise UnreadableError(f"cut short: {start + len(found)} of {start + wanted} samples are there")
+            found = file.read(len(target), dtype="float32", always_2d=True)
+        if len(found) < len(target):
+            raise UnreadableError(f"cut short: {start + len(found)} of {start + len(target)} samples are there")
         if not np.isfinite(found).all():
             raise UnreadableError("it holds values that are not finite")
-        # the mean of values that are in floating point, which may be beyond 1, as a loudspeaker would have them
-        return torch.from_numpy(found.mean(1).clip(-1, 1))
+        # the mean of values that are in floating point, which may be beyond 1, as a loudspeaker would not have them
+        np.clip(found.mean(1), -1, 1, out=target)
 
 
 def list_recordings(
@@ -124,33 +139,19 @@ def list_recordings(
     if not Path(folder).is_dir():
         raise UserError(f"no folder {folder!r}: give one of {', '.join(sorted(SUFFIXES))} files")
     files, skipped = find_files(Path(folder), SUFFIXES)
-    limit = allowed(len(files), max_skipped)
-    heads: list[tuple[str, Path, int, int]] = []
-    with ThreadPoolExecutor(torch.get_num_threads(), "head") as pool:
-        for i, ((name, path), head) in enumerate(
-            zip(files, pool.map(_head, [path for _, path in files]), strict=True), 1
-        ):
-            if isinstance(head, str):
-                skipped.append(Skipped(name, head))
-            else:
-                heads.append((name, path, *head))
-            if progress is not None:
-                progress(i, len(files))
+    heads = [(*files[i], *head) for i, head in open_all(files, _head, skipped, progress)]
     usual = Counter(found for *_, found in heads).most_common(1)
     rate = rate or (usual[0][0] if usual else 0)
-    skipped += [Skipped(name, f"sampled at {found} Hz and not {rate}") for name, _, _, found in heads if found != rate]
+    skipped += [Skipped(name, f"sampled at {found} Hz and not {rate}") for name, *_, found in heads if found != rate]
     kept = [head for head in heads if head[-1] == rate]
     if not kept:
         reasons = quote(skipped) or f"no file ends in {', '.join(sorted(SUFFIXES))}"
         raise UserError(f"no recording in {folder!r} ({reasons}): give a folder of recordings")
-    if len(skipped) > limit:
-        raise UserError(
-            f"too many files that cannot be used: {len(skipped)} of {len(files)}, {limit} allowed ({quote(skipped)}): "
-            "remove, repair or resample them"
-        )
-    names, paths, lengths, _ = zip(*kept, strict=True)
+    advice = "remove, repair or resample them"
+    refuse_too_many(skipped, len(files), max_skipped, "files that cannot be used", advice)
+    names, paths, lengths, wavs, _ = zip(*kept, strict=True)
     labels, classes = _labels(names, pattern)
-    return Recordings(names, paths, lengths, rate, labels, classes, tuple(skipped))
+    return Recordings(names, paths, lengths, rate, wavs, labels, classes, tuple(skipped))
 
 
 class WindowLoader(AheadLoader):
@@ -168,17 +169,13 @@ class WindowLoader(AheadLoader):
         seed: 0 or more.
         short: what becomes of recordings shorter than a window: "pad" puts silence behind them, "refuse" leaves them
             out, and names them in ``skipped``.
-        device: where the windows go.
-        rank: of this process among all, on all machines.
-        world: how many processes train together.
-        threads: that read; by default as many as torch uses.
-        ahead: batches in the making, or made, while one is trained on.
-        max_skipped: the share of the recordings, in [0, 1], above which unreadable ones end the epoch with an error;
-            one is always allowed.
+        settings: see `fastssl.data.ahead.Settings`.
 
     Raises:
         UserError: if a number is out of range, or no recording is as long as a window where short ones are refused.
     """
+
+    what = "recordings"
 
     def __init__(
         self,
@@ -188,12 +185,7 @@ class WindowLoader(AheadLoader):
         seed: int,
         *,
         short: Literal["pad", "refuse"] = "pad",
-        device: torch.device | str = "cpu",
-        rank: int = 0,
-        world: int = 1,
-        threads: int | None = None,
-        ahead: int = 2,
-        max_skipped: float = MAX_SKIPPED,
+        **settings: Unpack[Settings],
     ) -> None:
         if samples < 1:
             raise UserError(f"a window has at least 1 sample; got {samples}")
@@ -213,24 +205,44 @@ class WindowLoader(AheadLoader):
         self._used = used
         # windows are no bytes: the entries are how many there are and what each is called
         files = Listing([Entry(recordings.names[i], bytes) for i in used], skipped)
-        schedule = Schedule(len(used), batch_size, seed, rank, world, what="recordings")
-        super().__init__(files, schedule, device=device, threads=threads, ahead=ahead, max_skipped=max_skipped)
+        super().__init__(files, batch_size, seed, **settings)
 
     def make(self, workers: ThreadPoolExecutor, epoch: int, step: int, chosen: list[int]) -> list[Tensor]:
         """One tensor (batch_size, samples) float32 in [-1, 1]; short recordings end in zeros."""
         generator = self.schedule.generator(epoch, step)
         shares = torch.rand(len(chosen), generator=generator, dtype=torch.float64).tolist()
-        found = list(workers.map(self._open, chosen, shares))
-        return [torch.stack(self._files.filled(found))]
+        windows = room(len(chosen), self.samples)
+        targets = windows.numpy()
+        found: list[bool | None] = [None] * len(chosen)
 
-    def _open(self, position: int, share: float) -> Tensor | None:
-        """(samples,) of a recording: its first where ``share`` is 0, its last where it is nearly 1."""
+        def fill(first: int) -> None:
+            # several a thread at once: to hand each over singly takes longer than to read it
+            for i in range(first, len(chosen), self._threads):
+                found[i] = self._fill(targets[i], chosen[i], shares[i])
+
+        list(workers.map(fill, range(min(self._threads, len(chosen)))))
+        for i, source in enumerate(self._files.substitutes(found)):
+            if source != i:
+                targets[i] = targets[source]
+        return [windows]
+
+    def _fill(self, target: np.ndarray, position: int, share: float) -> bool | None:
+        """Puts (samples,) of a recording into ``target``: its first where ``share`` is 0, its last where nearly 1.
+
+        Returns:
+            None if they cannot be read.
+        """
         recording = self._used[position]
         length = self.recordings.lengths[recording]
         start = int(share * (max(0, length - self.samples) + 1))
         count = min(self.samples, length)
-        found = self._files.read(position, lambda _: self.recordings.read(recording, start, count))
-        return None if found is None else torch.nn.functional.pad(found, (0, self.samples - count))
+
+        def use(_: bytes) -> bool:
+            self.recordings.read_into(target[:count], recording, start)
+            target[count:] = 0
+            return True
+
+        return self._files.read(position, use)
 
 
 @contextmanager
@@ -246,15 +258,26 @@ def _opened(path: Path) -> Iterator[Any]:
         raise UnreadableError(f"damaged: {one_line(error)}") from error
 
 
-def _head(path: Path) -> tuple[int, int] | str:
-    """Samples of a recording and their rate, or why it cannot be used."""
+def _head(_: str, path: Path) -> tuple[int, Head | None, int]:
+    """Samples of a recording, where they lie, if that is known, and their rate.
+
+    Raises:
+        UnreadableError: saying why, if it cannot be used.
+    """
+    if not path.is_file():
+        raise UnreadableError("a broken link" if path.is_symlink() else "not a regular file")
     try:
-        if not path.is_file():
-            return "a broken link" if path.is_symlink() else "not a regular file"
+        head = wav.read_head(path)
+    except OSError as error:
+        raise UnreadableError(one_line(error)) from error
+    if head is not None:
+        frames, rate = head.frames, head.rate
+    else:
         with _opened(path) as file:
-            return (file.frames, file.samplerate) if file.frames > 0 else "no sample in it"
-    except (OSError, UnreadableError) as error:
-        return one_line(error)
+            frames, rate = file.frames, file.samplerate
+    if frames <= 0:
+        raise UnreadableError("no sample in it")
+    return frames, head, rate
 
 
 def _labels(names: tuple[str, ...], pattern: str | None) -> tuple[dict[str, Tensor], dict[str, tuple[str, ...]]]:

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from fastssl.data import video
-from fastssl.data.ahead import AheadLoader, room
+from fastssl.data.ahead import AheadLoader, Settings, room
 from fastssl.data.decode import UnreadableError
-from fastssl.data.files import MAX_SKIPPED, allowed
-from fastssl.data.loader import Schedule
+from fastssl.data.files import MAX_SKIPPED
+from fastssl.data.opening import open_all, refuse_too_many
 from fastssl.data.plans import ViewPlan
 from fastssl.data.reading import Progress, quote
 from fastssl.data.sources import Entry, Listing, Skipped, find_files, list_images
-from fastssl.data.video import Video, VideoFile
+from fastssl.data.video import Video
 from fastssl.data.views import augmented, draw
 from fastssl.errors import UserError
 from fastssl.ops import ViewParams
@@ -152,17 +153,13 @@ class ClipLoader(AheadLoader):
         seed: 0 or more.
         alike: whether a view has the same parameters in all frames of a clip, so that it moves as the clip does; else
             each frame has its own.
-        device: where the views go, which are made on the CPU.
-        rank: of this process among all, on all machines.
-        world: how many processes train together.
-        threads: that decode and augment, each a clip at a time; by default as many as torch uses.
-        ahead: batches in the making, or made, while one is trained on.
-        max_skipped: the share of the clips, in [0, 1], above which unreadable ones end the epoch with an error; one is
-            always allowed.
+        settings: see `fastssl.data.ahead.Settings`; a thread makes a clip at a time.
 
     Raises:
         UserError: if a number is out of range.
     """
+
+    what = "clips"
 
     def __init__(
         self,
@@ -172,18 +169,11 @@ class ClipLoader(AheadLoader):
         seed: int,
         *,
         alike: bool = True,
-        device: torch.device | str = "cpu",
-        rank: int = 0,
-        world: int = 1,
-        threads: int | None = None,
-        ahead: int = 2,
-        max_skipped: float = MAX_SKIPPED,
+        **settings: Unpack[Settings],
     ) -> None:
         # clips are no bytes: the entries are how many there are and what each is called
         named = [Entry(clips.name(position), bytes) for position in range(len(clips))]
-        files = Listing(named, list(clips.skipped), clips.close)
-        schedule = Schedule(len(clips), batch_size, seed, rank, world, what="clips")
-        super().__init__(files, schedule, device=device, threads=threads, ahead=ahead, max_skipped=max_skipped)
+        super().__init__(Listing(named, list(clips.skipped), clips.close), batch_size, seed, **settings)
         self.clips, self.plan, self.alike = clips, plan, alike
 
     def make(self, workers: ThreadPoolExecutor, epoch: int, step: int, chosen: list[int]) -> list[Tensor]:
@@ -224,22 +214,9 @@ def _videos(
     if not files:
         return _folders(source, path)
     video.require()
-    limit = allowed(len(files), max_skipped)
-    found: list[Video] = []
-    with ThreadPoolExecutor(torch.get_num_threads(), "open") as pool:
-        for i, ((name, _), result) in enumerate(zip(files, pool.map(_open, files), strict=True), 1):
-            if isinstance(result, VideoFile):
-                found.append(result)
-            else:
-                skipped.append(Skipped(name, result))
-            if progress is not None:
-                progress(i, len(files))
-    if len(skipped) > limit:
-        raise UserError(
-            f"too many unreadable videos: {len(skipped)} of {len(files)}, {limit} allowed ({quote(skipped)}): "
-            "remove or repair them"
-        )
-    return found, skipped, Listing()
+    found = open_all(files, video.open_file, skipped, progress)
+    refuse_too_many(skipped, len(files), max_skipped, "unreadable videos", "remove or repair them")
+    return [film for _, film in found], skipped, Listing()
 
 
 def _folders(source: str, path: Path) -> tuple[Sequence[Video], list[Skipped], Listing]:
@@ -255,10 +232,3 @@ def _folders(source: str, path: Path) -> tuple[Sequence[Video], list[Skipped], L
         else:
             skipped.append(Skipped(folder.name, "its images differ in size, so they are no frames of a video"))
     return found, skipped, listing
-
-
-def _open(file: tuple[str, Path]) -> VideoFile | str:
-    try:
-        return video.open_file(*file)
-    except UnreadableError as error:
-        return str(error)

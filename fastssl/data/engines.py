@@ -12,16 +12,19 @@ from fastssl.data.images import ImageSet, files_of
 from fastssl.data.loader import Batches, Loader
 from fastssl.data.plans import ViewPlan
 from fastssl.data.stream import StreamLoader
+from fastssl.data.webdataset import InShards, ShardLoader
 from fastssl.errors import UserError
 
 Engine = Literal["native", "stream", "dali"]
 NAMES: tuple[Engine, ...] = get_args(Engine)
+# What fits the data: "stream" for shards, else "native".
+Choice = Literal["auto", "native", "stream", "dali"]
 
 # These make views of the images that are in memory; the others read files again in each epoch.
 IN_MEMORY = frozenset({"native"})
 
 
-def require(engine: Engine) -> None:
+def require(engine: Choice) -> None:
     """Asks, before any work is done, whether ``engine`` can be had.
 
     Raises:
@@ -31,13 +34,23 @@ def require(engine: Engine) -> None:
         dali.require()
 
 
+def check_shards(engine: Choice, source: str) -> None:
+    """Refuses the engines that read no shards.
+
+    Raises:
+        UserError: naming the engine.
+    """
+    if engine not in ("auto", "stream"):
+        raise UserError(f"{source!r} are shards, which the engine {engine!r} does not read: leave --engine out")
+
+
 def open_loader(
-    engine: Engine, data: ImageSet, plan: ViewPlan, batch_size: int, seed: int, device: torch.device
+    engine: Choice, data: ImageSet, plan: ViewPlan, batch_size: int, seed: int, device: torch.device
 ) -> Batches:
     """Batches of views of ``data`` by ``plan``, made by ``engine``; to be closed.
 
     Args:
-        engine: one of ``NAMES``.
+        engine: one of ``NAMES``, or "auto".
         data: the images; engines that are not ``IN_MEMORY`` read the files of its names and never its pixels.
         plan: how views are made of each image.
         batch_size: images a step.
@@ -46,7 +59,10 @@ def open_loader(
     Raises:
         UserError: if the engine cannot serve this data, is missing, or a number is out of range.
     """
-    if engine == "native":
+    if isinstance(data.images, InShards):
+        check_shards(engine, data.source)
+        return ShardLoader(data.images.shards, plan, batch_size, seed, files=data.images.files, device=device)
+    if engine in ("auto", *IN_MEMORY):
         return Loader(data, plan, batch_size, seed, device)
     files = files_of(data, engine)
     try:
@@ -57,5 +73,5 @@ def open_loader(
         with torch.cuda.device(device):
             return DaliLoader(files, plan, batch_size, seed, device="mixed")
     except UserError:
-        files.close()
+        files.listing.close()
         raise

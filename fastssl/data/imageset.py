@@ -30,7 +30,7 @@ class ImageSet:
     images: Tensor | Rows
     labels: Tensor | None
     classes: tuple[str, ...]
-    names: tuple[str, ...]
+    names: Sequence[str]
     source: str
     skipped: Sequence[Skipped] = ()
 

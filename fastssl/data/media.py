@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -77,9 +78,12 @@ def open_media(
 def held(source: str) -> list[Modality]:
     """The kinds of files that a folder, or a single file, is of, by their suffixes."""
     path = Path(source)
-    if not path.is_dir():
-        return [kind for kind, suffixes in _SUFFIXES.items() if path.suffix.lower() in suffixes]
-    return [kind for kind, suffixes in _SUFFIXES.items() if find_files(path, suffixes)[0]]
+    with suppress(OSError):  # a path that cannot be looked up, say for its length, holds nothing
+        if path.is_dir():
+            return [kind for kind, suffixes in _SUFFIXES.items() if find_files(path, suffixes)[0]]
+        if path.is_file():
+            return [kind for kind, suffixes in _SUFFIXES.items() if path.suffix.lower() in suffixes]
+    return []
 
 
 def some_frames(clips: ClipSet, source: str, *, size: int, count: int, seed: int) -> ImageSet:

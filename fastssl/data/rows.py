@@ -163,16 +163,10 @@ class Decoded(FileRows):
         self.store = store
         self._order = None if order is None else np.array(order)
 
-    def fill(self, index: Tensor) -> None:
-        """Decodes what of the images at the positions ``index`` is not decoded yet; from any thread.
-
-        Raises:
-            UserError: if more files cannot be read than are allowed.
-        """
-        self._try(self.rows[index])
-
     def usable(self, index: Tensor) -> Tensor:
         """The positions ``index`` of a batch, each that cannot be read replaced by the next of the batch that can be.
+
+        Their images are decoded then; from any thread.
 
         Raises:
             UserError: if none can be, or more cannot be than are allowed.

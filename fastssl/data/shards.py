@@ -6,8 +6,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import chain, count, islice
@@ -16,11 +15,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fastssl.data.decode import UnreadableError, opened, upright
-from fastssl.data.files import MAX_SKIPPED, allowed
+from fastssl.data.decode import SUFFIXES, UnreadableError, opened, upright
+from fastssl.data.files import MAX_SKIPPED
 from fastssl.data.layout import arrange
+from fastssl.data.opening import open_all, refuse_too_many
 from fastssl.data.reading import Progress, quote
-from fastssl.data.sources import Listing, Skipped, StrictMember, list_images, one_line
+from fastssl.data.sources import Listing, Skipped, StrictMember, find_files, list_images, one_line
 from fastssl.errors import UserError, needed
 from fastssl.files import atomic_write
 
@@ -87,28 +87,33 @@ def list_shards(
         UserError: if there is no sample, or too many shards that cannot be read.
     """
     paths = _paths(source)
-    limit = allowed(len(paths), max_skipped)
     known, skipped = _indexed(paths)
-    found: list[tuple[Path, int]] = []
     lost: list[Skipped] = []
-    with ThreadPoolExecutor(torch.get_num_threads(), "count") as pool:
-        unknown = iter(pool.map(_count, [path for path in paths if path not in known]))
-        for i, path in enumerate(paths, 1):
-            count, problem = (known[path], None) if path in known else next(unknown)
-            if count:
-                found.append((path, count))
-            if problem:
-                (skipped if count else lost).append(Skipped(path.name, problem))
-            if progress is not None:
-                progress(i, len(paths))
+
+    def counted(_: str, path: Path) -> tuple[int, str | None]:
+        samples, problem = (known[path], None) if path in known else _count(path)
+        if not samples:
+            raise UnreadableError(problem or "no sample in it")
+        return samples, problem
+
+    found = open_all([(path.name, path) for path in paths], counted, lost, progress)
     if not found:
         raise UserError(f"no image in {source!r} ({quote(lost)}): give shards with samples of {', '.join(KEYS)}")
-    if len(lost) > limit:
-        raise UserError(
-            f"too many shards that cannot be read: {len(lost)} of {len(paths)}, {limit} allowed ({quote(lost)}): "
-            "remove or repair them"
-        )
-    return Shards(tuple(path for path, _ in found), tuple(count for _, count in found), tuple(skipped + lost))
+    refuse_too_many(lost, len(paths), max_skipped, "shards that cannot be read", "remove or repair them")
+    skipped += [Skipped(paths[i].name, problem) for i, (_, problem) in found if problem]
+    return Shards(
+        tuple(paths[i] for i, _ in found), tuple(samples for _, (samples, _) in found), tuple(skipped + lost)
+    )
+
+
+def are_at(source: str) -> bool:
+    """Whether ``source`` means shards: a path of .tar files with braces, or a folder of them and of no images."""
+    if "{" in source and source.endswith(".tar"):
+        return not Path(source).exists()
+    folder = Path(source)
+    with suppress(OSError):  # a path that cannot be looked up, say for its length, is none
+        return folder.is_dir() and any(folder.glob("*.tar")) and not find_files(folder, SUFFIXES)[0]
+    return False
 
 
 def write_index(folder: Path) -> Path:

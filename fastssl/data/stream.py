@@ -14,11 +14,11 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
-from fastssl.data.ahead import AheadLoader, room
+from fastssl.data.ahead import AheadLoader, Settings, room
 from fastssl.data.decode import UnreadableError, decode_full, sides
-from fastssl.data.files import MAX_SKIPPED, Files
-from fastssl.data.loader import Schedule
+from fastssl.data.files import Files
 from fastssl.data.plans import ViewPlan
 from fastssl.data.sources import Listing
 from fastssl.data.views import augmented, draw
@@ -49,32 +49,14 @@ class StreamLoader(AheadLoader):
         plan: how views are made of each image.
         batch_size: images a step and process; what is left of an epoch and fills no batch is left out.
         seed: 0 or more.
-        device: where the views go, which are made on the CPU.
-        rank: of this process among all, on all machines.
-        world: how many processes train together; each sees files of its own.
-        threads: that read, decode and augment; by default as many as torch uses.
-        ahead: 1 or more. Memory holds the views of ``ahead`` + 1 batches, the files of ``ahead``, and the pixels of the
-            images that the threads are at.
-        max_skipped: the share of the files, in [0, 1], above which unreadable ones end the epoch with an error; one is
-            always allowed. Files of a set of images are counted with all that the set was read from, as that has it.
+        settings: see `fastssl.data.ahead.Settings`.
 
     Raises:
         UserError: if the files can only be read forwards, as those of a compressed tar, or a number is out of range.
     """
 
     def __init__(
-        self,
-        files: Listing | Files,
-        plan: ViewPlan,
-        batch_size: int,
-        seed: int,
-        *,
-        device: torch.device | str = "cpu",
-        rank: int = 0,
-        world: int = 1,
-        threads: int | None = None,
-        ahead: int = 2,
-        max_skipped: float = MAX_SKIPPED,
+        self, files: Listing | Files, plan: ViewPlan, batch_size: int, seed: int, **settings: Unpack[Settings]
     ) -> None:
         listing = files.listing if isinstance(files, Files) else files
         if listing.forwards_only:
@@ -82,8 +64,7 @@ class StreamLoader(AheadLoader):
                 "a compressed tar can only be read forwards, and each epoch has an order of its own: unpack it, or "
                 "pack it again as a zip or a plain tar"
             )
-        schedule = Schedule(len(listing.entries), batch_size, seed, rank, world)
-        super().__init__(files, schedule, device=device, threads=threads, ahead=ahead, max_skipped=max_skipped)
+        super().__init__(files, batch_size, seed, **settings)
         self.plan = plan
         self._sides: dict[int, tuple[int, int]] = {}  # of images that are of others than their headers tell
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import overload
@@ -16,17 +16,32 @@ from typing import overload
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
+from fastssl.data.ahead import Settings
 from fastssl.data.decode import UnreadableError
-from fastssl.data.files import MAX_SKIPPED
+from fastssl.data.files import ANOTHER, MAX_SKIPPED, Files
+from fastssl.data.imageset import ImageSet, Splits
 from fastssl.data.loader import Schedule
 from fastssl.data.plans import ViewPlan
+from fastssl.data.reading import Progress
+from fastssl.data.rows import Undecoded
 from fastssl.data.shards import Member, Shards, list_shards, pack, scan, write_index
 from fastssl.data.sources import MAX_FILE_BYTES, Entry, Listing, one_line
 from fastssl.data.stream import StreamLoader
 from fastssl.errors import UserError
 
-__all__ = ["ShardLoader", "ShardSchedule", "Shards", "list_shards", "pack", "write_index"]
+__all__ = [
+    "InShards",
+    "ShardLoader",
+    "ShardSchedule",
+    "Shards",
+    "list_shards",
+    "open_shards",
+    "pack",
+    "some_samples",
+    "write_index",
+]
 
 # Shards whose tables of contents are kept.
 _TABLES = 64
@@ -95,9 +110,8 @@ class ShardLoader(StreamLoader):
         readers: shards that are read at a time.
         window: the most samples that one is moved by while they are shuffled: what is read in a while should fit into
             the memory that the system keeps files in.
-        device, threads, ahead, max_skipped: as of `StreamLoader`.
-        rank: of this process among all, on all machines.
-        world: how many processes train together.
+        files: what keeps account of the samples, as ``open_shards`` makes it; by default one of its own.
+        settings: see `fastssl.data.ahead.Settings`.
 
     Raises:
         UserError: if a number is out of range.
@@ -112,20 +126,88 @@ class ShardLoader(StreamLoader):
         *,
         readers: int = 4,
         window: int = 5000,
-        device: torch.device | str = "cpu",
-        rank: int = 0,
-        world: int = 1,
-        threads: int | None = None,
-        ahead: int = 2,
-        max_skipped: float = MAX_SKIPPED,
+        files: Files | None = None,
+        **settings: Unpack[Settings],
     ) -> None:
-        files = Listing(_Samples(shards), list(shards.skipped))
-        super().__init__(
-            files, plan, batch_size, seed, device=device, threads=threads, ahead=ahead, max_skipped=max_skipped
-        )
-        self.schedule = ShardSchedule(
-            len(shards), batch_size, seed, rank, world, counts=shards.counts, readers=readers, window=window
-        )
+        self._in_turns = partial(ShardSchedule, counts=shards.counts, readers=readers, window=window)
+        super().__init__(files or _listing(shards), plan, batch_size, seed, **settings)
+
+    def order(self, count: int, batch_size: int, seed: int, rank: int, world: int) -> Schedule:
+        return self._in_turns(count, batch_size, seed, rank, world)
+
+
+class InShards(Undecoded):
+    """Samples of shards as images that are decoded each time that they are asked for.
+
+    There may be millions, so that none is tried before it is trained on.
+
+    Args:
+        shards: as ``list_shards`` gives them.
+        files: what keeps account of the samples.
+        size: side of the images.
+    """
+
+    def __init__(self, shards: Shards, files: Files, size: int) -> None:
+        super().__init__(files, torch.arange(len(shards)), size)
+        self.shards = shards
+
+    def identity(self) -> bytes:
+        """By the shards' names, their samples, and which of them these are; no shard is read for it."""
+        return repr([(path.name, count) for path, count in self._each_shard()]).encode() + self.rows.numpy().tobytes()
+
+    def readable(self, progress: Progress | None = None) -> Tensor:
+        """The positions of the images that have not turned out to be unreadable yet."""
+        return torch.tensor([i for i, row in enumerate(self.rows.tolist()) if not self.files.is_lost(row)]).long()
+
+    def _each_shard(self) -> Iterator[tuple[Path, int]]:
+        return zip(self.shards.paths, self.shards.counts, strict=True)
+
+
+def open_shards(source: str, *, size: int, max_skipped: float = MAX_SKIPPED, progress: Progress | None = None) -> Splits:
+    """The images in shards, to train on, without labels; `fastssl.data.engines.open_loader` makes a `ShardLoader`.
+
+    Args:
+        source: as of ``list_shards``; so are the other arguments and errors.
+        size: side of the images where they are looked at: the short side is resized and the centre cut out.
+        max_skipped: the share of shards, and likewise that of samples, above which unreadable ones are an error.
+    """
+    shards = list_shards(source, max_skipped=max_skipped, progress=progress)
+    files = Files(_listing(shards), max_skipped, ANOTHER)
+    names = _Names(files.listing.entries)
+    return Splits(ImageSet(InShards(shards, files, size), None, (), names, source, files.listing.skipped), None)
+
+
+def some_samples(data: ImageSet, *, count: int, seed: int) -> ImageSet:
+    """``count`` images of shards, drawn by ``seed``: to look at. All, where there are no more."""
+    assert isinstance(data.images, InShards)
+    chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:count].sort().values
+    images = Undecoded(data.images.files, data.images.rows[chosen], data.images.shape[-1])
+    return replace(data.subset(chosen), images=images)
+
+
+class _Names(Sequence[str]):
+    """The names of entries, each looked up when it is asked for."""
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self._entries = entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @overload
+    def __getitem__(self, position: int) -> str: ...
+
+    @overload
+    def __getitem__(self, position: slice) -> Sequence[str]: ...
+
+    def __getitem__(self, position: int | slice) -> str | Sequence[str]:
+        if isinstance(position, slice):
+            return [self[i] for i in range(*position.indices(len(self)))]
+        return self._entries[position].name
+
+
+def _listing(shards: Shards) -> Listing:
+    return Listing(_Samples(shards), list(shards.skipped))
 
 
 class _Samples(Sequence[Entry]):

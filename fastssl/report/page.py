@@ -56,8 +56,8 @@ class Map:
     legend: tuple[tuple[str, int, str], ...]
 
 
-def render(trained: Trained, splits: Splits, clips: ClipSet | None = None) -> str:
-    """The whole page as HTML; ``clips`` are what it was trained on, if not the images of ``splits.train``."""
+def render(trained: Trained, splits: Splits, saw: str | None = None, clips: ClipSet | None = None) -> str:
+    """The whole page as HTML; arguments are those of `fastssl.report.write_report`."""
     labelled = splits.test is not None and splits.test.labels is not None
     shown = splits.train if splits.test is None else splits.test
     device = resolve_device(trained.config.device)
@@ -70,7 +70,7 @@ def render(trained: Trained, splits: Splits, clips: ClipSet | None = None) -> st
     )
     template.filters |= {"percent": lambda x: f"{100 * x:.1f}", "points": _points, "count": lambda n: f"{n:,}"}
     return template.from_string(files(__package__).joinpath("page.html").read_text("utf-8")).render(
-        run=_summary(trained, splits, clips),
+        run=_summary(trained, saw or f"{len(splits.train):,} images", video=clips is not None),
         scores=scores,
         labelled=labelled,
         curves=_curves(trained, scores),
@@ -92,7 +92,7 @@ def render(trained: Trained, splits: Splits, clips: ClipSet | None = None) -> st
     )
 
 
-def _summary(trained: Trained, splits: Splits, clips: ClipSet | None) -> dict[str, Any]:
+def _summary(trained: Trained, saw: str, *, video: bool) -> dict[str, Any]:
     config, checkpoint = trained.config, trained.checkpoint
     rows = log.read(trained.folder.metrics)
     steps = len(rows)
@@ -102,13 +102,11 @@ def _summary(trained: Trained, splits: Splits, clips: ClipSet | None) -> dict[st
         "epochs_done": checkpoint.epoch,
         "finished": checkpoint.finished,
         "summary": _summary_line(config.method),
-        "video": clips is not None,
+        "video": video,
         "encoder": config.encoder,
         "options": _options(config),
         "parameters": _amount(sum(p.numel() for p in trained.encoder.parameters())),
-        "saw": f"{len(splits.train):,} images"
-        if clips is None
-        else f"{len(clips):,} clips of {config.media.frames} frames",
+        "saw": saw,
         "image_size": config.image_size,
         "batch_size": config.batch_size,
         "time": _duration(checkpoint.seconds),

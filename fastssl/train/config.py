@@ -14,7 +14,8 @@ import yaml
 
 from fastssl import methods, models
 from fastssl.data import engines, plans
-from fastssl.data.engines import Engine
+from fastssl.data.engines import Choice
+from fastssl.data.files import MAX_SKIPPED, allowed
 from fastssl.data.media import MediaConfig, Modality
 from fastssl.data.plans import ViewPlan
 from fastssl.errors import UserError, unknown
@@ -27,7 +28,7 @@ T = TypeVar("T")
 
 # These change where and how fast a run is computed, or what is reported on the way; a resumed run may change them.
 # The bits are the same as an uninterrupted run's only where device and threads are.
-FREE_ON_RESUME = frozenset({"device", "threads", "eval_every"})
+FREE_ON_RESUME = frozenset({"device", "threads", "eval_every", "max_skipped"})
 # Of all encoders together; each has some of them.
 ENCODER_OPTIONS = ("stem", "width", "max_stride", "depth", "patch_size", "pool")
 
@@ -38,16 +39,17 @@ class RunConfig:
 
     Attributes:
         method: name of the pretext task.
-        data: name of an embedded set, or path of an image folder, a zip or tar of images, or idx files; for methods
-            that take videos, of a folder of video files or of folders of frames; for those that take audio, of
+        data: name of an embedded set, or path of an image folder, a zip or tar of images, idx files, or WebDataset
+            shards (a folder of .tar files, or 'train-{000..099}.tar'); for methods that take videos, of a folder of video files or of folders of frames; for those that take audio, of
             recordings.
         image_size: side of the square images, in pixels.
         views: preset of the augmentations; null takes the method's own.
         plan: changes to it, by the fields of `fastssl.data.plans.ViewPlan`: ``{blur: 0.0}`` for all views; for those of
             one part of a plan that has several, such as DINO's, under its name: ``{local: {views: 6}}``.
-        engine: what makes the views: "native" from the images in memory, resized to ``image_size``; "stream" from the
-            pixels of the files, which are decoded anew each epoch, for what does not fit into memory; "dali" likewise,
-            by NVIDIA DALI.
+        engine: what makes the views: "native" from images resized to ``image_size``, each decoded once; "stream" from
+            the pixels of the files, which are decoded anew each epoch, for what does not fit into memory; "dali"
+            likewise, by NVIDIA DALI. "auto" is "stream" for shards, else "native".
+        max_skipped: the share of the files, in [0, 1], above which unreadable ones end the run; one is always allowed.
         encoder: network to train. Its options are those that follow; null is the encoder's own, the published network.
         stem: first layers of a ResNet or AlexNet; "cifar" (3x3, stride 1) for images of 32 pixels or so, "imagenet"
             (7x7 or 11x11, with strides) for larger ones and for speed.
@@ -74,7 +76,7 @@ class RunConfig:
     image_size: int = 64
     views: str | None = None
     plan: Mapping[str, Any] = field(default_factory=dict)
-    engine: Engine = "native"
+    engine: Choice = "auto"
     encoder: str = "resnet18"
     stem: Stem | None = None
     width: int | None = None
@@ -89,6 +91,7 @@ class RunConfig:
     threads: int = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     eval_every: int = 5
+    max_skipped: float = MAX_SKIPPED
     media: MediaConfig = field(default_factory=MediaConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     method_config: Any = None
@@ -102,6 +105,7 @@ class RunConfig:
         if self.image_size > plans.LARGEST_SIZE:
             raise UserError(f"image_size must be at most {plans.LARGEST_SIZE}; got {self.image_size}")
         check_seed(self.seed)
+        allowed(1, self.max_skipped)  # refuses what is no share
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
             if value not in choices and not (value is None and name in ENCODER_OPTIONS):
@@ -140,7 +144,7 @@ class RunConfig:
 _GROUPS: dict[str, type[Any]] = {"media": MediaConfig, "optim": OptimConfig}
 _LARGEST_SEED = 2**32 - 1  # what the report's t-SNE takes
 _CHOICES = {
-    "engine": engines.NAMES,
+    "engine": get_args(Choice),
     "stem": get_args(Stem),
     "pool": get_args(Pool),
     "precision": ("float32", "bfloat16"),

@@ -175,11 +175,11 @@ def _open_loader(config: RunConfig, data: Data, device: torch.device) -> Batches
     if len(train) < 2:
         what = {"image": "training image", "video": "clip", "audio": "recording"}[config.modality]
         raise UserError(f"{config.data} has {len(train)} {what}: training needs at least 2")
-    batch_size, seed = config.batch_size, config.seed
+    batch_size, seed, skipped = config.batch_size, config.seed, config.max_skipped
     if isinstance(train, Recordings):
-        return WindowLoader(train, config.media.samples, batch_size, seed, device=device)
+        return WindowLoader(train, config.media.samples, batch_size, seed, device=device, max_skipped=skipped)
     if isinstance(train, ClipSet):
-        return ClipLoader(train, config.view_plan(), batch_size, seed, device=device)
+        return ClipLoader(train, config.view_plan(), batch_size, seed, device=device, max_skipped=skipped)
     return engines.open_loader(config.engine, train, config.view_plan(), batch_size, seed, device)
 
 

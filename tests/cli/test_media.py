@@ -35,17 +35,19 @@ class {name}(Method):
     Config = Config
     modality = "{modality}"
     recipe = {{"media": {media}}}
-
-    @classmethod
-    def view_plan(cls, size):
-        return plans.simclr(size)
-
+{plan}
     def forward(self, views):
         {forward}
 '''
+PLAN = """
+    @classmethod
+    def view_plan(cls, size):
+        return plans.simclr(size)
+"""
 FORWARDS = {
-    "video": """first, second = (self.encoder(view.flatten(0, 1)) for view in views)
-        assert views[0].shape[1:3] == (3, 3)
+    "video": """if views[0].shape[1:3] != (3, 3):
+            raise ValueError(f"three frames of three channels are needed; got {views[0].shape[1:3]}")
+        first, second = (self.encoder(view.flatten(0, 1)) for view in views)
         return (first - second).square().mean()""",
     "audio": """(windows,) = views
         return self.encoder(windows.view(-1, 1, 16, 16).expand(-1, 3, -1, -1)).square().mean()""",
@@ -56,7 +58,10 @@ FORWARDS = {
 def made_up(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path_factory.mktemp("methods")
     for name, modality, media in (("clipped", "video", {"frames": 3}), ("heard", "audio", {"samples": 256})):
-        text = METHOD.format(name=name.title(), modality=modality, media=media, forward=FORWARDS[modality])
+        plan = PLAN if modality == "video" else ""
+        text = METHOD.format(
+            name=name.title(), modality=modality, media=media, plan=plan, forward=FORWARDS[modality]
+        )
         (folder / f"{name}.py").write_text(text.lstrip())
         monkeypatch.delitem(sys.modules, f"fastssl.methods.{name}", raising=False)
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(folder)])
@@ -80,7 +85,8 @@ def test_a_method_for_videos_is_trained_on_clips_and_its_report_shows_frames(run
     assert "have no labels to score its encoder on: give labelled images by --data" in run("evaluate", "run").error()
     write_images(tmp_path / "photos", {"cat": 6, "dog": 6})
     assert run("evaluate", "run", "--data", "photos").code == 0
-    assert run(*words, "--out", "other", "--media.frames", "4").code == 2  # which the method does not take
+    said = run(*words, "--batch_size", 4, "--out", "other", "--media.frames", "4").error()
+    assert "the views do not suit the method: three frames of three channels are needed" in said
 
 
 def test_a_method_for_audio_is_trained_on_windows_and_resumed(run: Run, tmp_path: Path) -> None:

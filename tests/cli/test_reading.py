@@ -9,7 +9,7 @@ import pytest
 import torch
 from cli_helpers import QUICK, Run, write_images
 
-from fastssl.cli.reading import cache_folder
+from fastssl.cli.reading import cache, cache_folder
 from fastssl.train import checkpoint as checkpoints
 from fastssl.train import log
 from fastssl.train.folder import RunFolder
@@ -32,6 +32,33 @@ def test_where_images_are_kept(given: dict[str, str], folder: str, monkeypatch: 
     assert cache_folder() == Path(folder)
 
 
+@pytest.mark.parametrize(
+    ("option", "variable", "limit"), [(None, None, 50), (None, "2.5", 2.5), (1.0, "2.5", 1), (0.0, None, 0)]
+)
+def test_how_much_may_be_kept(
+    option: float | None, variable: str | None, limit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FASTSSL_CACHE_LIMIT", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("FASTSSL_CACHE_LIMIT", variable)
+    found = cache(no_cache=False, limit=option)
+    assert found is not None
+    assert found.limit == limit * 1e9
+    assert cache(no_cache=True, limit=option) is None
+
+
+def test_a_limit_that_is_no_amount_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "amounts in GB, such as 20" in run("pretrain", *QUICK, "--cache_limit", "-1").error()
+    monkeypatch.setenv("FASTSSL_CACHE_LIMIT", "much")
+    assert "amounts in GB, such as 20" in run("pretrain", *QUICK).error()
+
+
+def test_info_tells_what_is_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTSSL_CACHE", "kept")
+    told = " ".join(run("info").out.split())
+    assert "decoded images kept: 0 sets of images, 0.0 GB; at most 50.0 GB" in told
+
+
 def test_who_has_no_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> Path:
         raise RuntimeError("no home")
@@ -45,15 +72,15 @@ def test_who_has_no_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_second_run_starts_from_the_cache_and_ends_at_the_same_weights(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cache = tmp_path / "kept"
-    monkeypatch.setenv("FASTSSL_CACHE", str(cache))
+    folder = tmp_path / "kept"
+    monkeypatch.setenv("FASTSSL_CACHE", str(folder))
     monkeypatch.setattr("fastssl.report._NEEDS", ("no_such_module",))  # the report is not what is tested
     write_images(tmp_path / "photos", {"cat": 10, "dog": 10})
     words = ["pretrain", "--data", "photos", *QUICK, "--out"]
     assert run(*words, "without", "--no_cache").code == 0
-    assert not cache.exists()
+    assert not folder.exists()
     first, second = run(*words, "first"), run(*words, "second")
-    (kept,) = cache.iterdir()
+    (kept,) = folder.iterdir()
     assert f"keeping 20 images of 16 x 16, 0.0 MB, in {kept} for the next start, as they are decoded" in first.err
     assert f"20 images of 16 x 16, 0.0 MB, from {kept} (remove it whenever you like; --no_cache" in second.err
     found = [checkpoints.load(RunFolder(Path(name)).checkpoint) for name in ("without", "first", "second")]

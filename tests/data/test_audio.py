@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 import wave
 from pathlib import Path
@@ -252,8 +253,51 @@ def test_folders_without_recordings_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    data = ramps(tmp_path, 1)
+    soundfile.write(tmp_path / "00.flac", np.zeros(50), 8000)
+    data = list_recordings(str(tmp_path))
     monkeypatch.setitem(sys.modules, "soundfile", None)
     with pytest.raises(UserError, match=r"pip install 'fastssl\[audio\]'") as caught:
         data.read(0)
     assert "\n" not in str(caught.value)
+    assert len(ramps(tmp_path / "wav", 1).read(0)) == 100  # uncompressed ones need no package
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
+def test_uncompressed_files_are_read_as_libsndfile_reads_them(subtype: str, channels: int, tmp_path: Path) -> None:
+    signal = np.random.default_rng(0).uniform(-0.99, 0.99, (500, channels))
+    soundfile.write(tmp_path / "a.wav", signal, 8000, subtype=subtype)
+    expected = soundfile.read(tmp_path / "a.wav", dtype="float64", always_2d=True)[0].mean(1)
+    found = list_recordings(str(tmp_path))
+    assert found.heads[0] is not None
+    np.testing.assert_allclose(found.read(0, 7, 400).numpy(), expected[7:407], atol=2**-24, rtol=2**-23)
+
+
+def test_a_window_is_one_read_of_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = WindowLoader(ramps(tmp_path), 40, 4, 0)
+    reads: list[int] = []
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda file, count, at: (reads.append(count), pread(file, count, at))[1])
+    monkeypatch.setattr(Path, "open", None)
+    monkeypatch.setattr(soundfile, "SoundFile", None)
+    list(loader.epoch(0))
+    assert reads == [80] * 12
+
+
+@pytest.mark.parametrize("before", [b"", b"LIST\x05\0\0\0odd..\0", b"junk" + (70000).to_bytes(4, "little") + bytes(70000)])
+def test_samples_are_found_behind_other_chunks(before: bytes, tmp_path: Path) -> None:
+    data = write_wav(tmp_path / "a.wav", ramp(20, 5)).read_bytes()
+    at = data.index(b"data")
+    (tmp_path / "a.wav").write_bytes(data[:at] + before + data[at:] + b"LIST\x02\0\0\0ab")
+    found = list_recordings(str(tmp_path))
+    assert found.heads[0] is not None
+    assert (found.read(0) * 2**15).int().tolist() == list(range(5, 25))
+
+
+def test_a_file_that_is_another_by_now_is_read_as_it_is_or_told(tmp_path: Path) -> None:
+    found = ramps(tmp_path, 1)
+    write_wav(tmp_path / "00.wav", ramp(300, 7))
+    assert (found.read(0, 2, 3) * 2**15).int().tolist() == [9, 10, 11]
+    write_wav(tmp_path / "00.wav", np.zeros((100, 2), np.int16))
+    with pytest.raises(UnreadableError, match="it has changed, and is no such recording any more"):
+        found.read(0, 2, 3)

@@ -33,7 +33,7 @@ def test_files_are_closed_where_an_engine_refuses(tmp_path: Path, monkeypatch: p
 
     def files_of(*given: object) -> object:
         found = real(*given)
-        found.close = lambda: closed.append(True)
+        found.listing.close = lambda: closed.append(True)
         return found
 
     monkeypatch.setattr(engines, "files_of", files_of)

@@ -195,7 +195,7 @@ def test_no_drawing_of_the_embedded_set_is_in_both_splits() -> None:
 def test_the_files_of_a_set_are_those_it_was_read_from(tmp_path: Path, pack) -> None:
     files = pets() | {"cat/broken.png": b"no image"}
     data = load(str(pack(tmp_path / "pets", files)), size=4, max_skipped=1.0).train
-    listing = files_of(data, "dali")
+    listing = files_of(data, "dali").listing
     assert [entry.name for entry in listing.entries] == list(data.names)
     assert [entry.read() for entry in reversed(listing.entries)] == [files[name] for name in reversed(data.names)]
     listing.close()

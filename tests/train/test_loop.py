@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from fastssl.data import engines
-from fastssl.data.images import ImageSet, Splits, load, stream
+from fastssl.data.images import Cache, ImageSet, Splits, load, load_lazily, stream
 from fastssl.data.loader import Loader
 from fastssl.errors import UserError
 from fastssl.methods.simclr import SimCLR
@@ -136,6 +136,28 @@ def test_a_stopped_run_on_streamed_files_resumes_to_the_same_bits(config: RunCon
     assert measured(in_memory) == measured(whole)
     pretrain(replace(config, engine="native"), loaded, on_native)
     assert [row["loss"] for row in measured(on_native)] != [row["loss"] for row in measured(whole)]
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be read")
+@pytest.mark.parametrize("step", [2, 4])
+def test_a_run_stopped_while_images_are_decoded_on_the_way_resumes_to_the_same_bits(
+    step: int, config: RunConfig, tmp_path: Path
+) -> None:
+    for i, image in enumerate(torch.randint(0, 256, (25, 20, 30, 3), dtype=torch.uint8)):
+        Image.fromarray(image.numpy()).save(tmp_path / f"{i:02}.png")
+    (tmp_path / "07.png").write_bytes(b"no image")
+    config = replace(config, data=str(tmp_path))
+    whole, stopped, in_memory = (RunFolder(tmp_path / name) for name in ("a", "b", "c"))
+    pretrain(config, load_lazily(config.data, size=16, cache=Cache(tmp_path / "kept")), whole)
+    parts = Cache(tmp_path / "parts")
+    with pytest.raises(KeyboardInterrupt, match=f"stopped after step {step} of 9"):
+        stop = at_step(step, lambda: signal.raise_signal(signal.SIGINT))
+        pretrain(config, load_lazily(config.data, size=16, cache=parts), stopped, watch=stop)
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("fill", "decode"))]
+    assert pretrain(config, load_lazily(config.data, size=16, cache=parts), stopped, resume=True).finished
+    assert_same_run(stopped, whole)
+    pretrain(config, load_lazily(config.data, size=16), in_memory)
+    assert_same_run(in_memory, whole)
 
 
 def test_streamed_files_that_changed_are_refused_when_a_run_is_resumed(config: RunConfig, tmp_path: Path) -> None:
