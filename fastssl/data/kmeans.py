@@ -26,9 +26,9 @@ def kmeans(points: Tensor, k: int) -> Tensor:
     """
     if points.ndim != 2 or points.numel() == 0 or k < 1:
         raise ValueError(f"kmeans: needs points (M, D), not empty, and k of at least 1; got {tuple(points.shape)}, {k}")
-    every = -(-len(points) // MOST_POINTS)
+    taken = torch.linspace(0, len(points) - 1, min(len(points), MOST_POINTS), dtype=torch.float64).long()
     # on the CPU and in float64: few points, and sums that come out alike everywhere
-    x = points[::every].detach().cpu().double()
+    x = points.detach().cpu()[taken].double()
     centers = _spread(x, k)
     for _ in range(_ITERATIONS):
         member = torch.nn.functional.one_hot(torch.cdist(x, centers).argmin(1), k).double()

@@ -26,7 +26,7 @@ from fastssl.models import feature_dim, maps
 from fastssl.ops import encode_ab
 from fastssl.ops.encode_ab import NEAREST
 
-_BATCHES, _POINTS = 64, 1024  # of which the colours are found: batches of clips, at most, and positions of each
+_BATCHES = 64  # of clips, at most, of which the colours are found
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,7 @@ class VideoColorization(Method):
             colored = lab[has_colour(lab), 1:]
             clips += len(views)
             if len(colored):
-                points = F.adaptive_avg_pool2d(colored, 32).movedim(1, -1).flatten(0, 2)
-                found.append(points[:: -(-len(points) // _POINTS)].cpu())
+                found.append(F.adaptive_avg_pool2d(colored, 32).movedim(1, -1).flatten(0, 2).cpu())
         if not found:
             raise UserError(
                 f"video_colorization learns from colours, and the {clips} clips of videos that it saw are all grey"
