@@ -17,7 +17,6 @@ from fastssl.data.webdataset import open_shards
 from fastssl.errors import UserError
 from fastssl.train.config import RunConfig
 
-
 # The most that decoded images may take of the disk by default, in GB.
 CACHE_LIMIT = 50.0
 
@@ -79,9 +78,7 @@ def load(config: RunConfig, cache: Cache | None) -> Data:
         if config.engine in ("stream", "dali"):
             return images.stream(source, size=size, seed=seed, max_skipped=skipped)
         with console.reading(source) as progress:
-            return images.load_lazily(
-                source, size=size, seed=seed, max_skipped=skipped, progress=progress, cache=cache
-            )
+            return images.load_lazily(source, size=size, seed=seed, max_skipped=skipped, progress=progress, cache=cache)
     except UserError as error:
         raise _of_another_kind(config) or error from None
 

@@ -110,5 +110,3 @@ def open_davis(source: str, only: Collection[str] | None = None) -> Davis:
 def _mask_of(root: Path, folder: str, frame: str) -> Path | None:
     path = root / MASKS / folder / f"{PurePosixPath(frame).stem}.png"
     return path if path.is_file() else None
-
-

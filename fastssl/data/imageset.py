@@ -46,7 +46,6 @@ class ImageSet:
             names=tuple(self.names[i] for i in index.tolist()),
         )
 
-
     def readable(self) -> ImageSet:
         """Those whose files can be read, which all are tried for that were not yet.
 

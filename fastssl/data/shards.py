@@ -101,9 +101,7 @@ def list_shards(
         raise UserError(f"no image in {source!r} ({quote(lost)}): give shards with samples of {', '.join(KEYS)}")
     refuse_too_many(lost, len(paths), max_skipped, "shards that cannot be read", "remove or repair them")
     skipped += [Skipped(paths[i].name, problem) for i, (_, problem) in found if problem]
-    return Shards(
-        tuple(paths[i] for i, _ in found), tuple(samples for _, (samples, _) in found), tuple(skipped + lost)
-    )
+    return Shards(tuple(paths[i] for i, _ in found), tuple(samples for _, (samples, _) in found), tuple(skipped + lost))
 
 
 def are_at(source: str) -> bool:

@@ -163,7 +163,9 @@ class InShards(Undecoded):
         return zip(self.shards.paths, self.shards.counts, strict=True)
 
 
-def open_shards(source: str, *, size: int, max_skipped: float = MAX_SKIPPED, progress: Progress | None = None) -> Splits:
+def open_shards(
+    source: str, *, size: int, max_skipped: float = MAX_SKIPPED, progress: Progress | None = None
+) -> Splits:
     """The images in shards, to train on, without labels; `fastssl.data.engines.open_loader` makes a `ShardLoader`.
 
     Args:

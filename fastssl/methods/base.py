@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastssl.data.media import Modality
 from fastssl.data.lab import from_rgb
+from fastssl.data.media import Modality
 from fastssl.data.plans import ViewPlan
 from fastssl.models import maps
 

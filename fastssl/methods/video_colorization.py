@@ -161,8 +161,7 @@ class VideoColorization(Method):
 
     @torch.no_grad()
     def pictures(self, views: list[Tensor]) -> dict[str, Tensor]:
-        """``reference``, the frame before the target; what is ``seen`` of the target; its ``copied``, ``true`` colours.
-        """
+        """``reference``, the frame before the target; what is ``seen`` of the target; its ``copied``, ``true`` colours."""
         (clips,) = views
         embeddings, ab = self._seen(clips)
         lightness = to_lab(clips[:, -1])[:, :1]

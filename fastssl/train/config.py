@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import yaml
 
 from fastssl import methods, models
-from fastssl.data import engines, plans
+from fastssl.data import plans
 from fastssl.data.engines import Choice
 from fastssl.data.files import MAX_SKIPPED, allowed
 from fastssl.data.media import MediaConfig, Modality

@@ -28,7 +28,7 @@ TINY: dict[str, Any] = {
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(davis, "SETTINGS", TINY)
     monkeypatch.setattr(davis, "TRACKING", TrackConfig(radius=3))
-    return write_davis(tmp_path / "davis", {name: (5, 1) for name in "abcd"})
+    return write_davis(tmp_path / "davis", dict.fromkeys("abcd", (5, 1)))
 
 
 def run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:

@@ -59,9 +59,7 @@ def made_up(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     folder = tmp_path_factory.mktemp("methods")
     for name, modality, media in (("clipped", "video", {"frames": 3}), ("heard", "audio", {"samples": 256})):
         plan = PLAN if modality == "video" else ""
-        text = METHOD.format(
-            name=name.title(), modality=modality, media=media, plan=plan, forward=FORWARDS[modality]
-        )
+        text = METHOD.format(name=name.title(), modality=modality, media=media, plan=plan, forward=FORWARDS[modality])
         (folder / f"{name}.py").write_text(text.lstrip())
         monkeypatch.delitem(sys.modules, f"fastssl.methods.{name}", raising=False)
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(folder)])

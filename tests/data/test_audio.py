@@ -284,7 +284,9 @@ def test_a_window_is_one_read_of_its_bytes(tmp_path: Path, monkeypatch: pytest.M
     assert reads == [80] * 12
 
 
-@pytest.mark.parametrize("before", [b"", b"LIST\x05\0\0\0odd..\0", b"junk" + (70000).to_bytes(4, "little") + bytes(70000)])
+@pytest.mark.parametrize(
+    "before", [b"", b"LIST\x05\0\0\0odd..\0", b"junk" + (70000).to_bytes(4, "little") + bytes(70000)]
+)
 def test_samples_are_found_behind_other_chunks(before: bytes, tmp_path: Path) -> None:
     data = write_wav(tmp_path / "a.wav", ramp(20, 5)).read_bytes()
     at = data.index(b"data")

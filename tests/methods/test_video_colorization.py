@@ -54,8 +54,7 @@ def test_the_loss_is_equations_1_to_3_number_by_number(method: VideoColorization
         references = [at for at in named if at[0] < 2]
         for target in (at for at in named if at[0] == 2):
             weight = {
-                at: math.exp(sum(a * b for a, b in zip(code[target], code[at], strict=True)) / 0.3)
-                for at in references
+                at: math.exp(sum(a * b for a, b in zip(code[target], code[at], strict=True)) / 0.3) for at in references
             }
             copied = [sum(w for at, w in weight.items() if color[at] == c) / sum(weight.values()) for c in range(5)]
             right += max(range(5), key=copied.__getitem__) == color[target]
