@@ -47,7 +47,7 @@ class Mask:
     @property
     def objects(self) -> list[int]:
         """The numbers of the objects in it, ascending."""
-        return [value for value in self.values.unique().tolist() if value not in (0, VOID)]
+        return [value for value in torch.unique(self.values).tolist() if value not in (0, VOID)]
 
 
 def read_mask(path: Path) -> Mask:
@@ -68,7 +68,7 @@ def read_mask(path: Path) -> Mask:
                 return Mask(_tensor(image), palette + PALETTE[len(palette) :])
             if image.mode in ("1", "L"):
                 values = _tensor(image.convert("L"))
-                black_and_white = set(values.unique().tolist()) <= {0, VOID}
+                black_and_white = set(torch.unique(values).tolist()) <= {0, VOID}
                 return Mask((values > 0).byte() if black_and_white else values)
             return _by_colour(np.asarray(image.convert("RGB")))
     except UnreadableError:

@@ -70,7 +70,7 @@ def dilated(lines: Tensor) -> Tensor:
     at = torch.arange(-radius, radius + 1, device=lines.device)
     disk = (at[:, None] ** 2 + at**2 <= radius**2).float()[None, None]
     maps = lines.flatten(0, -3)[:, None] if lines.ndim > 2 else lines[None, None]
-    chunks = maps.split(max(1, _CHUNK // (height * width)))
+    chunks = torch.split(maps, max(1, _CHUNK // (height * width)))
     # a count of whole numbers, which no order of summation brings near a half
     near = torch.cat([F.conv2d(chunk.float(), disk, padding=radius) > 0.5 for chunk in chunks])
     return near.view(lines.shape)

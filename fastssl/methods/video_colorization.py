@@ -155,9 +155,9 @@ class VideoColorization(Method):
         query, keys = embeddings[:, -1:], embeddings[:, :-1]
         with torch.autocast(query.device.type, enabled=False):  # which would round the similarities
             copied = F.scaled_dot_product_attention(
-                *(_rows(x) for x in (query, keys, values)), scale=1 / self.config.temperature
+                _rows(query), _rows(keys), _rows(values), scale=1 / self.config.temperature
             )
-        return copied.squeeze(1).transpose(1, 2).unflatten(2, embeddings.shape[3:])
+        return copied.squeeze(1).transpose(1, 2).reshape(len(values), values.shape[2], *values.shape[3:])
 
     @torch.no_grad()
     def pictures(self, views: list[Tensor]) -> dict[str, Tensor]:
@@ -178,7 +178,7 @@ class VideoColorization(Method):
         lab = to_lab(clips.flatten(0, 1))
         embeddings = self._embed(lab[:, :1])
         ab = F.adaptive_avg_pool2d(lab[:, 1:], (embeddings.shape[2], embeddings.shape[3]))
-        return embeddings.unflatten(0, clips.shape[:2]), ab.unflatten(0, clips.shape[:2])
+        return embeddings.view(*clips.shape[:2], *embeddings.shape[1:]), ab.view(*clips.shape[:2], *ab.shape[1:])
 
     def _embed(self, lightness: Tensor) -> Tensor:
         """(N, D, h, w) of (N, 1, H, W) in [0, 100]."""
@@ -189,7 +189,7 @@ class VideoColorization(Method):
         flat = ab.flatten(0, 1)
         known = bool(self.colors.any())  # else, before any training, those of the batch
         colors = self.colors if known else kmeans(flat.movedim(1, -1).flatten(0, 2), self.config.colors)
-        return encode_ab(flat, colors)[0][:, 0].unflatten(0, ab.shape[:2])
+        return encode_ab(flat, colors)[0][:, 0].reshape(*ab.shape[:2], *ab.shape[3:])
 
 
 def _rows(x: Tensor) -> Tensor:

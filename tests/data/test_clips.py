@@ -190,7 +190,7 @@ def test_photographs_in_folders_are_no_frames(tmp_path: Path) -> None:
         "photos",
         "its images differ in size, so they are no frames of a video",
     )
-    with pytest.raises(UserError, match="no clip of 3 frames .*its images differ in size"):
+    with pytest.raises(UserError, match=r"no clip of 3 frames .*its images differ in size"):
         list_clips(str(tmp_path / "photos"), 3)
 
 

@@ -141,7 +141,7 @@ def test_masks_that_do_not_fit_their_frames_are_named(tmp_path: Path) -> None:
     for path in (root / "Annotations/one").iterdir():
         path.write_bytes((root / "Annotations/one/00000.png").read_bytes())
     davis = open_davis(str(root))
-    with pytest.raises(UserError, match="none of the 1 sequences can be scored .*'two': no object in its first mask"):
+    with pytest.raises(UserError, match=r"none of the 1 sequences can be scored .*'two': no object in its first mask"):
         evaluate_tracking(Seen(), Seen(), open_davis(str(root), ["two"]))
     assert evaluate_tracking(Seen(), Seen(), davis).sequences == 1
 

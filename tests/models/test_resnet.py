@@ -107,8 +107,10 @@ def test_stem_keeps_the_resolution_it_says(stem, side):
 
 @pytest.mark.parametrize(
     ("stem", "max_stride", "side"),
-    [("imagenet", 32, 3), ("imagenet", 16, 6), ("imagenet", 8, 12), ("imagenet", 15, 12), ("imagenet", 4, 24)]
-    + [("cifar", 32, 12), ("cifar", 4, 24), ("cifar", 1, 96)],
+    [
+        *(("imagenet", stride, side) for stride, side in ((32, 3), (16, 6), (8, 12), (15, 12), (4, 24))),
+        *(("cifar", stride, side) for stride, side in ((32, 12), (4, 24), (1, 96))),
+    ],
 )
 def test_a_map_is_as_fine_as_asked_for_with_the_same_weights(stem, max_stride, side):
     encoder = resnet.resnet18(stem=stem, width=4, max_stride=max_stride).eval()
