@@ -157,11 +157,11 @@ class VideoColorization(Method):
             copied = F.scaled_dot_product_attention(
                 _rows(query), _rows(keys), _rows(values), scale=1 / self.config.temperature
             )
-        return copied.squeeze(1).transpose(1, 2).reshape(len(values), values.shape[2], *values.shape[3:])
+        return copied.squeeze(1).mT.reshape(len(values), values.shape[2], *values.shape[3:])
 
     @torch.no_grad()
     def pictures(self, views: list[Tensor]) -> dict[str, Tensor]:
-        """``reference``, the frame before the target; what is ``seen`` of the target; its ``copied``, ``true`` colours."""
+        """``reference``, the frame before the target, what is ``seen`` of that, its ``copied`` and ``true`` colours."""
         (clips,) = views
         embeddings, ab = self._seen(clips)
         lightness = to_lab(clips[:, -1])[:, :1]

@@ -40,8 +40,8 @@ class RunConfig:
     Attributes:
         method: name of the pretext task.
         data: name of an embedded set, or path of an image folder, a zip or tar of images, idx files, or WebDataset
-            shards (a folder of .tar files, or 'train-{000..099}.tar'); for methods that take videos, of a video file, or
-            a folder of them or of folders of frames; for those that take audio, of recordings.
+            shards (a folder of .tar files, or 'train-{000..099}.tar'); for methods that take videos, of a video file or
+            a folder of them, or of folders of frames; for those that take audio, of recordings.
         image_size: side of the square images, in pixels.
         views: preset of the augmentations; null takes the method's own.
         plan: changes to it, by the fields of `fastssl.data.plans.ViewPlan`: ``{blur: 0.0}`` for all views; for those of
