@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from davis_files import write_davis
 
+from benchmarks import publish
 from benchmarks.scores import davis
 from fastssl.eval.tracking import TrackConfig
 
@@ -51,6 +52,10 @@ def test_each_half_is_tracked_by_what_learnt_from_the_other(
     every = [item for row in (first, second) for item in row["objects"]["trained"]]
     assert scores["trained"] == pytest.approx(sum(item["j"] + item["f"] for item in every) / 8)
     assert str(tmp_path) not in json.dumps(report["settings"])
+    page = "\n".join(publish.tracking(tmp_path / "davis.json"))
+    assert f"| 0 | {100 * scores['trained']:.1f} |" in page
+    assert "all objects of 4 sequences" in page
+    assert publish.tracking(tmp_path / "none.json") == []
     capsys.readouterr()
     assert run(data, tmp_path, monkeypatch) == 0
     assert "trained on the" not in capsys.readouterr().out  # nothing was done again
