@@ -341,9 +341,7 @@ def tracking(path: Path = davis.RESULT) -> list[str]:
     sequences = len({name for row in rows for name in row["trained_on"]})
     return [
         "## Tracking: video colorization on DAVIS\n",
-        READ_DAVIS.format(
-            command=report["command"], sequences=len({name for row in rows for name in row["trained_on"]})
-        ),
+        READ_DAVIS.format(command=report["command"], sequences=sequences),
         table_of(["seed", *names], 1, table),
         "",
         f"The longest training took {minutes:.1f} minutes. Scores of each object are in the JSON file.\n",
