@@ -12,7 +12,7 @@ from fastssl.ops import rgb_to_lab
 from fastssl.train.reproduce import reproducible, resolve_device
 
 DESCRIPTION = """\
-Colorize PHOTO, in grey or in colours of its own, which are not looked at, with a run of `fastssl pretrain colorization`.
+Colorize PHOTO with a run of `fastssl pretrain colorization`. If it has colours of its own, they are not looked at.
 
 Colours are predicted with the short side of the photo as long as the run's images, and laid upon the photo in its own
 size: its lightness stays as it is.
@@ -22,6 +22,7 @@ EXAMPLES = """\
   fastssl pretrain colorization --data photos --image_size 128 --out runs/colors
   fastssl colorize grandmother.jpg --checkpoint runs/colors --out grandmother-in-colour.png
 """
+
 
 def run(words: list[str]) -> int:
     """The command. Raises UserError for whatever cannot be used."""
@@ -47,7 +48,7 @@ def run(words: list[str]) -> int:
 
 
 def shown_size(height: int, width: int, short: int, fill: int = 1) -> tuple[int, int]:
-    """Height and width of a photo that is resized until its short side has ``short`` pixels, the long one filled by ``fill``."""
+    """Sides of a photo whose short one gets ``short`` pixels; patches of ``fill`` pixels fill the long one."""
     least = min(height, width)
 
     def shown(side: int) -> int:

@@ -14,11 +14,11 @@ from fastssl.methods.inpainting import Inpainting
 from fastssl.train.reproduce import reproducible, resolve_device
 
 DESCRIPTION = """\
-Fill a hole in PHOTO with a run of `fastssl pretrain inpainting`: what is white in MASK, an image of the photo's size, or
-without one the middle of the photo, as far as a run whose holes are in the center hides it.
+Fill a hole in PHOTO with a run of `fastssl pretrain inpainting`: what is white in MASK, an image of the photo's size,
+or without one the middle of the photo.
 
-The run sees a part of the photo around the hole, twice as wide where the photo has that much, at the size of its images:
-the smaller the hole, the finer what is painted. All else of the photo stays as it is.
+The run sees a part of the photo around the hole, twice as wide where the photo has that much, at the size of its
+images: the smaller the hole, the finer what is painted. All else of the photo stays as it is.
 """
 
 EXAMPLES = """\

@@ -127,7 +127,8 @@ class Inpainting(Method):
         if self.training:
             self._judged = real, fake.detach()
         share: float = self.config.adversarial_weight
-        return (1 - share) * squared + share * unlike
+        loss: Tensor = (1 - share) * squared + share * unlike
+        return loss
 
     def after_step(self, progress: float) -> None:
         """The discriminator's turn, on what was painted before this step."""
@@ -157,7 +158,7 @@ class Inpainting(Method):
         return hidden
 
     def _paint(self, images: Tensor, hidden: Tensor) -> Tensor:
-        """(N, 3, H, H) sRGB in [-1, 1] for (N, 3, H, H) views of which ``hidden`` is not seen; 0 where none is asked."""
+        """(N, 3, H, H) sRGB in [-1, 1], 0 where none is asked for, of views whose ``hidden`` part is not seen."""
         height, width = images.shape[2:]
         if (height, width) != (self.size, self.size):
             raise ValueError(
@@ -171,8 +172,8 @@ class Inpainting(Method):
 
     @torch.no_grad()
     def _notes(self, images: Tensor, truth: Tensor, painted: Tensor, hidden: Tensor) -> dict[str, Tensor]:
-        """The error of the hidden pixels, values in [0, 1], beside that of what is seen of each image, averaged; and the
-        sharpness of what was painted, 1 for that of the truth."""
+        """Error of the hidden pixels, of values in [0, 1]; that of the mean of what is seen of each image; and the
+        sharpness of what was painted, 1 for the truth's."""
         seen = truth.masked_fill(hidden, 0.0).sum(dim=(2, 3), keepdim=True) / (~hidden).sum(dim=(2, 3), keepdim=True)
         pixels = 3 * hidden.sum()
         error, constant = (

@@ -22,7 +22,7 @@ from fastssl.data.lab import from_lab, grey, has_colour, to_lab
 from fastssl.errors import UserError, unknown
 from fastssl.losses import soft_cross_entropy
 from fastssl.methods.base import Method
-from fastssl.models import map_stride
+from fastssl.models import feature_dim, map_stride
 from fastssl.models.decoders import PixelHead
 from fastssl.models.split import SplitEncoder
 from fastssl.ops import decode_ab, encode_ab, gamut_bins
@@ -52,7 +52,8 @@ class SplitBrainConfig:
 
 
 class SplitBrain(Method):
-    """Split-brain autoencoders (arXiv:1611.09842, section 3.2): two halves of a network, each guessing the other's input.
+    """Split-brain autoencoders (arXiv:1611.09842, section 3.2): two halves of a network, each guessing what the
+    other sees.
 
     Neither half can copy what it is asked for, as an autoencoder would, and the features of both together tell of all
     channels.
@@ -80,8 +81,9 @@ class SplitBrain(Method):
 
     @staticmethod
     def _head(half: nn.Module, outputs: int) -> PixelHead:
+        dim = feature_dim(half)
         doublings = max(0, round(math.log2(map_stride(half) / FINENESS)))
-        return PixelHead(half.feature_dim, outputs, doublings=doublings, width=max(64, half.feature_dim))
+        return PixelHead(dim, outputs, doublings=doublings, width=max(64, dim))
 
     @classmethod
     def view_plan(cls, size: int) -> plans.ViewPlan:
@@ -102,7 +104,7 @@ class SplitBrain(Method):
         (images,) = views
         lab = to_lab(images)
         ab, lightness = self._answers(lab)
-        truth = F.adaptive_avg_pool2d(lab, ab.shape[2:])
+        truth = F.adaptive_avg_pool2d(lab, (ab.shape[2], ab.shape[3]))
         return self._classified(ab, lightness, truth) if self._classifies else self._regressed(ab, lightness, truth)
 
     @property
@@ -115,7 +117,7 @@ class SplitBrain(Method):
         return self.to_color(of_lightness), self.to_lightness(of_color)
 
     def _classified(self, ab: Tensor, lightness: Tensor, truth: Tensor) -> Tensor:
-        """Cross-entropies with soft bins of colour and hard ones of lightness; notes how often the likeliest is right."""
+        """Cross-entropies with soft bins of colour and hard ones of lightness; notes the likeliest's accuracy."""
         ids, shares = encode_ab(truth[:, 1:], self.colors)
         shade = truth[:, 0].long().clamp(0, SHADES - 1)
         pairs = ((ab, ids[:, 0]), (lightness, shade))
@@ -144,7 +146,7 @@ class SplitBrain(Method):
 
     @torch.no_grad()
     def predict(self, lab: Tensor) -> Tensor:
-        """(N, 3, H, W) CIELAB as either half guesses it: lightness of (N, 3, H, W)'s colours, colours of its lightness."""
+        """(N, 3, H, W) CIELAB as the halves guess it: lightness by the colours of ``lab``, colours by its lightness."""
         ab, lightness = self._answers(lab)
         if self._classifies:
             ab = decode_ab(ab, self.colors, temperature=TEMPERATURE)

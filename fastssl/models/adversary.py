@@ -36,7 +36,7 @@ class Adversary(nn.Module):
             self.register_buffer(f"square_{i}", torch.zeros_like(weight))
 
     def forward(self, fakes: Tensor) -> tuple[Tensor, Tensor]:
-        """What ``fakes`` cost whoever made them: -log D(fake), a mean; and the share of them that was taken for real."""
+        """What ``fakes`` cost whoever made them, -log D(fake), a mean; and the share of them taken for real."""
         logits = self.judge(fakes)
         return _cross_entropy(logits, 1.0), (logits.detach() > 0).float().mean()
 

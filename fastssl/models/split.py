@@ -33,9 +33,7 @@ class SplitEncoder(nn.Module):
         ValueError: for a width that does not fall into halves, or what the network refuses.
     """
 
-    def __init__(
-        self, half: partial[ResNet] | type[AlexNet], *, stem: Stem = "imagenet", width: int = 64
-    ) -> None:
+    def __init__(self, half: partial[ResNet] | type[AlexNet], *, stem: Stem = "imagenet", width: int = 64) -> None:
         super().__init__()
         if width < 2 or width % 2:
             raise ValueError(f"the width of a split encoder must be even, for either half has half of it; got {width}")
@@ -44,13 +42,13 @@ class SplitEncoder(nn.Module):
         self.feature_dim = self.lightness.feature_dim + self.color.feature_dim
 
     def halves(self, lab: Tensor) -> tuple[Tensor, Tensor]:
-        """The last maps of :attr:`lightness` and :attr:`color`, each (N, feature_dim / 2, h, w), of (N, 3, H, W) CIELAB.
+        """The last maps of both halves, lightness first, each (N, feature_dim / 2, h, w), of (N, 3, H, W) CIELAB.
 
         Raises:
             ValueError: for images smaller than the halves take.
         """
-        lightness, color = lab.split((1, 2), dim=1)
-        return self.lightness.maps((lightness - _MIDDLE) / _SPREAD), self.color.maps(color / _SPREAD)
+        lightness, color = (lab[:, :1] - _MIDDLE) / _SPREAD, lab[:, 1:] / _SPREAD
+        return self.lightness.maps(lightness), self.color.maps(color)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, 3, H, W) floating-point images, normalised by ImageNet's mean and deviation. Returns (N, feature_dim).

@@ -65,7 +65,8 @@ def test_without_a_mask_the_middle_is_filled(holes: Path, middles: Path, photo: 
     for checkpoint in (holes, middles):
         assert run("inpaint", photo, "--checkpoint", checkpoint, "--out", "out.png").code == 0
         rows, columns = changed(photo, "out.png").nonzero()
-        assert (rows.min() + rows.max(), columns.min() + columns.max()) == (pytest.approx(49, abs=2), pytest.approx(69, abs=2))
+        middle = rows.min() + rows.max(), columns.min() + columns.max()
+        assert middle == (pytest.approx(49, abs=2), pytest.approx(69, abs=2))
         assert rows.max() - rows.min() < 25
 
 
@@ -80,16 +81,21 @@ def test_the_report_shows_holes_error_and_sharpness(holes: Path, middles: Path) 
     assert "fooled" not in log.read(RunFolder(middles).metrics)[0].extra
 
 
+BY_RUN, BY_MIDDLES, BY_OTHER = (
+    ("PHOTO", "--checkpoint", name, "--out", "out.png") for name in ("RUN", "MIDDLES", "OTHER")
+)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["PHOTO", "--checkpoint", "RUN", "--out", "out.gif"], "out.gif does not end in .png or .jpg"),
-        (["PHOTO", "--checkpoint", "RUN", "--mask", "small.png", "--out", "out.png"], "has 60 x 50 pixels and the photo 70 x 50"),
-        (["PHOTO", "--checkpoint", "RUN", "--mask", "none.png", "--out", "out.png"], "none.png hides nothing: what is to be"),
-        (["PHOTO", "--checkpoint", "RUN", "--mask", "all.png", "--out", "out.png"], "all.png hides everything"),
-        (["PHOTO", "--checkpoint", "RUN", "--mask", "gone.png", "--out", "out.png"], "cannot read gone.png"),
-        (["PHOTO", "--checkpoint", "MIDDLES", "--mask", "good.png", "--out", "out.png"], "knows holes in the center alone"),
-        (["PHOTO", "--checkpoint", "OTHER", "--out", "out.png"], "is a run of simclr, and inpaint needs one of inpainting"),
+        ([*BY_RUN, "--mask", "small.png"], "has 60 x 50 pixels and the photo 70 x 50"),
+        ([*BY_RUN, "--mask", "none.png"], "none.png hides nothing: what is to be"),
+        ([*BY_RUN, "--mask", "all.png"], "all.png hides everything"),
+        ([*BY_RUN, "--mask", "gone.png"], "cannot read gone.png"),
+        ([*BY_MIDDLES, "--mask", "good.png"], "knows holes in the center alone"),
+        ([*BY_OTHER], "is a run of simclr, and inpaint needs one of inpainting"),
     ],
 )
 def test_bad_input_is_one_line(

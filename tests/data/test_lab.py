@@ -26,7 +26,7 @@ def test_grey_has_three_equal_channels_and_the_same_lightness() -> None:
     (views,) = make_views(photos(), plans.eval(8), torch.Generator())
     lightness = lab.to_lab(views)[:, :1]
     rgb = lab.to_rgb(lab.grey(lightness))
-    assert (rgb - rgb[:, :1]).abs().max() < 1e-5
+    assert (rgb - rgb[:, :1]).abs().max() < 1e-4  # a white of five digits
     again = lab.to_lab(lab.grey(lightness))
     torch.testing.assert_close(again[:, :1], lightness, atol=1e-3, rtol=0)
     assert again[:, 1:].abs().max() < 0.05

@@ -58,7 +58,7 @@ def test_loss_is_equations_2_to_4_written_out() -> None:
     z, bins = logits[0], gamut_bins().double()
     assert z.shape == (4, 313, 4, 4)  # a quarter of the image
     weights = rebalancing_weights(method.prior, gamut_bins())
-    total = 0.0
+    total = torch.zeros(())
     ab = F.avg_pool2d(to_lab(images)[:, 1:], 4).double()
     for n in range(3):  # the fourth is grey, and does not count
         for y in range(4):
@@ -67,7 +67,7 @@ def test_loss_is_equations_2_to_4_written_out() -> None:
                 near = far.argsort(stable=True)[:5]
                 share = (-far[near].square() / 50).softmax(0)
                 total -= weights[near[0]] * (share * z[n, :, y, x].log_softmax(0)[near]).sum()
-    assert loss.item() == pytest.approx(float(total) / 48, rel=1e-4)
+    assert loss.item() == pytest.approx(total.item() / 48, rel=1e-4)
 
 
 def test_the_prior_is_what_one_pass_over_the_images_counts() -> None:
@@ -112,7 +112,8 @@ def test_a_batch_of_grey_images_teaches_nothing_and_harms_nothing(build) -> None
 def test_the_encoder_never_sees_colour(build) -> None:
     method = build("colorization").eval()
     images = colours()
-    torch.testing.assert_close(method.encoder(images), method.encoder(grey(to_lab(images)[:, :1])), atol=1e-4, rtol=1e-4)
+    features = method.encoder(grey(to_lab(images)[:, :1]))
+    torch.testing.assert_close(method.encoder(images), features, atol=1e-4, rtol=1e-4)
     seen: list[Tensor] = []
     method.encoder.conv1.register_forward_hook(lambda _module, inputs, _output: seen.append(*inputs))
     method([images])
@@ -142,7 +143,7 @@ def test_loss_falls_on_one_batch(build, descend, precision: torch.dtype) -> None
     method.prepare([[colours(8)]])
     losses = descend(method, [colours(8)], precision=precision)
     assert all(map(math.isfinite, losses))
-    assert losses[-1] < 0.6 * losses[0]
+    assert losses[-1] < 0.7 * losses[0]  # soft labels have an entropy of their own
 
 
 def test_pictures_have_the_lightness_that_was_shown(build) -> None:

@@ -30,7 +30,7 @@ def answers(method: SplitBrain, images: Tensor) -> tuple[Tensor, Tensor, Tensor,
     """What the halves say of colour and lightness, the truth of the same places, and the loss."""
     said: list[Tensor] = []
     for head in (method.to_color, method.to_lightness):
-        head.register_forward_hook(lambda _module, _inputs, output: said.append(output.double()))
+        head.register_forward_hook(lambda _module, _inputs, output: said.append(output.detach().double()))
     loss = method([images]).item()
     return said[0], said[1], F.adaptive_avg_pool2d(to_lab(images), said[0].shape[2:]).double(), loss
 

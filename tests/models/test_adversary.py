@@ -21,8 +21,8 @@ def adversary(seed: int = 0) -> Adversary:
 
 
 def images(seed: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return tuple(torch.randn(6, 3, 8, 8, generator=generator).add(shift) for shift in (0.5, -0.5))  # type: ignore[return-value]
+    pair = torch.randn(2, 6, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return pair[0] + 0.5, pair[1] - 0.5
 
 
 def test_steps_are_adams_on_the_cross_entropy() -> None:

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from fastssl import models
-from fastssl.data.lab import grey, to_lab
+from fastssl.data.lab import from_rgb, grey, to_lab
 from fastssl.models.split import SplitEncoder
 
 NAMES = ("alexnet_split", "resnet18_split")
 
 
 def views(batch: int = 3, size: int = 16) -> Tensor:
-    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return from_rgb(torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(0)))
 
 
 def small(name: str) -> SplitEncoder:
@@ -24,7 +24,7 @@ def small(name: str) -> SplitEncoder:
     return encoder
 
 
-@pytest.mark.parametrize(("name", "dim"), zip(NAMES, (32, 64), strict=True))
+@pytest.mark.parametrize(("name", "dim"), [*zip(NAMES, (32, 64), strict=True)])
 def test_features_are_both_halves(name: str, dim: int) -> None:
     encoder, x = small(name), views()
     features = encoder(x)
@@ -48,9 +48,7 @@ def test_a_half_never_sees_what_the_other_sees(name: str) -> None:
 def test_the_lightness_half_sees_grey_and_colour_alike() -> None:
     encoder, x = small("alexnet_split"), views()
     half = encoder.feature_dim // 2
-    torch.testing.assert_close(
-        encoder(x)[:, :half], encoder(grey(to_lab(x)[:, :1]))[:, :half], atol=1e-3, rtol=1e-3
-    )
+    torch.testing.assert_close(encoder(x)[:, :half], encoder(grey(to_lab(x)[:, :1]))[:, :half], atol=1e-3, rtol=1e-3)
 
 
 def test_options_are_those_of_the_halves() -> None:
