@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, 
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from fastssl.data.audio import Recordings
 from fastssl.data.clips import ClipSet
 from fastssl.data.images import Skipped, Splits
 from fastssl.data.media import Data
@@ -62,7 +63,7 @@ def describe_data(data: Data, source: str) -> None:
     else:
         found, skipped = f"{len(data)} recordings at {data.rate} Hz", data.skipped
     _err.print(f"{source}: {found}", markup=False, soft_wrap=True)
-    describe_skipped(skipped, IN_REPORT)
+    describe_skipped(skipped, None if isinstance(data, Recordings) else IN_REPORT)
 
 
 def _images(count: int) -> str:

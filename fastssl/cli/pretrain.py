@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from fastssl.cli.plan_options import add_plan_options, early, part_names
 from fastssl.cli.scoring import score
 from fastssl.data import engines, plans
 from fastssl.data.audio import Recordings
-from fastssl.data.images import Splits
+from fastssl.data.images import Skipped, Splits
 from fastssl.data.media import Data
 from fastssl.data.plans import ViewPlan
 from fastssl.errors import UserError
@@ -33,8 +34,8 @@ METHOD is one of: {methods}. Encoders: {encoders}.
 Presets of --views: {views};
 `fastssl views` draws them.
 DATA may be the embedded set (clipart), a folder, zip or tar of images (one folder a class, or train/ and test/, or no
-order at all), or a folder of MNIST-like idx files. Methods that take videos are given a folder of video files or of
-folders of frames; those that take recordings, one of wav, flac or aiff files.
+order at all), WebDataset shards, or a folder of MNIST-like idx files. Methods that take videos are given a folder of
+video files or of folders of frames; those that take recordings, one of wav, flac or aiff files.
 
 The output folder gets config.yaml, metrics.jsonl and .csv, checkpoint.pt, scores.json and report.html. Ctrl-C stops
 after the step in progress; --resume goes on and ends at the very same weights.
@@ -60,23 +61,32 @@ def run(words: list[str]) -> int:
     with folder.lock():
         data = reading.load(config, cache)
         console.describe_data(data, config.data)
+        known = len(_skipped(data))
         try:
             with console.TrainingDisplay() as display:
                 pretrain(config, data, folder, resume=resume, overwrite=overwrite, watch=display.watch)
             display.trained(config.epochs)
-            _finish(folder, data)
+            _finish(folder, data, known)
         except KeyboardInterrupt as stop:
             again = f"fastssl pretrain --out {shlex.quote(str(folder.path))} --resume"
             raise KeyboardInterrupt(f"{str(stop) or 'interrupted'}; go on with: {again}") from None
     return 0
 
 
-def _finish(folder: RunFolder, data: Data) -> None:
-    """Scores and report. The run is complete already: a missing extra costs the report alone."""
+def _skipped(data: Data) -> Sequence[Skipped]:
+    return data.train.skipped if isinstance(data, Splits) else data.skipped
+
+
+def _finish(folder: RunFolder, data: Data, known: int) -> None:
+    """Scores and report. The run is complete already: a missing extra costs the report alone.
+
+    And the files that could not be read, if there are more than the ``known`` ones of the beginning.
+    """
     trained = open_run(folder.path)
     if isinstance(data, Splits):
         data = data.readable()
-        console.describe_skipped(data.train.skipped, console.IN_REPORT)
+    if len(_skipped(data)) > known:
+        console.describe_skipped(_skipped(data), None if isinstance(data, Recordings) else console.IN_REPORT)
     if not isinstance(data, Splits):
         print(f"not scored: give labelled images to fastssl evaluate {folder.path} --data")
     elif data.test is not None and data.test.labels is not None:

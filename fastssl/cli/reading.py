@@ -7,18 +7,23 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+import torch
+
 from fastssl import methods
 from fastssl.cli import console
 from fastssl.cli.parser import Parser
 from fastssl.data import engines, images, media, shards
 from fastssl.data.images import Cache, ImageSet, Splits
 from fastssl.data.media import Data
+from fastssl.data.reading import quote
 from fastssl.data.webdataset import open_shards
 from fastssl.errors import UserError
 from fastssl.train.config import RunConfig
 
 # The most that decoded images may take of the disk by default, in GB.
 CACHE_LIMIT = 50.0
+# Images that are read before a run begins, to see that there are any.
+_TRIED = 8
 
 
 def add_cache_options(parser: Parser) -> None:
@@ -76,11 +81,28 @@ def load(config: RunConfig, cache: Cache | None) -> Data:
             with console.reading(source, "shards") as progress:
                 return open_shards(source, size=size, max_skipped=skipped, progress=progress)
         if config.engine in ("stream", "dali"):
-            return images.stream(source, size=size, seed=seed, max_skipped=skipped)
+            return _with_images(images.stream(source, size=size, seed=seed, max_skipped=skipped))
         with console.reading(source) as progress:
-            return images.load_lazily(source, size=size, seed=seed, max_skipped=skipped, progress=progress, cache=cache)
+            found = images.load_lazily(
+                source, size=size, seed=seed, max_skipped=skipped, progress=progress, cache=cache
+            )
+        return _with_images(found)
     except UserError as error:
         raise _of_another_kind(config) or error from None
+
+
+def _with_images(splits: Splits) -> Splits:
+    """The same, if any of a few images, spread evenly, can be read: before anything is written.
+
+    Raises:
+        UserError: if none can be.
+    """
+    train = splits.train
+    step = -(-len(train) // _TRIED)
+    some = train.subset(torch.arange(0, len(train), step))
+    if not len(some.readable()):
+        raise UserError(f"no readable image in {train.source!r} ({quote(train.skipped)}): give whole image files")
+    return splits
 
 
 def load_images(config: RunConfig, cache: Cache | None, other: str | None = None) -> Splits:

@@ -59,7 +59,7 @@ class Recordings:
         labels: (N,) int64 of each kind of label, indices into the ``classes`` of that kind.
         classes: the names of the classes of each kind of label, sorted.
         heads: of each, if it is an uncompressed wav file, where its samples lie.
-        skipped: the files that could not be used, and why.
+        skipped: the files that could not be used, and why; loaders add those that they meet.
     """
 
     names: tuple[str, ...]
@@ -69,7 +69,7 @@ class Recordings:
     heads: tuple[Head | None, ...]
     labels: Mapping[str, Tensor] = field(default_factory=dict)
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    skipped: tuple[Skipped, ...] = ()
+    skipped: list[Skipped] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -151,7 +151,7 @@ def list_recordings(
     refuse_too_many(skipped, len(files), max_skipped, "files that cannot be used", advice)
     names, paths, lengths, wavs, _ = zip(*kept, strict=True)
     labels, classes = _labels(names, pattern)
-    return Recordings(names, paths, lengths, rate, wavs, labels, classes, tuple(skipped))
+    return Recordings(names, paths, lengths, rate, wavs, labels, classes, skipped)
 
 
 class WindowLoader(AheadLoader):
@@ -193,7 +193,7 @@ class WindowLoader(AheadLoader):
             raise UserError(f"short must be 'pad' or 'refuse'; got {short!r}")
         self.recordings, self.samples = recordings, samples
         used: list[int] = []
-        skipped = list(recordings.skipped)
+        skipped = recordings.skipped if short == "pad" else list(recordings.skipped)
         for i, (name, length) in enumerate(zip(recordings.names, recordings.lengths, strict=True)):
             if short == "pad" or length >= samples:
                 used.append(i)
@@ -273,8 +273,13 @@ def _head(_: str, path: Path) -> tuple[int, Head | None, int]:
     if head is not None:
         frames, rate = head.frames, head.rate
     else:
-        with _opened(path) as file:
-            frames, rate = file.frames, file.samplerate
+        try:
+            with _opened(path) as file:
+                frames, rate = file.frames, file.samplerate
+        except UserError as error:  # without the package, one odd file need not stop what does without
+            if path.suffix.lower() != ".wav":
+                raise
+            raise UnreadableError(str(error)) from error
     if frames <= 0:
         raise UnreadableError("no sample in it")
     return frames, head, rate

@@ -257,7 +257,7 @@ class Kept:
     def _write(self, values: np.ndarray, at: int) -> None:
         if not self._file.writable():
             raise OSError(errno.EROFS, f"{self._place} may not be written to")
-        data = memoryview(values).cast("B")
+        data = values.data.cast("B")
         while data:
             done = os.pwrite(self._file.fileno(), data, at)
             data, at = data[done:], at + done

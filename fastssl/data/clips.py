@@ -34,14 +34,15 @@ class ClipSet:
         videos: that the clips are of; ``videos[0].read(range(100))`` reads any frames of one.
         clips: of each clip the position of its video and those of its frames.
         size: of the frames, see `fastssl.data.video.Video.read`.
-        skipped: the files that cannot be read, and the videos too short for a clip.
+        skipped: the files that cannot be read, and the videos too short for a clip; loaders add the clips that they
+            meet which cannot be.
         listing: that the frames of an archive are read from; closed with the set.
     """
 
     videos: tuple[Video, ...]
     clips: tuple[tuple[int, tuple[int, ...]], ...]
     size: int | None = None
-    skipped: tuple[Skipped, ...] = ()
+    skipped: list[Skipped] = field(default_factory=list)
     listing: Listing = field(default_factory=Listing, repr=False)
 
     def __len__(self) -> int:
@@ -136,7 +137,7 @@ def list_clips(
         raise UserError(
             f"no clip of {frames} frames in {source!r} ({quote(skipped)}): give longer videos or fewer frames"
         )
-    return ClipSet(tuple(videos), tuple(clips), size, tuple(skipped), listing)
+    return ClipSet(tuple(videos), tuple(clips), size, skipped, listing)
 
 
 class ClipLoader(AheadLoader):
@@ -173,7 +174,7 @@ class ClipLoader(AheadLoader):
     ) -> None:
         # clips are no bytes: the entries are how many there are and what each is called
         named = [Entry(clips.name(position), bytes) for position in range(len(clips))]
-        super().__init__(Listing(named, list(clips.skipped), clips.close), batch_size, seed, **settings)
+        super().__init__(Listing(named, clips.skipped, clips.close), batch_size, seed, **settings)
         self.clips, self.plan, self.alike = clips, plan, alike
 
     def make(self, workers: ThreadPoolExecutor, epoch: int, step: int, chosen: list[int]) -> list[Tensor]:

@@ -177,7 +177,7 @@ class Decoded(FileRows):
         return index[torch.tensor(self.files.substitutes(readable))] if None in readable else index
 
     def _try(self, rows: Tensor, progress: Progress | None = None) -> None:
-        wanted = rows.unique().numpy()
+        wanted = np.unique(rows.numpy())
         missing = wanted[~self.store.there(wanted)]
         if self._order is not None:
             missing = missing[self._order[missing].argsort()]
@@ -209,11 +209,11 @@ class Undecoded(FileRows):
     def _bring(self, rows: Tensor) -> Tensor:
         images = torch.full((len(rows), 3, self._size, self._size), _WHITE, dtype=torch.uint8)
         pixels = images.numpy()
-        wanted, which, counts = rows.unique(return_inverse=True, return_counts=True)
-        places = dict(zip(wanted.tolist(), which.argsort().split(counts.tolist()), strict=True))
+        wanted, which, counts = np.unique(rows.numpy(), return_inverse=True, return_counts=True)
+        places = dict(zip(wanted.tolist(), np.split(which.argsort(), counts.cumsum()), strict=False))
 
         def keep(row: int, image: np.ndarray) -> None:
-            pixels[places[row].numpy()] = image.transpose(2, 0, 1)
+            pixels[places[row]] = image.transpose(2, 0, 1)
 
         self._each([row for row in places if not self.files.is_lost(row)], keep, None)
         return images

@@ -128,8 +128,8 @@ def stamp(path: Path) -> str:
     Of a folder, a digest of each image file's name, size and two times: that of its last change, which programs set
     back when they unpack or copy, and that which the system keeps of any change of its bytes, name or rights, and lets
     no program set. So a file that was written to is noticed though size and time of change are as they were, on
-    whatever keeps that second time, as Linux's and macOS's own file systems do. For those that do not (FAT, some network
-    drives) the first and last 4 KiB of 64 files, spread evenly, are in the digest too: a set that was exchanged is
+    whatever keeps that second time, as Linux's and macOS's own file systems do. For others (FAT, some network drives)
+    the first and last 4 KiB of 64 files, spread evenly, are in the digest too: a set that was exchanged is
     noticed, a single file that was exchanged for one of its size and time hardly ever.
 
     Of an archive, a digest of its size, the two times, both ends (64 KiB) and 64 blocks of 4 KiB in between.

@@ -44,8 +44,8 @@ class StreamLoader(AheadLoader):
     step (`fastssl.data.ahead`).
 
     Args:
-        files: of a folder, zip or tar, as `fastssl.data.sources.list_images` gives them, or those of a set of images, as
-            `fastssl.data.images.files_of` does; closed with the loader.
+        files: of a folder, zip or tar, as `fastssl.data.sources.list_images` gives them, or those of a set of images,
+            as `fastssl.data.images.files_of` does; closed with the loader.
         plan: how views are made of each image.
         batch_size: images a step and process; what is left of an epoch and fills no batch is left out.
         seed: 0 or more.

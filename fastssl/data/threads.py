@@ -23,7 +23,7 @@ T = TypeVar("T")
 def made_ahead(
     pool: ThreadPoolExecutor, ahead: int, make: Callable[[int, Tensor], T], steps: Iterator[tuple[int, Tensor]]
 ) -> Iterator[T]:
-    """What ``make`` makes of each of ``steps``, ``ahead`` of which are in the making, or made, before one is asked for."""
+    """What ``make`` makes of each of ``steps``: ``ahead`` are in the making, or made, before one is asked for."""
     waiting = deque(pool.submit(make, *step) for step in islice(steps, ahead))
     while waiting:
         made = waiting.popleft().result()

@@ -139,7 +139,7 @@ class ShardLoader(StreamLoader):
 class InShards(Undecoded):
     """Samples of shards as images that are decoded each time that they are asked for.
 
-    There may be millions, so that none is tried before it is trained on.
+    There may be millions, so that none is tried, or left out, before it is trained on.
 
     Args:
         shards: as ``list_shards`` gives them.
@@ -153,14 +153,12 @@ class InShards(Undecoded):
 
     def identity(self) -> bytes:
         """By the shards' names, their samples, and which of them these are; no shard is read for it."""
-        return repr([(path.name, count) for path, count in self._each_shard()]).encode() + self.rows.numpy().tobytes()
+        named = [(path.name, count) for path, count in zip(self.shards.paths, self.shards.counts, strict=True)]
+        return repr(named).encode() + self.rows.numpy().tobytes()
 
     def readable(self, progress: Progress | None = None) -> Tensor:
-        """The positions of the images that have not turned out to be unreadable yet."""
-        return torch.tensor([i for i, row in enumerate(self.rows.tolist()) if not self.files.is_lost(row)]).long()
-
-    def _each_shard(self) -> Iterator[tuple[Path, int]]:
-        return zip(self.shards.paths, self.shards.counts, strict=True)
+        """All positions: which samples cannot be read is found out as they are trained on."""
+        return torch.arange(len(self.rows))
 
 
 def open_shards(

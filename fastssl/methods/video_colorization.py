@@ -1,7 +1,8 @@
 """Video colorization: copy the colours of a frame from the frames before it (Vondrick et al., arXiv:1806.09594).
 
 Recipe:
-    fastssl pretrain video_colorization --data videos
+    fastssl pretrain video_colorization --data videos --width 16
+    python -m benchmarks.scores.davis --data DAVIS    (learns from half of it, tracks through the other; minutes)
     Time and score: not yet measured.
 """
 

@@ -21,7 +21,7 @@ from fastssl.files import atomic_write
 FORMATS = (".gif", ".mp4")
 
 _SHARE = 0.55  # of the object's colour in what is drawn
-_LARGEST = 480  # pixels of the long side of a gif, which has no compression to speak of
+_LARGEST = 640  # pixels of the long side of a gif, which has no compression to speak of
 _GIF_RATE = 15.0  # frames a second of a gif, at most
 
 
@@ -57,7 +57,7 @@ def check_movie(path: Path) -> None:
 
 
 def write_movie(frames: Iterable[Tensor], path: Path, rate: float) -> None:
-    """Writes (H, W, 3) uint8 frames, ``rate`` a second, as a gif, reduced to 480 pixels and 15 a second, or an mp4.
+    """Writes (H, W, 3) uint8 frames, ``rate`` a second, as a gif, reduced to 640 pixels and 15 a second, or an mp4.
 
     Raises:
         UserError: for another ending, if PyAV is missing for an mp4, or if the file system refuses.

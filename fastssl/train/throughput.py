@@ -175,7 +175,7 @@ def measure(config: BenchConfig, progress: Progress | None = None) -> Throughput
         step = _step(config, device)
         running: list[_Process] = []
         try:
-            failed = _start(config, found.names, running)
+            failed = _start(config, tuple(found.names), running)
             rates, steps = _in_turns(running, step, config.seconds / _TURNS)
             speeds = [process.finish(rates[process.engine], config.seconds / _TURNS) for process in running]
         finally:

@@ -100,7 +100,8 @@ def test_streaming_keeps_no_image_and_scores_them_all_the_same(
     (photos / "cat" / "broken.png").write_bytes(b"not a picture")
     outcome = run("pretrain", "--data", "photos", "--out", "run", "--engine", "stream", *QUICK)
     assert outcome.code == 0
-    (line,) = [line for line in outcome.err.splitlines() if "broken.png" in line]
+    line, summary = [line for line in outcome.err.splitlines() if "broken.png" in line]
+    assert summary == "  cat/broken.png: not an image in a format that can be read"
     assert line.startswith("'cat/broken.png' cannot be read (not an image in a format that can be read): ")
     assert "% waiting for data)" in outcome.err
     folder = RunFolder(Path("run"))

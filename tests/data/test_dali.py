@@ -148,6 +148,20 @@ def test_corrupt_files_are_named_and_replaced_and_nothing_else_changes() -> None
 
 
 @needs_dali
+def test_of_damaged_files_only_our_sentence_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    bad = [encode(image, form) for image in photos(3) for form in ("JPEG", "PNG", "WEBP")]
+    cut = [data[: len(data) // 2] for data in bad] + [data[:60] + bytes(40) + data[100:] for data in bad]
+    good = [encode(image, "JPEG") for image in photos(6)]
+    with (
+        DaliLoader(files(cut + good), plans.eval(8), 24, 0, max_skipped=1.0) as loader,
+        pytest.warns(UserWarning, match=r"'\d+\.jpg' cannot be read \(.*\): another takes its place"),
+    ):
+        list(loader.epoch(0))
+    assert len(loader.skipped) >= len(bad)
+    assert capfd.readouterr().err == ""
+
+
+@needs_dali
 @pytest.mark.filterwarnings("ignore:.*cannot be read")
 def test_too_many_corrupt_files_end_the_epoch() -> None:
     contents = [b"no image"] * 3 + [plain()] * 5

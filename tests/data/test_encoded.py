@@ -67,9 +67,16 @@ def test_what_is_no_image_is_refused(data: bytes) -> None:
             read(data)
 
 
-def test_only_decoding_whole_finds_what_is_cut_off() -> None:
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_what_is_cut_off_is_found_without_decoding_what_is_whole(form: str) -> None:
+    data = encode(noise(64, 64), form)
+    for share in (0.5, 0.9, 0.99):
+        with pytest.raises(UnreadableError, match=r"damaged|not an image"):
+            read_header(data[: int(share * len(data))])
+
+
+def test_what_looks_odd_and_is_whole_stays_as_it_is() -> None:
     data = encode(noise(64, 64), "JPEG")
-    cut = data[: len(data) // 2]
-    assert read_header(cut).data is cut
-    with pytest.raises(UnreadableError, match="damaged"):
-        decode_whole(cut)
+    assert read_header(data + b"and more").data == data + b"and more"
+    filled = data[:2] + b"\xff\xff" + data[2:]  # bytes that may stand between segments
+    assert read_header(filled).data is filled

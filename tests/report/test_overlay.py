@@ -42,7 +42,7 @@ def test_a_gif_has_all_frames_of_a_slow_movie_and_some_of_a_fast_one() -> None:
 def test_a_gif_is_reduced(tmp_path: Path) -> None:
     write_movie([grey(500, 1000)], tmp_path / "m.gif", 24)
     with Image.open(tmp_path / "m.gif") as movie:
-        assert movie.size == (480, 240)
+        assert movie.size == (640, 320)
 
 
 def test_an_mp4_has_all_frames(tmp_path: Path) -> None:

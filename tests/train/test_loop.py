@@ -150,8 +150,8 @@ def test_a_run_stopped_while_images_are_decoded_on_the_way_resumes_to_the_same_b
     whole, stopped, in_memory = (RunFolder(tmp_path / name) for name in ("a", "b", "c"))
     pretrain(config, load_lazily(config.data, size=16, cache=Cache(tmp_path / "kept")), whole)
     parts = Cache(tmp_path / "parts")
+    stop = at_step(step, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt, match=f"stopped after step {step} of 9"):
-        stop = at_step(step, lambda: signal.raise_signal(signal.SIGINT))
         pretrain(config, load_lazily(config.data, size=16, cache=parts), stopped, watch=stop)
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("fill", "decode"))]
     assert pretrain(config, load_lazily(config.data, size=16, cache=parts), stopped, resume=True).finished
