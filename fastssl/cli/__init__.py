@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": "score a run's encoder beside an untrained one and raw pixels",
     "embed": "turn a folder of images into a table of features",
     "export": "write a run's encoder as safetensors that torchvision loads",
+    "track": "follow objects, marked in the first frame of a video, through all of it",
     "report": "draw a run's report.html again",
     "colorize": "give a photo the colours that a run of colorization predicts",
     "inpaint": "fill a hole in a photo by a run of inpainting",

@@ -18,6 +18,7 @@ from fastssl.data.images import Skipped, Splits
 from fastssl.data.media import Data
 from fastssl.eval import Scores
 from fastssl.eval.protocol import RANDOM, TRAINED
+from fastssl.eval.tracking import TrackScores
 from fastssl.train.config import RunConfig
 from fastssl.train.loop import Progress
 from fastssl.train.throughput import EngineSpeed, Throughput
@@ -162,6 +163,25 @@ def show_scores(scores: Scores) -> None:
     trained, untrained = scores.row(TRAINED), scores.row(RANDOM)
     knn, linear = 100 * (trained.knn - untrained.knn), 100 * (trained.linear - untrained.linear)
     _out.print(f"gain over {RANDOM}: {knn:+.1f} points by kNN, {linear:+.1f} by the linear probe")
+
+
+def show_tracking(scores: TrackScores) -> None:
+    """The table of J and F, with the gain over what knows nothing of the video."""
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=f"Masks tracked through {scores.sequences} videos, {scores.frames} frames scored",
+        title_justify="left",
+    )
+    table.add_column("features")
+    for name in ("J&F", "J (region)", "F (boundary)"):
+        table.add_column(name, justify="right")
+    for row in scores.rows:
+        table.add_row(row.features, *(f"{100 * value:.1f}" for value in (row.jf, row.j, row.f)))
+    _out.print(table)
+    for file in scores.skipped:
+        _out.print(f"not scored: {file.name}: {file.reason}", markup=False, soft_wrap=True)
+    gains = ", ".join(f"{100 * (scores.rows[0].jf - row.jf):+.1f} over {row.features}" for row in scores.rows[1:])
+    _out.print(f"gain in J&F, points: {gains}")
 
 
 def show_throughput(result: Throughput) -> None:

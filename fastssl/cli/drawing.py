@@ -22,15 +22,15 @@ def draw(trained: Trained, data: Data) -> None:
         ImportError: saying what to install, if the extra ``report`` is missing.
         UserError: if the file system refuses, or it was trained on recordings.
     """
-    saw = None
     if isinstance(data, Recordings):
         raise UserError("a report shows images, and this run was trained on recordings: its metrics.csv has the curves")
+    saw, clips = None, None
     if isinstance(data, ClipSet):
-        config = trained.config
+        config, clips = trained.config, data
         saw = f"{len(data):,} clips of {config.media.frames} frames"
         data = Splits(some_frames(data, config.data, size=config.image_size, count=_SHOWN, seed=config.seed), None)
     elif isinstance(data.train.images, InShards):
         saw = f"{len(data.train):,} images"
         data = Splits(some_samples(data.train, count=_SHOWN, seed=trained.config.seed), None)
     data = data.readable()
-    write_report(trained, data, trained.folder.report, saw=saw)
+    write_report(trained, data, trained.folder.report, saw=saw, clips=clips)

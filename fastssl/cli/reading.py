@@ -140,7 +140,7 @@ def load_all(source: str, cache: Cache | None, *, size: int, max_skipped: float)
 def _of_another_kind(config: RunConfig) -> UserError | None:
     """What to say of data that is there, but for other methods."""
     kinds = media.held(config.data)
-    if not kinds or config.modality in kinds:
+    if not kinds or config.modality in kinds or (config.modality == "video" and "image" in kinds):  # frames, perhaps
         return None
     fitting = [name for name in methods.names() if methods.get(name).modality in kinds]
     advice = f"take a method for them ({', '.join(fitting)}), or " if fitting else ""

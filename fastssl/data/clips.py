@@ -95,8 +95,8 @@ def list_clips(
     Video files are read through once, without decoding them, to find how many frames they have and when each is shown.
 
     Args:
-        source: a folder of video files, at any depth; or, where it has none, a folder, zip or tar whose folders of
-            images are a video each, as DAVIS has them.
+        source: a video file; a folder of them, at any depth; or, where it has none, a folder, zip or tar whose folders
+            of images are a video each, as DAVIS has them.
         frames: of a clip.
         stride: distance between the frames of a clip, in frames of the video.
         fps: frames of a clip a second, in place of a stride: of a video with another rate, also a varying one, those
@@ -210,13 +210,26 @@ def _videos(
     if not path.exists():
         raise UserError(f"no file or folder {source!r}: give a folder of videos, or of folders of frames")
     files, skipped = find_files(path, video.SUFFIXES) if path.is_dir() else ([], [])
+    if path.suffix.lower() in video.SUFFIXES and not path.is_dir():
+        files = [(path.name, path)]
     if not files:
-        listing = list_images(path)
-        if listing.forwards_only:
-            listing.close()
-            raise UserError(f"{source!r} is a compressed tar, of which frames can only be read in order: unpack it")
-        return video.folders_of_frames(listing.entries), list(listing.skipped), listing
+        return _folders(source, path)
     video.require()
     found = open_all(files, video.open_file, skipped, progress)
     refuse_too_many(skipped, len(files), max_skipped, "unreadable videos", "remove or repair them")
     return [film for _, film in found], skipped, Listing()
+
+
+def _folders(source: str, path: Path) -> tuple[Sequence[Video], list[Skipped], Listing]:
+    """The folders of frames in a folder or archive, without those whose images cannot be frames of one video."""
+    listing = list_images(path)
+    if listing.forwards_only:
+        listing.close()
+        raise UserError(f"{source!r} is a compressed tar, of which frames can only be read in order: unpack it")
+    found, skipped = [], list(listing.skipped)
+    for folder in video.folders_of_frames(listing.entries):
+        if folder.of_one_size():
+            found.append(folder)
+        else:
+            skipped.append(Skipped(folder.name, "its images differ in size, so they are no frames of a video"))
+    return found, skipped, listing

@@ -10,7 +10,7 @@ import re
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
@@ -21,14 +21,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fastssl.data.decode import MAX_PIXELS, UnreadableError, centre, decode, decode_full
-from fastssl.data.sources import Entry, one_line
+from fastssl.data.decode import MAX_PIXELS, UnreadableError, centre, decode, decode_full, sides
+from fastssl.data.sources import Entry, list_images, one_line
 from fastssl.errors import UserError, needed
 
 SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv", ".3gp"))
 
 # What FFmpeg may take a file for: no lists of other files, and nothing from the network.
 _OPTIONS = {"format_whitelist": "mov,matroska,avi,mpeg,ogg,asf,flv", "protocol_whitelist": "file"}
+
+# Frames that `frames_of` decodes together: a file is entered at the keyframe before them.
+_AT_ONCE = 32
 
 # Moments for each frame, above which its times are taken for damaged: of a slide shown for ten minutes, at 30 a second.
 _MOST_MOMENTS = 18_000
@@ -89,6 +92,17 @@ class FrameFolder:
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    def of_one_size(self) -> bool:
+        """Whether the first and the last image are, as their headers tell; one that cannot be read differs from none.
+
+        Frames of a video are, and photographs in a folder hardly ever.
+        """
+        found = set()
+        for entry in (self.entries[0], self.entries[-1]):
+            with suppress(UnreadableError):
+                found.add(sides(entry.read()))
+        return len(found) < 2
 
     def spaced(self, stride: int, fps: float | None) -> list[int]:
         if fps is not None:
@@ -244,6 +258,53 @@ def folders_of_frames(entries: Sequence[Entry]) -> list[FrameFolder]:
         FrameFolder(name, tuple(sorted(frames, key=lambda entry: _natural(entry.name))))
         for name, frames in sorted(found.items(), key=lambda folder: _natural(folder[0]))
     ]
+
+
+def open_one(source: str) -> Video:
+    """A single video: a video file, or a folder of its frames.
+
+    Raises:
+        UserError: saying why, if it is none, or holds several.
+    """
+    path = Path(source)
+    if not path.exists():
+        raise UserError(f"no file or folder {source!r}: give a video file, or a folder of its frames")
+    if not path.is_dir():
+        if path.suffix.lower() not in SUFFIXES:
+            raise UserError(f"{source!r} has none of the endings of a video ({', '.join(sorted(SUFFIXES))})")
+        require()
+        try:
+            return open_file(path.name, path)
+        except UnreadableError as error:
+            raise UserError(f"{source!r} cannot be read as a video: {error}") from error
+    found = folders_of_frames(list_images(path).entries)
+    if len(found) != 1:
+        names = ", ".join(repr(folder.name) for folder in found[:3])
+        what = f"{len(found)} folders of images ({names}{', ...' if len(found) > 3 else ''})" if found else "no image"
+        raise UserError(f"{source!r} holds {what}: give the folder of the frames of one video")
+    return found[0]
+
+
+def frames_of(video: Video) -> Iterator[Tensor]:
+    """All frames of ``video``, each (H, W, 3) uint8, of which a few are in memory at a time.
+
+    Raises:
+        UnreadableError: saying why, if one cannot be had, or is of another size than the first.
+    """
+    shape = None
+    for start in range(0, len(video), _AT_ONCE):
+        frames = video.read(range(start, min(start + _AT_ONCE, len(video))))
+        if shape not in (None, frames.shape[1:]):
+            raise UnreadableError("its frames differ in size")
+        shape = frames.shape[1:]
+        yield from frames
+
+
+def frame_rate(video: Video) -> float:
+    """Frames a second, on average; of a folder, which does not tell, DAVIS's 24."""
+    if not isinstance(video, VideoFile) or len(video) < 2 or video.times[-1] == video.times[0]:
+        return 24.0
+    return float((len(video) - 1) / ((video.times[-1] - video.times[0]) * video.unit))
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

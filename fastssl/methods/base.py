@@ -9,8 +9,10 @@ from typing import Any, ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastssl.data.lab import from_rgb, without_colour
 from fastssl.data.media import Modality
 from fastssl.data.plans import ViewPlan
+from fastssl.models import maps
 
 
 class Method(nn.Module):
@@ -99,6 +101,19 @@ class Method(nn.Module):
         right = logits.argmax(dim=1) == targets
         self.note(pretext_accuracy=right.float().mean(), chance=1 / logits.shape[1])
         return F.cross_entropy(logits.float(), targets)
+
+    def embed(self, frames: Tensor) -> Tensor:
+        """What each position of an image looks like, to track it by: the encoder's last map, if a method has no other.
+
+        Args:
+            frames: (N, 3, H, W) floating-point, RGB in [0, 1].
+        Returns:
+            (N, D, h, w) floating-point.
+        Raises:
+            UserError: if the encoder gives no map.
+        """
+        views = from_rgb(frames)
+        return maps(self.encoder, without_colour(views) if self.sees == "grey" else views)
 
     def pictures(self, views: list[Tensor]) -> dict[str, Tensor]:
         """What the method makes of ``views``, for the report: pictures by name, each (N, 3, H, W) like the views.

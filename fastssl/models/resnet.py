@@ -81,13 +81,15 @@ class ResNet(nn.Module):
         stem: "imagenet" is a 7x7 convolution of stride 2 and a max-pool; "cifar", for images of about 32 to 64 pixels,
             a 3x3 convolution of stride 1 and no pool (arXiv:2002.05709, appendix B.9).
         width: channels of the first stage; 64 is the published network, fewer suit a small machine.
+        max_stride: a stage that would make the map coarser than one position in so many pixels keeps the resolution it
+            gets; 8 where positions are compared (arXiv:1806.09594), and 32, the published network, never matters.
         channels: of the images: 3, or 1 for lightness alone and 2 for colour alone.
 
     Attributes:
         feature_dim: length of a feature vector, ``8 * width * block.expansion``.
 
     Raises:
-        ValueError: for a stem of another name, or a width or channels below 1.
+        ValueError: for a stem of another name, a width or channels below 1, or a max_stride below that of the stem.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class ResNet(nn.Module):
         *,
         stem: Stem = "imagenet",
         width: int = 64,
+        max_stride: int = 32,
         channels: int = 3,
     ) -> None:
         super().__init__()
@@ -106,15 +109,19 @@ class ResNet(nn.Module):
             raise ValueError(f"width, the channels of the first stage, must be at least 1; got {width}")
         if channels < 1:
             raise ValueError(f"channels must be at least 1; got {channels}")
+        stride = 4 if stem == "imagenet" else 1
+        if max_stride < stride:
+            raise ValueError(f"max_stride must be at least {stride} with the stem {stem!r}; got {max_stride}")
+        strides = [2 if stride * 2**i <= max_stride else 1 for i in (1, 2, 3)]
         self.channels = channels
         self.conv1 = _conv(channels, width, 7, stride=2) if stem == "imagenet" else _conv(channels, width, 3)
         self.bn1 = nn.BatchNorm2d(width)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if stem == "imagenet" else nn.Identity()
         expansion = block.expansion
-        self.layer1 = self._stage(block, width, width, depths[0], stride=1)
-        self.layer2 = self._stage(block, width * expansion, 2 * width, depths[1], stride=2)
-        self.layer3 = self._stage(block, 2 * width * expansion, 4 * width, depths[2], stride=2)
-        self.layer4 = self._stage(block, 4 * width * expansion, 8 * width, depths[3], stride=2)
+        self.layer1 = self._stage(block, width, width, depths[0], 1)
+        self.layer2 = self._stage(block, width * expansion, 2 * width, depths[1], strides[0])
+        self.layer3 = self._stage(block, 2 * width * expansion, 4 * width, depths[2], strides[1])
+        self.layer4 = self._stage(block, 4 * width * expansion, 8 * width, depths[3], strides[2])
         self.feature_dim = 8 * width * expansion
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -130,7 +137,8 @@ class ResNet(nn.Module):
     def maps(self, x: Tensor) -> Tensor:
         """x: (N, channels, H, W) floating-point images, normalised. Returns the last map, (N, feature_dim, h, w).
 
-        Each of h and w is a 32nd of the image's with the stem "imagenet", an 8th with "cifar", rounded up.
+        Each of h and w is a 32nd of the image's with the stem "imagenet", an 8th with "cifar", rounded up; or what
+        ``max_stride`` allows.
 
         Raises:
             ValueError, TypeError: naming the shape or dtype received, if it is another.

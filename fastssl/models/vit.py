@@ -230,6 +230,10 @@ class VisionTransformer(nn.Module):
         out: Tensor = self.norm(self.blocks(x))
         return out
 
+    def maps(self, x: Tensor) -> Tensor:
+        """x: (N, 3, H, W), as for :meth:`forward`. Returns the patches' last tokens in place, (N, width, h, w)."""
+        return self.tokens(x)[:, 1:].transpose(1, 2).reshape(len(x), self.feature_dim, *self.grid(x))
+
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, 3, H, W) floating-point images, normalised, of sides that patches fill. Returns (N, feature_dim).
 

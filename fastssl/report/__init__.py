@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from fastssl.data.clips import ClipSet
 from fastssl.data.images import Splits
 from fastssl.files import atomic_write
 from fastssl.train.reproduce import reproducible
@@ -13,14 +14,17 @@ from fastssl.train.trained import Trained
 _NEEDS = ("matplotlib", "sklearn", "jinja2")
 
 
-def write_report(trained: Trained, splits: Splits, path: Path, *, saw: str | None = None) -> None:
+def write_report(
+    trained: Trained, splits: Splits, path: Path, *, saw: str | None = None, clips: ClipSet | None = None
+) -> None:
     """Draws the run: scores, curves, neighbours, map of the features, sample views, settings.
 
     Args:
         trained: the run; its metrics are read from its folder, and its scores, if it has been scored.
-        splits: the images it was trained on.
+        splits: the images it was trained on, or some of them.
         path: the HTML file to write.
         saw: what it was trained on, if that is not the images of ``splits.train``: "120 clips of 8 frames".
+        clips: of videos, if that is what it was trained on.
     Raises:
         ImportError: saying what to install, if the extra ``report`` is missing.
         UserError: if the file system refuses.
@@ -31,6 +35,6 @@ def write_report(trained: Trained, splits: Splits, path: Path, *, saw: str | Non
     from fastssl.report.page import render
 
     with reproducible(trained.config.seed, trained.config.threads):
-        html = render(trained, splits, saw)
+        html = render(trained, splits, saw, clips)
     with atomic_write(path) as partial:
         partial.write_text(html, encoding="utf-8")

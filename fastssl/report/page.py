@@ -23,6 +23,7 @@ from torch import Tensor
 import fastssl
 from fastssl import methods
 from fastssl.data import engines, plans
+from fastssl.data.clips import ClipSet
 from fastssl.data.engines import Choice, Engine
 from fastssl.data.images import ImageSet, Splits
 from fastssl.errors import UserError
@@ -58,8 +59,8 @@ class Map:
     legend: tuple[tuple[str, int, str], ...]
 
 
-def render(trained: Trained, splits: Splits, saw: str | None = None) -> str:
-    """The whole page as HTML; ``saw`` is what it was trained on, if not the images of ``splits.train``."""
+def render(trained: Trained, splits: Splits, saw: str | None = None, clips: ClipSet | None = None) -> str:
+    """The whole page as HTML; arguments are those of `fastssl.report.write_report`."""
     labelled = splits.test is not None and splits.test.labels is not None
     shown = splits.train if splits.test is None else splits.test
     device = resolve_device(trained.config.device)
@@ -68,12 +69,15 @@ def render(trained: Trained, splits: Splits, saw: str | None = None) -> str:
     bank, queries = (extract(method.encoder, part.images, size=size) for part in (splits.train, shown))
     scores = _scores(trained)
     sample = partial(draw_sample, plan=plan, rows=VIEW_ROWS, seed=seed, engine=_drawing(trained.config.engine, saw))
+    looked_at = (
+        pictures.named(shown, sample(shown)) if clips is None else pictures.some_clips(clips, plan, VIEW_ROWS, seed)
+    )
     template = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template.filters |= {"percent": lambda x: f"{100 * x:.1f}", "points": _points, "count": lambda n: f"{n:,}"}
     return template.from_string(files(__package__).joinpath("page.html").read_text("utf-8")).render(
-        run=_summary(trained, saw or f"{len(splits.train):,} images"),
+        run=_summary(trained, saw or f"{len(splits.train):,} images", video=clips is not None),
         scores=scores,
         labelled=labelled,
         curves=_curves(trained, scores),
@@ -82,7 +86,8 @@ def render(trained: Trained, splits: Splits, saw: str | None = None) -> str:
         ),
         map=_map(shown, queries, seed),
         views=pictures.sample_views(splits.train, sample(splits.train)),
-        method_pictures=pictures.method_pictures(method, shown, sample(shown), plan, device),
+        method_pictures=pictures.method_pictures(method, *looked_at, plan, device),
+        tracked=[pictures.movie(path) for path in trained.folder.tracked()],
         plan=plans.describe(plan),
         skipped=splits.train.skipped[:SKIPPED_SHOWN],
         skipped_total=len(splits.train.skipped),
@@ -103,7 +108,7 @@ def _drawing(engine: Choice, saw: str | None) -> Engine:
     return engine
 
 
-def _summary(trained: Trained, saw: str) -> dict[str, Any]:
+def _summary(trained: Trained, saw: str, *, video: bool) -> dict[str, Any]:
     config, checkpoint = trained.config, trained.checkpoint
     rows = log.read(trained.folder.metrics)
     steps = len(rows)
@@ -113,6 +118,7 @@ def _summary(trained: Trained, saw: str) -> dict[str, Any]:
         "epochs_done": checkpoint.epoch,
         "finished": checkpoint.finished,
         "summary": _summary_line(config.method),
+        "video": video,
         "encoder": config.encoder,
         "options": _options(config),
         "parameters": _amount(sum(p.numel() for p in trained.encoder.parameters())),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from fastssl.data.clips import ClipLoader, ClipSet
 from fastssl.data.images import ImageSet
 from fastssl.data.plans import ViewPlan
 from fastssl.eval.features import evaluating
@@ -95,25 +97,36 @@ def sample_views(data: ImageSet, sample: Sample) -> list[Views]:
 
 
 def method_pictures(
-    method: Method, data: ImageSet, sample: Sample, plan: ViewPlan, device: torch.device
+    method: Method, names: list[str], views: list[Tensor], plan: ViewPlan, device: torch.device
 ) -> list[dict[str, Picture]]:
-    """What ``method`` makes of the views of ``sample``, under captions; nothing, if it has no pictures of images.
+    """What ``method`` makes of images or clips, under captions; nothing, if it has no pictures.
 
     Args:
         method: on ``device``.
-        data: what the sample is of.
-        plan: by which its views were made.
+        names: of N images or clips.
+        views: of each, as training gets them: N in each tensor.
+        plan: by which they were made.
         device: that computes.
     """
-    if method.modality != "image":  # what it would make of a still image is nothing to look at
-        return []
     with evaluating(method), torch.no_grad():
-        drawn = method.pictures([view.to(device) for view in sample.normalized])
+        drawn = method.pictures([view.to(device) for view in views])
     shown = {caption: visible(batch.float().cpu(), plan) for caption, batch in drawn.items()}
-    names = [data.names[index] for index in sample.chosen.tolist()] if shown else []
     return [
-        {caption: Picture(_uri(batch[row]), name) for caption, batch in shown.items()} for row, name in enumerate(names)
+        {caption: Picture(_uri(batch[row]), name) for caption, batch in shown.items()}
+        for row, name in enumerate(names if shown else [])
     ]
+
+
+def named(data: ImageSet, sample: Sample) -> tuple[list[str], list[Tensor]]:
+    """The names of the images of ``sample``, which is of ``data``, and their views."""
+    return [data.names[index] for index in sample.chosen.tolist()], sample.normalized
+
+
+def some_clips(clips: ClipSet, plan: ViewPlan, rows: int, seed: int) -> tuple[list[str], list[Tensor]]:
+    """The names of at most ``rows`` clips, and their views."""
+    loader = ClipLoader(clips, plan, min(rows, len(clips)), seed)
+    _, chosen = next(loader.schedule.chosen(0))
+    return [clips.name(index) for index in chosen.tolist()], next(loader.epoch(0))
 
 
 def _label(images: ImageSet, index: int) -> str | None:
@@ -127,6 +140,11 @@ def _picture(images: ImageSet, index: int, *, right: bool | None = None) -> Pict
 def as_pillow(image: Tensor) -> Image.Image:
     """image: (3, H, W) uint8."""
     return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+
+
+def movie(path: Path) -> Picture:
+    """A gif as it is, under the name of its file."""
+    return Picture("data:image/gif;base64," + base64.b64encode(path.read_bytes()).decode(), path.stem)
 
 
 def _uri(image: Tensor) -> str:

@@ -30,7 +30,7 @@ T = TypeVar("T")
 # The bits are the same as an uninterrupted run's only where device and threads are.
 FREE_ON_RESUME = frozenset({"device", "threads", "eval_every", "max_skipped"})
 # Of all encoders together; each has some of them.
-ENCODER_OPTIONS = ("stem", "width", "depth", "patch_size", "pool")
+ENCODER_OPTIONS = ("stem", "width", "max_stride", "depth", "patch_size", "pool")
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class RunConfig:
     Attributes:
         method: name of the pretext task.
         data: name of an embedded set, or path of an image folder, a zip or tar of images, idx files, or WebDataset
-            shards (a folder of .tar files, or 'train-{000..099}.tar'); for methods that take videos, of a folder of
-            video files or of folders of frames; for those that take audio, of recordings.
+            shards (a folder of .tar files, or 'train-{000..099}.tar'); for methods that take videos, of a video file or
+            a folder of them, or of folders of frames; for those that take audio, of recordings.
         image_size: side of the square images, in pixels.
         views: preset of the augmentations; without one (null) the method's own.
         plan: changes to it, by the fields of `fastssl.data.plans.ViewPlan`: ``{blur: 0.0}`` for all views; for those of
@@ -55,6 +55,7 @@ class RunConfig:
         stem: first layers of a ResNet or AlexNet; "cifar" (3x3, stride 1) for images of 32 pixels or so, "imagenet"
             (7x7 or 11x11, with strides) for larger ones and for speed.
         width: channels of their first stage (64), or of a Vision Transformer's tokens; smaller is faster.
+        max_stride: pixels a position of a ResNet's last map stands for, at most (32); 8 where positions are compared.
         depth: blocks of a Vision Transformer.
         patch_size: side of its patches, in pixels, which must fill the image; half as large means four times as many.
         pool: what becomes its features: the "mean" of the patches' tokens, or the class "token".
@@ -80,6 +81,7 @@ class RunConfig:
     encoder: str = "resnet18"
     stem: Stem | None = None
     width: int | None = None
+    max_stride: int | None = None
     depth: int | None = None
     patch_size: int | None = None
     pool: Pool | None = None
@@ -174,6 +176,7 @@ _CHOICES = {
 _LEAST = {
     "image_size": 8,
     "width": 1,
+    "max_stride": 1,
     "depth": 1,
     "patch_size": 1,
     "epochs": 1,

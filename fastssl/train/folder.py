@@ -43,6 +43,14 @@ class RunFolder:
         """The scores on images other than the run's own."""
         return self.path / f"scores-{name}.json"
 
+    def tracked_on(self, name: str) -> Path:
+        """The picture of masks that were tracked through the videos of a data set."""
+        return self.path / f"tracked-{name}.gif"
+
+    def tracked(self) -> list[Path]:
+        """All of these that there are."""
+        return sorted(self.path.glob(self.tracked_on("*").name))
+
     @property
     def report(self) -> Path:
         return self.path / "report.html"
@@ -97,5 +105,6 @@ class RunFolder:
     def clear(self) -> None:
         """Removes an earlier run's files, except the checkpoint, which the new run's first one replaces."""
         own = (self.config, self.metrics, self.table, self.scores, self.report)
-        for file in (*own, *self.path.glob(self.scores_on("*").name)):
+        others = (self.scores_on("*"), self.tracked_on("*"))
+        for file in (*own, *(file for other in others for file in self.path.glob(other.name))):
             file.unlink(missing_ok=True)

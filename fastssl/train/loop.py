@@ -67,7 +67,8 @@ def build_method(config: RunConfig) -> Method:
     with reproducible(config.seed, config.threads):
         try:
             encoder = models.get(config.encoder)(**config.encoder_options())
-            return kind.build(encoder, config.method_config, config.view_plan().size)
+            size = config.media.samples if config.modality == "audio" else config.view_plan().size
+            return kind.build(encoder, config.method_config, size)
         except ValueError as error:
             raise UserError(f"{config.method}: {error}") from error
 

@@ -34,9 +34,13 @@ class Trained:
         """What pretraining was for: images to features."""
         return self.method.encoder
 
+    def untrained(self) -> Method:
+        """The method as it was before the first step, in evaluation mode, on the CPU."""
+        return build_method(self.config).eval()
+
     def random_encoder(self) -> nn.Module:
         """The encoder as it was before the first step."""
-        return build_method(self.config).encoder.eval()
+        return self.untrained().encoder
 
 
 def open_run(path: Path) -> Trained:

@@ -111,7 +111,8 @@ def test_data_for_other_methods_is_refused_in_a_sentence(run: Run, tmp_path: Pat
     (tmp_path / "films").mkdir()
     (tmp_path / "films" / "a.mp4").write_bytes(b"a film")
     said = run("pretrain", "simclr", "--data", "films", *QUICK).error()
-    assert "'films' holds videos, and simclr takes images: take a method for them (clipped), or give it images" in said
+    assert "'films' holds videos, and simclr takes images: take a method for them (clipped, video_colorization)" in said
+    assert "or give it images" in said
     said = run("pretrain", "simclr", "--data", "films/a.mp4", *QUICK).error()
     assert "'films/a.mp4' holds videos, and simclr takes images" in said
     said = run("pretrain", "clipped", "--data", "tones", *QUICK).error()

@@ -175,6 +175,25 @@ def test_sources_without_videos_are_refused(tmp_path: Path, films: Path) -> None
         ClipLoader(list_clips(str(films), 16), LOOK, 9, 0)
 
 
+def test_a_single_file_is_a_source(films: Path) -> None:
+    clips = list_clips(str(films / "long.mp4"), 20)
+    assert [seen(clips[i]) for i in range(len(clips))] == [list(range(20)), list(range(20, 40))]
+
+
+def test_photographs_in_folders_are_no_frames(tmp_path: Path) -> None:
+    write_frames(tmp_path, {"bear": 6})
+    write_tree(tmp_path, {f"photos/{i}.png": encode(noise(16 + i, 16)) for i in range(6)})
+    clips = list_clips(str(tmp_path), 3)
+    assert [video.name for video in clips.videos] == ["bear"]
+    (left_out,) = clips.skipped
+    assert (left_out.name, left_out.reason) == (
+        "photos",
+        "its images differ in size, so they are no frames of a video",
+    )
+    with pytest.raises(UserError, match=r"no clip of 3 frames .*its images differ in size"):
+        list_clips(str(tmp_path / "photos"), 3)
+
+
 def test_a_set_of_clips_is_a_data_set_of_torch(films: Path) -> None:
     clips: ClipSet = list_clips(str(films), 8, size=16)
     batch = next(iter(torch.utils.data.DataLoader(clips, 3)))  # type: ignore[arg-type]

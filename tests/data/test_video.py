@@ -13,7 +13,15 @@ from video_files import CODECS, coded, from_the_start, needs_av, numbers, write_
 from fastssl.data import video
 from fastssl.data.decode import UnreadableError, decode
 from fastssl.data.sources import Entry, list_images
-from fastssl.data.video import FrameFolder, VideoFile, folders_of_frames, open_file
+from fastssl.data.video import (
+    FrameFolder,
+    VideoFile,
+    folders_of_frames,
+    frame_rate,
+    frames_of,
+    open_file,
+    open_one,
+)
 from fastssl.errors import UserError
 
 pytestmark = needs_av
@@ -287,6 +295,39 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, films: dict[st
     with pytest.raises(UserError, match=r"pip install 'fastssl\[video\]'") as caught:
         open_file("film", films["h264"])
     assert "\n" not in str(caught.value)
+
+
+def test_one_video_is_a_file_or_a_folder_of_frames(films: dict[str, Path], tmp_path: Path) -> None:
+    assert numbers(torch.stack(list(frames_of(open_one(str(films["h264"])))))) == list(range(COUNT))
+    root = write_frames(tmp_path, {"bear": 40, "camel": 3})
+    assert numbers(torch.stack(list(frames_of(open_one(str(root / "bear")))))) == list(range(40))
+    for path, message in (
+        (root / "nowhere.mp4", "no file or folder"),
+        (root, r"holds 2 folders of images \('bear', 'camel'\): give the folder of the frames of one video"),
+        (root / "bear" / "0.jpg", "has none of the endings of a video"),
+    ):
+        with pytest.raises(UserError, match=message):
+            open_one(str(path))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no image"):
+        open_one(str(tmp_path / "empty"))
+
+
+def test_frames_of_two_sizes_are_no_video(tmp_path: Path) -> None:
+    for i in range(40):
+        (tmp_path / f"{i}.png").write_bytes(plain("red", (8, 8) if i < 36 else (9, 8)))
+    with pytest.raises(UnreadableError, match="its frames differ in size"):
+        list(frames_of(open_one(str(tmp_path))))
+    assert not open_one(str(tmp_path)).of_one_size()
+    (tmp_path / "39.png").write_bytes(b"no image")
+    assert open_one(str(tmp_path)).of_one_size()
+
+
+def test_the_rate_is_the_mean_of_the_file_or_davis(films: dict[str, Path], tmp_path: Path) -> None:
+    assert frame_rate(open_file("film", films["h264"])) == pytest.approx(25)
+    slow = write_video(tmp_path / "slow.mp4", 4, times=[0, 10, 20, 60])
+    assert frame_rate(open_file("film", slow)) == pytest.approx(3 / (60 / 25))
+    assert frame_rate(open_one(str(write_frames(tmp_path, {"bear": 2}) / "bear"))) == 24
 
 
 def test_the_numbers_in_the_frames_can_be_read() -> None:

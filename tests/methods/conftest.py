@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -8,6 +9,9 @@ import torch
 from torch import Tensor
 
 from fastssl import methods, models
+from fastssl.data.clips import ClipLoader, ClipSet
+from fastssl.data.images import ImageSet, Splits
+from fastssl.data.media import Data
 from fastssl.data.views import make_views
 
 # Encoders of the methods' recipes, as small as they can be for images of 16 pixels.
@@ -33,14 +37,61 @@ def build() -> Callable[..., methods.Method]:
 
 @pytest.fixture
 def views_of() -> Callable[..., list[Tensor]]:
-    """Views of noise by a method's own plan."""
+    """Views of noise by a method's own plan; clips of four frames, for a method that takes videos."""
 
     def views_of(method: methods.Method, *, batch: int = 6, size: int = 16) -> list[Tensor]:
         generator = torch.Generator().manual_seed(0)
+        if method.modality == "video":
+            clips = list_of_clips(batch, size, FRAMES, every=FRAMES)
+            return next(ClipLoader(clips, method.view_plan(size), batch, seed=0, threads=1).epoch(0))
         images = torch.randint(256, (batch, 3, size, size), dtype=torch.uint8, generator=generator)
         return make_views(images, method.view_plan(size), generator)
 
     return views_of
+
+
+@pytest.fixture
+def data_of() -> Callable[..., Data]:
+    """What a method is trained on: noise, as images or as clips."""
+
+    def data_of(name: str, count: int, size: int) -> Data:
+        if methods.get(name).modality == "video":
+            return list_of_clips(count, size, FRAMES, every=1)
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
+        return Splits(ImageSet(images, None, (), tuple(map(str, range(count))), "noise"), None)
+
+    return data_of
+
+
+FRAMES = 4
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A video of blurred noise that moves to the right, two pixels a frame."""
+
+    pixels: Tensor
+    name: str = "drift"
+
+    def __len__(self) -> int:
+        return 64
+
+    def spaced(self, stride: int, fps: float | None) -> list[int]:
+        return list(range(0, len(self), stride))
+
+    def read(self, frames: Sequence[int], size: int | None = None) -> Tensor:
+        return torch.stack([self.pixels.roll(2 * frame, 1) for frame in frames])
+
+
+def list_of_clips(count: int, size: int, frames: int, *, every: int) -> ClipSet:
+    """``count`` clips of one video in colour."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 3, 8, 8, generator=generator)
+    pixels = torch.nn.functional.interpolate(coarse, (size, 2 * size), mode="bilinear")[0]
+    video = Drift((255 * pixels).byte().movedim(0, 2).contiguous())
+    clips = tuple((0, tuple(range(every * i, every * i + frames))) for i in range(count))
+    return ClipSet((video,), clips)
 
 
 @pytest.fixture

@@ -105,6 +105,19 @@ def test_stem_keeps_the_resolution_it_says(stem, side):
     assert sides == [side]
 
 
+@pytest.mark.parametrize(
+    ("stem", "max_stride", "side"),
+    [
+        *(("imagenet", stride, side) for stride, side in ((32, 3), (16, 6), (8, 12), (15, 12), (4, 24))),
+        *(("cifar", stride, side) for stride, side in ((32, 12), (4, 24), (1, 96))),
+    ],
+)
+def test_a_map_is_as_fine_as_asked_for_with_the_same_weights(stem, max_stride, side):
+    encoder = resnet.resnet18(stem=stem, width=4, max_stride=max_stride).eval()
+    assert encoder.maps(torch.randn(1, 3, 96, 96)).shape == (1, 32, side, side)
+    encoder.load_state_dict(resnet.resnet18(stem=stem, width=4).state_dict(), strict=True)
+
+
 def test_every_parameter_gets_a_gradient():
     encoder = resnet.resnet50(stem="cifar", width=2)
     encoder(torch.randn(4, 3, 16, 16)).square().sum().backward()
@@ -129,6 +142,8 @@ def test_refuses_unknown_stem_and_no_width():
         resnet.resnet18(stem="cifer")
     with pytest.raises(ValueError, match="got 0"):
         resnet.resnet18(width=0)
+    with pytest.raises(ValueError, match="max_stride must be at least 4 with the stem 'imagenet'; got 2"):
+        resnet.resnet18(max_stride=2)
 
 
 if __name__ == "__main__":

@@ -207,3 +207,11 @@ def test_refuses_settings_that_cannot_be(settings: dict[str, Any], message: str)
 def test_an_index_of_no_patch_is_named() -> None:
     with pytest.raises(ValueError, match=r"must be in \[0, 16\); got 16"):
         VisionTransformer(**TINY).tokens(images().float(), torch.full((2, 1), 16))
+
+
+def test_the_map_is_the_last_tokens_in_their_places() -> None:
+    encoder, x = VisionTransformer(**TINY).eval(), images(2, 16, 24).float()
+    found = encoder.maps(x)
+    assert found.shape == (2, 32, 4, 6)
+    assert torch.equal(found[1, :, 2, 3], encoder.tokens(x)[1, 1 + 2 * 6 + 3])
+    torch.testing.assert_close(found.mean((2, 3)), encoder(x))

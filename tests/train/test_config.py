@@ -179,6 +179,7 @@ def test_a_methods_recipe_fills_what_is_missing() -> None:
 
 
 def test_an_encoder_gets_its_options_and_the_size_of_the_images() -> None:
-    assert RunConfig(width=8).encoder_options() == {"stem": "imagenet", "width": 8, "channels": 3}
+    set_and_own = {"stem": "imagenet", "width": 8, "max_stride": 32, "channels": 3}
+    assert RunConfig(width=8).encoder_options() == set_and_own
     options = RunConfig(encoder="vit_micro", image_size=32, patch_size=4, pool="token").encoder_options()
     assert {**options, "image_size": 32, "patch_size": 4, "pool": "token", "width": 128} == options
