@@ -1,19 +1,30 @@
-"""Evaluation of frozen features: weighted kNN and a linear probe, beside two encoders that learnt nothing."""
+"""Evaluation: frozen features by weighted kNN and a linear probe, fine-tuning, few labels, the pretext task itself."""
 
 from fastssl.eval.features import extract
+from fastssl.eval.few import few_labels
+from fastssl.eval.finetuning import Classifier, FinetuneConfig, Finetuned, finetune
 from fastssl.eval.knn import KNNConfig, knn_accuracy, knn_predict
 from fastssl.eval.linear import LinearProbe, linear_probe
-from fastssl.eval.protocol import EvalConfig, Row, Scores, evaluate
+from fastssl.eval.pretext import Pretext, pretext_score
+from fastssl.eval.protocol import EvalConfig, Row, Scores, evaluate, score_encoder
 
 __all__ = [
+    "Classifier",
     "EvalConfig",
+    "FinetuneConfig",
+    "Finetuned",
     "KNNConfig",
     "LinearProbe",
+    "Pretext",
     "Row",
     "Scores",
     "evaluate",
     "extract",
+    "few_labels",
+    "finetune",
     "knn_accuracy",
     "knn_predict",
     "linear_probe",
+    "pretext_score",
+    "score_encoder",
 ]

@@ -44,6 +44,19 @@ class RunFolder:
         return self.path / f"scores-{name}.json"
 
     @property
+    def tuned(self) -> Path:
+        return self.path / "tuned.json"
+
+    def tuned_on(self, name: str) -> Path:
+        """What fine-tuning came to on images other than the run's own."""
+        return self.path / f"tuned-{name}.json"
+
+    @property
+    def tuning(self) -> Path:
+        """The state of a fine-tuning that is not at its end."""
+        return self.path / "tuning.pt"
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
 
@@ -96,6 +109,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Removes an earlier run's files, except the checkpoint, which the new run's first one replaces."""
-        own = (self.config, self.metrics, self.table, self.scores, self.report)
-        for file in (*own, *self.path.glob(self.scores_on("*").name)):
+        own = (self.config, self.metrics, self.table, self.scores, self.tuned, self.tuning, self.report)
+        others = (self.scores_on("*"), self.tuned_on("*"))
+        for file in (*own, *(file for other in others for file in self.path.glob(other.name))):
             file.unlink(missing_ok=True)
