@@ -1,8 +1,11 @@
-"""A view plan as one picture: a row an image, a column a view."""
+"""Pictures in rows and columns as one: a row an image, a column what was made of it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from fastssl.data.images import ImageSet
 from fastssl.data.plans import ViewPlan
@@ -21,18 +24,34 @@ def draw_grid(images: ImageSet, plan: ViewPlan, *, rows: int, seed: int) -> Imag
     originals = images.images[chosen]
     views = visible_views(originals, plan, seed)
     largest = max(view.shape[2] for view in views)
-    sides = [_SIDE, *(max(1, round(_SIDE * view.shape[2] / largest)) for view in views)]
-    headings = ["image", *(f"view {i}" for i in range(1, len(views) + 1))]
+    sides = [max(1, round(_SIDE * view.shape[2] / largest)) for view in views]
+    names = [f"view {i}" for i in range(1, len(views) + 1)]
+    columns = [("image", originals, _SIDE), *zip(names, views, sides, strict=True)]
+    return _drawn(columns)
+
+
+def draw_columns(columns: Mapping[str, Tensor]) -> Image.Image:
+    """Batches of pictures, each under its heading.
+
+    Args:
+        columns: (N, 3, S, S) uint8 by heading, of one N; each picture is drawn 96 pixels wide.
+    """
+    return _drawn([(heading, batch, _SIDE) for heading, batch in columns.items()])
+
+
+def _drawn(columns: list[tuple[str, Tensor, int]]) -> Image.Image:
+    """Columns, each of a heading, pictures (N, 3, S, S) uint8, and the side of those, in pixels."""
     pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     font = ImageFont.load_default()
-    widths = [max(side, int(pen.textlength(text, font))) for side, text in zip(sides, headings, strict=True)]
-    size = (sum(widths) + _GAP * (len(widths) + 1), _HEADING + _GAP + len(chosen) * (_SIDE + _GAP))
+    widths = [max(side, int(pen.textlength(heading, font))) for heading, _, side in columns]
+    rows = len(columns[0][1])
+    size = (sum(widths) + _GAP * (len(widths) + 1), _HEADING + _GAP + rows * (_SIDE + _GAP))
     picture = Image.new("RGB", size, _PAPER)
     pen = ImageDraw.Draw(picture)
     left = _GAP
-    for heading, width, side, column in zip(headings, widths, sides, [originals, *views], strict=True):
+    for width, (heading, batch, side) in zip(widths, columns, strict=True):
         pen.text((left + (width - pen.textlength(heading, font)) / 2, _GAP), heading, _INK, font)
-        for row, image in enumerate(column):
+        for row, image in enumerate(batch):
             top = _HEADING + _GAP + row * (_SIDE + _GAP)
             place = (left + (width - side) // 2, top + (_SIDE - side) // 2)
             picture.paste(as_pillow(image).resize((side, side), Image.Resampling.LANCZOS), place)

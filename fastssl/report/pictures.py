@@ -102,15 +102,20 @@ def method_pictures(
         method: on ``device``.
     """
     chosen = choose(images, rows, seed)
-    views = make_views(images.images[chosen], plan, torch.Generator().manual_seed(seed))
-    with evaluating(method), torch.no_grad():
-        drawn = method.pictures([view.to(device) for view in views])
-    visible = {caption: _visible(batch.float().cpu(), plan) for caption, batch in drawn.items()}
+    visible = drawn_by(method, images.images[chosen], plan, seed=seed, device=device)
     names = [images.names[index] for index in chosen.tolist()] if visible else []
     return [
         {caption: Picture(_uri(batch[row]), name) for caption, batch in visible.items()}
         for row, name in enumerate(names)
     ]
+
+
+def drawn_by(method: Method, images: Tensor, plan: ViewPlan, *, seed: int, device: torch.device) -> dict[str, Tensor]:
+    """The pictures that ``method`` makes of (N, 3, S, S) uint8 images, by caption, each (N, 3, H, W) uint8."""
+    views = make_views(images, plan, torch.Generator().manual_seed(seed))
+    with evaluating(method), torch.no_grad():
+        drawn = method.pictures([view.to(device) for view in views])
+    return {caption: _visible(batch.float().cpu(), plan) for caption, batch in drawn.items()}
 
 
 def visible_views(images: Tensor, plan: ViewPlan, seed: int) -> list[Tensor]:
