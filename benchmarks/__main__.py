@@ -81,9 +81,9 @@ def limit_memory() -> None:
 
 
 def main() -> None:
-    measured = (*harness.OPS, *harness.DATA, *harness.WHOLE)
+    measured = (*harness.OPS, *harness.DATA, *harness.MODELS, *harness.WHOLE)
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", choices=measured, help="one op, way of loading, or library's losses")
+    parser.add_argument("--only", choices=measured, help="one op, way of loading, encoder, or library's losses")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads (default: torch's own)")
     parser.add_argument("--out", type=Path, help="folder of the JSON files, one for each (default: this machine's)")
     parser.add_argument("--keep-memory", action="store_true", help="time without what new pages cost")

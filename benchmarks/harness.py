@@ -36,6 +36,7 @@ def _files(folder: str) -> tuple[str, ...]:
 
 OPS = _files("ops")
 DATA = _files("data")  # from files to views
+MODELS = _files("models")  # encoders, forward and backward
 WHOLE = _files("whole")  # libraries whose users' losses are measured as they call them
 Work = Callable[[], Any]
 
@@ -67,8 +68,8 @@ class Case:
 
 
 def cases(only: str | None = None) -> list[Case]:
-    """Every case of every op, way of loading and library, or of one of them, with the sizes for the device in use."""
-    folders = {"ops": OPS, "data": DATA, "whole": WHOLE}
+    """Every case of every op, way of loading, encoder and library, or of one, with the sizes for the device in use."""
+    folders = {"ops": OPS, "data": DATA, "models": MODELS, "whole": WHOLE}
     modules = {name: f"benchmarks.{folder}.{name}" for folder, names in folders.items() for name in names}
     found = [case for name in modules if only in (None, name) for case in import_module(modules[name]).cases()]
     return [replace(case, providers=where.with_autotuned(case.providers)) for case in found]

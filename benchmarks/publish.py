@@ -1,4 +1,4 @@
-"""``python -m benchmarks.publish``: docs/performance.md, a page a machine, results.md and gpu-kernels.md.
+"""``python -m benchmarks.publish``: docs/performance.md, a page a machine, results.md, scores.md and gpu-kernels.md.
 
 Likewise, from the ledger of the GPU kernels, the sentence in README.md and what ``fastssl info`` tells, and in the
 ledger which kernels are unproven now; and in migrating.md what other libraries' losses took before and after.
@@ -16,7 +16,9 @@ from typing import Any
 from benchmarks import demo, plots, summary
 from benchmarks.gpu import ledger
 from benchmarks.gpu.ledger import Ledger
+from benchmarks.markdown import MADE, circumstances, table_of
 from benchmarks.scores import davis
+from benchmarks.scores import table as scores
 from benchmarks.summary import Machine, Measured, Report, Row
 from fastssl import info
 from fastssl.eval.protocol import RANDOM, TRAINED
@@ -91,32 +93,6 @@ KERNELS = summary.RESULTS / "gpu_kernels.json"
 README = DOCS.parent / "README.md"
 MIGRATING = DOCS / "migrating.md"
 GPU_LEDGER = "benchmarks/gpu_ledger.json"
-MADE = "<!-- made by `python -m benchmarks.publish` from benchmarks/results; do not edit -->\n"
-
-
-def table_of(head: Sequence[str], numbers_from: int, rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table; the columns from ``numbers_from`` on stand to the right."""
-    rule = ["---" if i < numbers_from else "---:" for i in range(len(head))]
-    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in (head, rule, *rows))
-
-
-def circumstances(run: dict[str, Any]) -> str:
-    shown = {name: value for name, value in run.items() if value not in ("", None)}
-    if "rivals" in shown:
-        shown["rivals"] = ", ".join(f"{package} {version}" for package, version in shown["rivals"].items())
-    floors = shown.get("floors")
-    if isinstance(floors, dict) and "sentence" in floors:
-        shown["floors"] = floors["sentence"]
-    elif isinstance(floors, dict):
-        ways = {size: max(way.values()) for size, way in floors["bandwidths"].items()}
-        bfloat16 = f", {floors['bfloat16_gflops']:.0f} of bfloat16's" if "bfloat16_gflops" in floors else ""
-        shown["floors"] = (
-            f"{floors['fma_gflops']:.0f} GFLOP/s of multiply-adds ({floors['gemm_gflops']:.0f} in torch's products)"
-            f"{bfloat16}; "
-            f"{floors['exp_billions_per_second']:.1f} billion exp/s ({floors['torch_exp_billions_per_second']:.1f} by "
-            f"torch); GB/s over {', '.join(f'{size} MB: {rate:.0f}' for size, rate in ways.items())}"
-        )
-    return "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in shown.items())
 
 
 def megabytes(row: Row | None) -> str:
@@ -393,6 +369,7 @@ def main() -> None:
     machines = summary.machines(summary.RESULTS)
     found = ledger.completed(ledger.read())
     pages = {DOCS / "performance.md": performance(machines, found), DOCS / "results.md": results()}
+    pages[DOCS / "scores.md"] = scores.page(scores.read())
     pages[DOCS / "gpu-kernels.md"] = gpu_kernels(json.loads(KERNELS.read_text()))
     pages[README] = with_gpu_sentence(README.read_text())
     pages[MIGRATING] = with_gains(MIGRATING.read_text(), machines)

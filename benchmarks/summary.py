@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.harness import OURS, WHOLE
 
 RESULTS = Path(__file__).parent / "results"
+SCORES = RESULTS / "scores"  # what methods learn: no machine's
 Row = dict[str, Any]
 
 
@@ -100,7 +101,7 @@ def folder_of(processor: str) -> str:
 def machines(results: Path) -> list[Machine]:
     """Every machine that has results, the one measured last first."""
     found = []
-    for folder in sorted(path for path in results.iterdir() if path.is_dir()):
+    for folder in sorted(path for path in results.iterdir() if path.is_dir() and path != SCORES):
         if measured := list(reports(folder)):
             run = measured[0].run
             found.append(Machine(folder.name, run.get("machine", run["processor"]), measured))

@@ -18,7 +18,8 @@ from fastssl.data.images import ImageSet
 from fastssl.data.views import make_views
 from fastssl.methods.inpainting import Inpainting
 from fastssl.report.grid import draw_columns
-from fastssl.report.pictures import choose, drawn_by
+from fastssl.report.pictures import drawn_by
+from fastssl.report.sample import choose
 from fastssl.train.reproduce import reproducible
 from fastssl.train.trained import Trained, open_run
 
@@ -36,7 +37,8 @@ def drawn(trained: Trained, shown: Tensor) -> dict[str, Tensor]:
     """The run's pictures of whole images, its holes drawn by ``SEED``."""
     plan = plans.eval(trained.config.image_size)
     with reproducible(SEED, trained.config.threads):
-        return drawn_by(trained.method, shown, plan, seed=SEED, device=torch.device("cpu"))
+        views = make_views(shown, plan, torch.Generator().manual_seed(SEED))
+        return drawn_by(trained.method, views, plan, torch.device("cpu"))
 
 
 @torch.no_grad()

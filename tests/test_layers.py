@@ -22,11 +22,13 @@ LAYERS: dict[str, set[str]] = {
     "data": {"ops"},
     "models": {"ops", "data"},
     "methods": {"ops", "losses", "models", "data"},
-    "train": {"ops", "losses", "models", "data", "methods", "eval"},
-    "eval": {"ops", "losses", "models", "data", "methods"},
+    "schedule": set(),
+    "optim": {"schedule"},
+    "eval": {"ops", "losses", "models", "data", "methods", "optim"},
+    "train": {"ops", "losses", "models", "data", "methods", "optim", "eval"},
     "report": {"ops", "losses", "models", "data", "methods", "eval", "train"},
     "info": {"ops"},
-    "cli": {"ops", "losses", "models", "data", "methods", "eval", "train", "report", "info"},
+    "cli": {"ops", "losses", "models", "data", "methods", "optim", "eval", "train", "report", "info"},
 }
 EVERYWHERE = {"errors", "files"}
 

@@ -16,7 +16,8 @@ from fastssl.data.audio import Recordings
 from fastssl.data.clips import ClipSet
 from fastssl.data.images import Skipped, Splits
 from fastssl.data.media import Data
-from fastssl.eval import Scores
+from fastssl.eval import Pretext, Scores
+from fastssl.eval import tuning as tunings
 from fastssl.eval.protocol import RANDOM, TRAINED
 from fastssl.eval.tracking import TrackScores
 from fastssl.train.config import RunConfig
@@ -146,8 +147,8 @@ def _told(progress: Progress) -> str:
     return told
 
 
-def show_scores(scores: Scores) -> None:
-    """The table of scores, with the gain over the untrained encoder."""
+def show_scores(scores: Scores, task: Pretext | None) -> None:
+    """The table of scores, with the gain over the untrained encoder, and how well the pretext task is done."""
     table = Table(
         box=box.SIMPLE_HEAD,
         title=f"Accuracy on {scores.test_images} test images, {scores.classes} classes",
@@ -163,6 +164,71 @@ def show_scores(scores: Scores) -> None:
     trained, untrained = scores.row(TRAINED), scores.row(RANDOM)
     knn, linear = 100 * (trained.knn - untrained.knn), 100 * (trained.linear - untrained.linear)
     _out.print(f"gain over {RANDOM}: {knn:+.1f} points by kNN, {linear:+.1f} by the linear probe")
+    if task is not None:
+        _out.print(f"pretext task on the test images: {task.in_words()}")
+
+
+class TuningDisplay:
+    """A live bar over the steps of each case of fine-tuning, and one lasting line for each."""
+
+    def __init__(self, cases: int) -> None:
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+        )
+        self._bar = Bar(*columns, console=_err, transient=True, disable=not _err.is_terminal)
+        self._task = self._bar.add_task("", total=None)
+        self._cases, self._done = cases, 0
+
+    def __enter__(self) -> TuningDisplay:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def begin(self, case: tunings.Case) -> None:
+        """A case that is not done yet."""
+        self._bar.reset(self._task, total=None, description=f"{self._done + 1} of {self._cases}: {_case(case)}")
+
+    def watch(self, done: int, total: int) -> None:
+        """A step of it."""
+        self._bar.update(self._task, completed=done, total=total)
+
+    def end(self, result: tunings.Result) -> None:
+        """A case that is done, now or by an earlier command."""
+        self._done += 1
+        line = f"{self._done} of {self._cases}: {_case(result.case)}: {result.accuracy:.1%}"
+        _err.print(line, markup=False, soft_wrap=True)
+
+
+def _case(case: tunings.Case) -> str:
+    labels = f"{100 * case.labels:.3g} % of the labels"
+    return f"{case.features}, {labels}, {tunings.in_words(case.tuned)}, seed {case.seed}"
+
+
+def show_tuned(lines: Sequence[tunings.Line], *, test_images: int) -> None:
+    """The table of fine-tuning: a row for each share of labels and depth, trained beside a random start."""
+    seeds = max(line.seeds for line in lines)
+    title = f"Accuracy on {_images(test_images)}, mean and standard deviation over {seeds} seeds"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    for name in ("labels", "tuned"):
+        table.add_column(name)
+    for name in (TRAINED, RANDOM):
+        table.add_column(name, justify="right")
+    for first, second in zip(lines[::2], lines[1::2], strict=True):
+        labels = f"{100 * first.labels:.3g} % ({_images(first.images)})"
+        table.add_row(labels, tunings.in_words(first.tuned), _spread(first), _spread(second))
+    _out.print(table)
+    _out.print(f"all of it tuned from a {RANDOM} is supervised training")
+
+
+def _spread(line: tunings.Line) -> str:
+    return f"{line.mean:.1%}" + ("" if line.spread is None else f" ± {100 * line.spread:.1f}")
 
 
 def show_tracking(scores: TrackScores) -> None:

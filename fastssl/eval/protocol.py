@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastssl.data.images import ImageSet, Splits
+from fastssl.data.images import Splits
 from fastssl.errors import UserError
 from fastssl.eval.features import BATCH_SIZE, extract
 from fastssl.eval.knn import KNNConfig, knn_accuracy
@@ -111,13 +111,47 @@ class Pixels(nn.Module):
         return F.adaptive_avg_pool2d(x, size).flatten(1)
 
 
-def _labels(images: ImageSet | None, source: str) -> Tensor:
-    if images is None or images.labels is None:
+def labels_of(splits: Splits) -> tuple[Tensor, Tensor]:
+    """The labels, int64, of training and test set.
+
+    Raises:
+        UserError: if one is missing or has no labels, naming the folders that give them.
+        ValueError: if the two name different classes.
+    """
+    train, test = splits.train, splits.test
+    if train.labels is None or test is None or test.labels is None:
         raise UserError(
-            f"{source} has no labels to score against: put the images of each class into a folder of its name "
+            f"{train.source} has no labels to score against: put the images of each class into a folder of its name "
             f"(<class>/<image>, or train/<class>/<image> and test/<class>/<image>)"
         )
-    return images.labels
+    if test.classes != train.classes:
+        raise ValueError(f"evaluate: both splits must have the same classes; got {train.classes} and {test.classes}")
+    return train.labels, test.labels
+
+
+def score_encoder(
+    name: str,
+    encoder: nn.Module,
+    splits: Splits,
+    *,
+    size: int,
+    config: EvalConfig | None = None,
+    device: torch.device | str = "cpu",
+) -> Row:
+    """The row called ``name``: the scores of one encoder. Arguments and errors are those of :func:`evaluate`."""
+    config = config or EvalConfig()
+    train_labels, test_labels = (labels.to(device) for labels in labels_of(splits))
+    assert splits.test is not None
+    classes = len(splits.train.classes)
+    encoder.to(device)
+    bank, queries = (
+        extract(encoder, part.images, size=size, batch_size=config.batch_size, device=device).to(device)
+        for part in (splits.train, splits.test)
+    )
+    labelled = (bank, train_labels, queries, test_labels)
+    knn = knn_accuracy(*labelled, num_classes=classes, **asdict(config.knn))
+    probe = linear_probe(*labelled, num_classes=classes, seed=config.seed)
+    return Row(name, bank.shape[1], knn, probe.accuracy, probe.l2)
 
 
 def evaluate(
@@ -143,29 +177,15 @@ def evaluate(
         ValueError: if the splits name different classes.
     """
     config = config or EvalConfig()
-    train, test = splits.train, splits.test
-    train_labels, test_labels = (_labels(part, train.source).to(device) for part in (train, test))
-    assert test is not None
-    if test.classes != train.classes:
-        raise ValueError(f"evaluate: both splits must have the same classes; got {train.classes} and {test.classes}")
-    classes = len(train.classes)
-    rows = []
-    for name, module in ((TRAINED, encoder), (RANDOM, random_encoder), (PIXELS, Pixels(config.pixels))):
-        module.to(device)
-        bank, queries = (
-            extract(module, part.images, size=size, batch_size=config.batch_size, device=device).to(device)
-            for part in (train, test)
-        )
-        labelled = (bank, train_labels, queries, test_labels)
-        knn = knn_accuracy(*labelled, num_classes=classes, **asdict(config.knn))
-        probe = linear_probe(*labelled, num_classes=classes, seed=config.seed)
-        rows.append(Row(name, bank.shape[1], knn, probe.accuracy, probe.l2))
+    train_labels, test_labels = labels_of(splits)
+    encoders = ((TRAINED, encoder), (RANDOM, random_encoder), (PIXELS, Pixels(config.pixels)))
+    rows = [score_encoder(name, module, splits, size=size, config=config, device=device) for name, module in encoders]
     return Scores(
         rows=tuple(rows),
         majority=accuracy(train_labels.bincount().argmax(), test_labels),
-        k=min(config.knn.k, len(train)),
+        k=min(config.knn.k, len(train_labels)),
         temperature=config.knn.temperature,
-        train_images=len(train),
-        test_images=len(test),
-        classes=classes,
+        train_images=len(train_labels),
+        test_images=len(test_labels),
+        classes=len(splits.train.classes),
     )

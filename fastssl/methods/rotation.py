@@ -16,6 +16,7 @@ from fastssl.data import plans
 from fastssl.errors import UserError
 from fastssl.methods.base import Method
 from fastssl.models import feature_dim
+from fastssl.models.attention import attention_maps, heat
 
 ROTATIONS = 4
 
@@ -57,3 +58,16 @@ class Rotation(Method):
         logits = self.head(self.encoder(torch.cat(views)))
         turns = torch.arange(ROTATIONS, device=logits.device).repeat_interleave(len(views[0]))
         return self.classification_loss(logits, turns)
+
+    def pictures(self, views: list[Tensor]) -> dict[str, Tensor]:
+        """``image``, upright, and for each stage of the encoder, if it has stages, what attracts its attention."""
+        upright = views[0]
+        if not hasattr(self.encoder, "stages"):
+            return {}
+        mean, std = (
+            torch.tensor(values, device=upright.device).view(3, 1, 1)
+            for values in (plans.IMAGENET_MEAN, plans.IMAGENET_STD)
+        )
+        visible = upright * std + mean
+        drawn = [(heat(visible, attention) - mean) / std for attention in attention_maps(self.encoder, upright)]
+        return {"image": upright} | {f"stage {i}": picture for i, picture in enumerate(drawn, start=1)}

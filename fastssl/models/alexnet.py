@@ -7,6 +7,8 @@ trains from scratch, follows each convolution, as in the networks of colorizatio
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from typing import get_args
 
 import torch.nn.functional as F
@@ -53,14 +55,12 @@ class AlexNet(nn.Module):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
             self.add_module(f"bn{i}", nn.BatchNorm2d(conv.out_channels))
 
-    def maps(self, x: Tensor) -> Tensor:
-        """x: (N, channels, H, W) floating-point images, normalised. Returns the last map, (N, feature_dim, h, w).
+    def block_names(self) -> list[tuple[str, ...]]:
+        """The convolutions, each with its normalisation, for `fastssl.models.depth.layers`."""
+        return [(f"conv{i}", f"bn{i}") for i in range(1, 6)]
 
-        Each of h and w is about a 16th of the image's with the stem "imagenet" (13 of 224), a 4th with "cifar".
-
-        Raises:
-            ValueError, TypeError: naming the shape or dtype received, if it is another or smaller than the pools take.
-        """
+    def stages(self, x: Tensor) -> Iterator[Tensor]:
+        """The map after each of the five convolutions, of the first two pooled; the last is that of :meth:`maps`."""
         _check.images("alexnet", x, self.channels)
         least = _LEAST_SIDE[self.stem]
         if min(x.shape[2:]) < least:
@@ -72,7 +72,17 @@ class AlexNet(nn.Module):
             x = F.relu(getattr(self, f"bn{i}")(getattr(self, f"conv{i}")(x)))
             if i <= 2:
                 x = F.max_pool2d(x, 3, stride=2)
-        return x
+            yield x
+
+    def maps(self, x: Tensor) -> Tensor:
+        """x: (N, channels, H, W) floating-point images, normalised. Returns the last map, (N, feature_dim, h, w).
+
+        Each of h and w is about a 16th of the image's with the stem "imagenet" (13 of 224), a 4th with "cifar".
+
+        Raises:
+            ValueError, TypeError: naming the shape or dtype received, if it is another or smaller than the pools take.
+        """
+        return deque(self.stages(x), maxlen=1)[0]
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, channels, H, W), as for :meth:`maps`. Returns (N, feature_dim), the map averaged over positions."""

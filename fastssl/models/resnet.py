@@ -6,6 +6,8 @@ other way round. As there, the bottleneck strides in its 3x3 convolution, not in
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
 from functools import partial
 from typing import ClassVar, Literal, get_args
 
@@ -134,6 +136,19 @@ class ResNet(nn.Module):
         rest = [block(planes * block.expansion, planes, 1) for _ in range(depth - 1)]
         return nn.Sequential(block(inputs, planes, stride), *rest)
 
+    def block_names(self) -> list[tuple[str, ...]]:
+        """The residual blocks, for `fastssl.models.depth.layers`."""
+        stages = {name: getattr(self, name) for name in ("layer1", "layer2", "layer3", "layer4")}
+        return [(f"{name}.{i}",) for name, stage in stages.items() for i in range(len(stage))]
+
+    def stages(self, x: Tensor) -> Iterator[Tensor]:
+        """The map at the end of each of the four stages, the last of them that of :meth:`maps`."""
+        _check.images("resnet", x, self.channels)
+        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+            yield x
+
     def maps(self, x: Tensor) -> Tensor:
         """x: (N, channels, H, W) floating-point images, normalised. Returns the last map, (N, feature_dim, h, w).
 
@@ -143,10 +158,7 @@ class ResNet(nn.Module):
         Raises:
             ValueError, TypeError: naming the shape or dtype received, if it is another.
         """
-        _check.images("resnet", x, self.channels)
-        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
-        last: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return last
+        return deque(self.stages(x), maxlen=1)[0]
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, channels, H, W), as for :meth:`maps`. Returns (N, feature_dim), the map averaged over positions."""

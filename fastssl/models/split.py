@@ -41,6 +41,13 @@ class SplitEncoder(nn.Module):
         self.color = half(stem=stem, width=width // 2, channels=2)
         self.feature_dim = self.lightness.feature_dim + self.color.feature_dim
 
+    def block_names(self) -> list[tuple[str, ...]]:
+        """The blocks of both halves, a pair each, for `fastssl.models.depth.layers`."""
+        pairs = zip(self.lightness.block_names(), self.color.block_names(), strict=True)
+        return [
+            (*(f"lightness.{name}" for name in light), *(f"color.{name}" for name in color)) for light, color in pairs
+        ]
+
     def halves(self, lab: Tensor) -> tuple[Tensor, Tensor]:
         """The last maps of both halves, lightness first, each (N, feature_dim / 2, h, w), of (N, 3, H, W) CIELAB.
 

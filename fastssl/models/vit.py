@@ -209,6 +209,15 @@ class VisionTransformer(nn.Module):
         _check.images("vit", images)
         return self._grid(images.shape[2], images.shape[3])
 
+    def block_names(self) -> list[tuple[str, ...]]:
+        """The transformer's blocks, for `fastssl.models.depth.layers`."""
+        return [(f"blocks.{i}",) for i in range(len(self.blocks))]
+
+    def half_block_names(self) -> tuple[str, ...]:
+        """The MLP of the last block with its normalisation: half a block, as MAE counts (arXiv:2111.06377, 4.3)."""
+        last = len(self.blocks) - 1
+        return f"blocks.{last}.norm2", f"blocks.{last}.mlp"
+
     def tokens(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
         """The normalised output of the last block, the class token first.
 

@@ -1,8 +1,8 @@
-"""A view plan as one picture: a row an image, a column a view."""
+"""Pictures in rows and columns as one: a row an image, a column what was made of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -26,21 +26,35 @@ def draw_grid(images: ImageSet, plan: ViewPlan, *, rows: int, seed: int, engine:
     sample = draw_sample(images, plan, rows=rows, seed=seed, engine=engine)
     originals, views = sample.images, sample.views
     largest = max(view.shape[2] for view in views)
-    sides = [_SIDE, *(max(1, round(_SIDE * view.shape[2] / largest)) for view in views)]
-    headings = ["image", *(f"view {i}" for i in range(1, len(views) + 1))]
+    sides = [max(1, round(_SIDE * view.shape[2] / largest)) for view in views]
+    names = [f"view {i}" for i in range(1, len(views) + 1)]
+    return _drawn([("image", originals, _SIDE), *zip(names, views, sides, strict=True)])
+
+
+def draw_columns(columns: Mapping[str, Tensor]) -> Image.Image:
+    """Batches of pictures, each under its heading.
+
+    Args:
+        columns: (N, 3, S, S) uint8 by heading, of one N; each picture is drawn 96 pixels wide.
+    """
+    return _drawn([(heading, batch, _SIDE) for heading, batch in columns.items()])
+
+
+def _drawn(columns: Sequence[tuple[str, Sequence[Tensor] | Tensor, int]]) -> Image.Image:
+    """Columns, each of a heading, N pictures (3, H, W) uint8, and the longer side of those on paper, in pixels."""
     pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     font = ImageFont.load_default()
-    widths = [max(side, int(pen.textlength(text, font))) for side, text in zip(sides, headings, strict=True)]
-    size = (sum(widths) + _GAP * (len(widths) + 1), _HEADING + _GAP + len(originals) * (_SIDE + _GAP))
+    widths = [max(side, int(pen.textlength(heading, font))) for heading, _, side in columns]
+    rows = len(columns[0][1])
+    size = (sum(widths) + _GAP * (len(widths) + 1), _HEADING + _GAP + rows * (_SIDE + _GAP))
     picture = Image.new("RGB", size, _PAPER)
     pen = ImageDraw.Draw(picture)
     left = _GAP
-    columns: list[Iterable[Tensor]] = [originals, *views]
-    for heading, width, side, column in zip(headings, widths, sides, columns, strict=True):
+    for width, (heading, batch, side) in zip(widths, columns, strict=True):
         pen.text((left + (width - pen.textlength(heading, font)) / 2, _GAP), heading, _INK, font)
-        for row, image in enumerate(column):
+        for row, image in enumerate(batch):
             top = _HEADING + _GAP + row * (_SIDE + _GAP)
-            drawn = _drawn(image, side)
+            drawn = _resized(image, side)
             place = (left + (width - drawn.width) // 2, top + (_SIDE - drawn.height) // 2)
             picture.paste(drawn, place)
             right, bottom = place[0] + drawn.width, place[1] + drawn.height
@@ -49,7 +63,7 @@ def draw_grid(images: ImageSet, plan: ViewPlan, *, rows: int, seed: int, engine:
     return picture
 
 
-def _drawn(image: Tensor, side: int) -> Image.Image:
+def _resized(image: Tensor, side: int) -> Image.Image:
     """(3, H, W) uint8 with ``side`` pixels along its longer side."""
     height, width = image.shape[1:]
     scale = side / max(height, width)

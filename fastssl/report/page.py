@@ -27,7 +27,8 @@ from fastssl.data.clips import ClipSet
 from fastssl.data.engines import Choice, Engine
 from fastssl.data.images import ImageSet, Splits
 from fastssl.errors import UserError
-from fastssl.eval import extract
+from fastssl.eval import Pretext, extract, tuning
+from fastssl.eval.protocol import RANDOM
 from fastssl.report import figures, pictures
 from fastssl.report.figures import Level
 from fastssl.report.sample import draw_sample
@@ -79,6 +80,8 @@ def render(trained: Trained, splits: Splits, saw: str | None = None, clips: Clip
     return template.from_string(files(__package__).joinpath("page.html").read_text("utf-8")).render(
         run=_summary(trained, saw or f"{len(splits.train):,} images", video=clips is not None),
         scores=scores,
+        pretext=Pretext(**scores["pretext"]) if scores and "pretext" in scores else None,
+        tuned=_tuned(trained),
         labelled=labelled,
         curves=_curves(trained, scores),
         neighbours=pictures.neighbours(
@@ -146,11 +149,27 @@ def _options(config: RunConfig) -> str:
 
 def _scores(trained: Trained) -> dict[str, Any] | None:
     """What ``scores.json`` says, if the run has been scored."""
-    path = trained.folder.scores
+    return _read(trained.folder.scores)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text("utf-8")) if path.exists() else None
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): write it again by `fastssl evaluate {path.parent}`") from error
+
+
+def _tuned(trained: Trained) -> dict[str, Any] | None:
+    """What ``tuned.json`` says, if the run's encoder has been fine-tuned: a row for each share of labels and depth."""
+    found = _read(trained.folder.tuned)
+    if found is None:
+        return None
+    rows: dict[tuple[float, Any], dict[str, Any]] = {}
+    for line in tuning.lines(map(tuning.from_dict, found["rows"])):
+        row = rows.setdefault((line.labels, line.tuned), {"images": line.images, "words": tuning.in_words(line.tuned)})
+        row["random" if line.features == RANDOM else "trained"] = line
+        row["share"] = line.labels
+    return {"rows": list(rows.values()), "test_images": found["test_images"]}
 
 
 def _curves(trained: Trained, scores: dict[str, Any] | None) -> list[Curve]:

@@ -108,13 +108,18 @@ def method_pictures(
         plan: by which they were made.
         device: that computes.
     """
-    with evaluating(method), torch.no_grad():
-        drawn = method.pictures([view.to(device) for view in views])
-    shown = {caption: visible(batch.float().cpu(), plan) for caption, batch in drawn.items()}
+    shown = drawn_by(method, views, plan, device)
     return [
         {caption: Picture(_uri(batch[row]), name) for caption, batch in shown.items()}
         for row, name in enumerate(names if shown else [])
     ]
+
+
+def drawn_by(method: Method, views: list[Tensor], plan: ViewPlan, device: torch.device) -> dict[str, Tensor]:
+    """The pictures that ``method`` makes of N images or clips, by caption, each (N, 3, H, W) uint8."""
+    with evaluating(method), torch.no_grad():
+        drawn = method.pictures([view.to(device) for view in views])
+    return {caption: visible(batch.float().cpu(), plan) for caption, batch in drawn.items()}
 
 
 def named(data: ImageSet, sample: Sample) -> tuple[list[str], list[Tensor]]:

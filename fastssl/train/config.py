@@ -22,7 +22,7 @@ from fastssl.errors import UserError, unknown
 from fastssl.files import atomic_write
 from fastssl.models.resnet import Stem
 from fastssl.models.vit import Pool
-from fastssl.train.optim import OptimConfig
+from fastssl.optim import OptimConfig
 
 T = TypeVar("T")
 
@@ -265,7 +265,7 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
 
 def flat(config: RunConfig) -> dict[str, Any]:
     """The settings by their names on the command line: ``epochs``, ``optim.lr``, ``simclr.temperature``."""
-    return _flat(to_dict(config))
+    return flattened(to_dict(config))
 
 
 def plan_changes(given: Any, where: str = "plan") -> dict[str, Any]:
@@ -370,8 +370,9 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under the names of the command line: ``{"optim": {"lr": 1}}`` as ``{"optim.lr": 1}``."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+        flat |= flattened(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return flat

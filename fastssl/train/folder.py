@@ -52,6 +52,19 @@ class RunFolder:
         return sorted(self.path.glob(self.tracked_on("*").name))
 
     @property
+    def tuned(self) -> Path:
+        return self.path / "tuned.json"
+
+    def tuned_on(self, name: str) -> Path:
+        """What fine-tuning came to on images other than the run's own."""
+        return self.path / f"tuned-{name}.json"
+
+    @property
+    def tuning(self) -> Path:
+        """The state of a fine-tuning that is not at its end."""
+        return self.path / "tuning.pt"
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
 
@@ -104,7 +117,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Removes an earlier run's files, except the checkpoint, which the new run's first one replaces."""
-        own = (self.config, self.metrics, self.table, self.scores, self.report)
-        others = (self.scores_on("*"), self.tracked_on("*"))
+        own = (self.config, self.metrics, self.table, self.scores, self.tuned, self.tuning, self.report)
+        others = (self.scores_on("*"), self.tuned_on("*"), self.tracked_on("*"))
         for file in (*own, *(file for other in others for file in self.path.glob(other.name))):
             file.unlink(missing_ok=True)

@@ -24,6 +24,7 @@ from fastssl.eval.features import extract
 from fastssl.eval.knn import KNNConfig, knn_accuracy
 from fastssl.files import atomic_write
 from fastssl.methods import Method
+from fastssl.optim import build_optimizer, learning_rate
 from fastssl.train import checkpoint as checkpoints
 from fastssl.train import config as configs
 from fastssl.train.checkpoint import Checkpoint
@@ -31,7 +32,6 @@ from fastssl.train.config import RunConfig
 from fastssl.train.folder import RunFolder
 from fastssl.train.interrupt import StopRequest, stop_on_signal
 from fastssl.train.log import MetricsLog, Row
-from fastssl.train.optim import build_optimizer
 from fastssl.train.reproduce import (
     check_threads,
     environment,
@@ -41,7 +41,6 @@ from fastssl.train.reproduce import (
     rng_state,
     set_rng_state,
 )
-from fastssl.train.schedule import cosine_with_warmup
 
 
 @dataclass(frozen=True)
@@ -291,10 +290,7 @@ class _Trainer:
         )
 
     def _learning_rate(self, step: int) -> float:
-        """Of step ``step``, from 0. A run shorter than its warm-up is all warm-up."""
-        optim, total = self.config.optim, self.steps_total
-        warmup = min(optim.warmup_epochs * self.loader.steps_per_epoch, total)
-        return cosine_with_warmup(step, total=total, warmup=warmup, base=optim.lr, final=optim.final_lr)
+        return learning_rate(self.config.optim, step, total=self.steps_total, per_epoch=self.loader.steps_per_epoch)
 
     def check_weights(self) -> None:
         """Keeps a checkpoint whose weights overflowed in the epoch's last step from replacing a good one."""

@@ -8,6 +8,7 @@ import torch
 from benchmarks import harness, rivals, where
 from benchmarks.floors import Floors
 from benchmarks.harness import OURS, Case, Work
+from benchmarks.models import mae_encoder
 from fastssl import ops
 
 FLOORS = Floors(
@@ -98,3 +99,13 @@ def test_every_case_is_unique_and_has_a_rival(device: str, monkeypatch: pytest.M
     for each in harness.cases():
         assert next(iter(each.providers)) == OURS
         assert len(each.providers) > 1
+
+
+def test_maes_encoder_computes_the_visible_patches_alone() -> None:
+    """The tokens of the masked encoder: the class token and a quarter of the patches; and far fewer operations."""
+    masked, whole = (mae_encoder.encoder_work("vit_tiny", 1, torch.float32, masked=each)() for each in (True, False))
+    assert masked[0].shape == (1, 1 + 49, 192)
+    assert whole[0].shape == (1, 1 + 196, 192)
+    counts = [mae_encoder.operations("vit_base", 1, masked=each) for each in (True, False)]
+    assert counts[1] / counts[0] > 3.5
+    assert counts[1] == pytest.approx(6 * 17.6e9, rel=0.02)  # the published multiply-adds of ViT-B/16, each two, thrice

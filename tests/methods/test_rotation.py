@@ -60,3 +60,16 @@ def test_the_accuracy_is_a_guess_before_training(build, views_of):
     metrics = method.metrics(1.0, 32)
     assert metrics["chance"] == 0.25
     assert 0.0 < metrics["pretext_accuracy"] < 0.5
+
+
+def test_pictures_show_what_each_stage_attends_to(build, views_of):
+    method = build("rotation").eval()
+    views = views_of(method)
+    pictures = method.pictures(views)
+    assert list(pictures) == ["image", "stage 1", "stage 2", "stage 3", "stage 4"]
+    assert torch.equal(pictures["image"], views[0])
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (plans.IMAGENET_MEAN, plans.IMAGENET_STD))
+    visible = [picture * std + mean for picture in pictures.values()]
+    assert all(bool((picture > -1e-5).all() and (picture < 1 + 1e-5).all()) for picture in visible)
+    assert not torch.equal(visible[1], visible[4])
+    assert Rotation(Corners(), RotationConfig()).pictures(views) == {}

@@ -6,7 +6,7 @@ import numpy as np
 from report_helpers import images
 
 from fastssl.data import plans
-from fastssl.report.grid import draw_grid
+from fastssl.report.grid import draw_columns, draw_grid
 
 
 def test_a_row_is_an_image_and_a_column_a_view() -> None:
@@ -36,3 +36,12 @@ def test_the_seed_chooses() -> None:
     one, again, other = (np.asarray(draw_grid(data, plans.mae(16), rows=2, seed=seed)) for seed in (0, 0, 1))
     assert np.array_equal(one, again)
     assert not np.array_equal(one, other)
+
+
+def test_columns_of_pictures_stand_under_their_headings() -> None:
+    shown = images(3, 0).images
+    picture = np.asarray(draw_columns({"one": shown, "another": shown.flip(0)})).astype(int)
+    assert picture.shape == (18 + 6 + 3 * 102, 6 + 2 * 102, 3)
+    first, last = picture[24:120, 6:102], picture[24 + 204 : 120 + 204, 108:204]
+    assert np.array_equal(first, last)
+    assert picture[6:18, 6:102].min() < 150  # the heading's ink

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from fastssl.data.images import ImageSet, Splits
+from fastssl.optim import OptimConfig
 from fastssl.train.config import RunConfig
 from fastssl.train.folder import RunFolder
-from fastssl.train.optim import OptimConfig
 
 
 def images(count: int, seed: int, *, labelled: bool = True) -> ImageSet:

@@ -7,9 +7,9 @@ import pytest
 
 from fastssl.errors import UserError
 from fastssl.methods.simclr import SimCLRConfig
+from fastssl.optim import OptimConfig
 from fastssl.train import config as configs
 from fastssl.train.config import RunConfig
-from fastssl.train.optim import OptimConfig
 
 CHANGED = RunConfig(
     data="photos",

@@ -19,13 +19,13 @@ from fastssl.data.images import Cache, ImageSet, Splits, load, load_lazily, stre
 from fastssl.data.loader import Loader
 from fastssl.errors import UserError
 from fastssl.methods.simclr import SimCLR
+from fastssl.optim import OptimConfig
 from fastssl.train import checkpoint as checkpoints
 from fastssl.train import config as configs
 from fastssl.train import log
 from fastssl.train.config import RunConfig
 from fastssl.train.folder import RunFolder
 from fastssl.train.loop import Progress, build_method, pretrain
-from fastssl.train.optim import OptimConfig
 
 
 def measured(folder: RunFolder) -> list[dict[str, Any]]:

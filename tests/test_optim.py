@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from fastssl.errors import UserError
-from fastssl.train.optim import LARS, OptimConfig, build_optimizer
+from fastssl.optim import LARS, OptimConfig, build_optimizer, learning_rate
+from fastssl.schedule import cosine_with_warmup
 
 
 def network() -> nn.Sequential:
@@ -50,6 +51,24 @@ def test_frozen_parameters_are_left_out():
     assert sum(len(group["params"]) for group in groups) == 3
     with pytest.raises(ValueError, match="Sequential has no parameter to train"):
         build_optimizer(module.requires_grad_(False), OptimConfig())
+
+
+def test_parameters_may_have_rates_of_their_own():
+    module = network()
+    optimizer = build_optimizer(module, OptimConfig(lr=0.2), scales={"0.weight": 0.5, "0.bias": 0.5, "1.bias": 0.25})
+    names = {id(p): name for name, p in module.named_parameters()}
+    found = {names[id(p)]: group for group in optimizer.param_groups for p in group["params"]}
+    rates = {name: group["lr"] for name, group in found.items()}
+    assert rates == {"0.weight": 0.1, "0.bias": 0.1, "1.weight": 0.2, "1.bias": 0.05, "3.weight": 0.2}
+    assert all(group["lr"] == 0.2 * group["scale"] for group in found.values())
+    assert {name for name, group in found.items() if group["weight_decay"]} == {"0.weight", "3.weight"}
+
+
+def test_the_rate_of_a_step():
+    config = OptimConfig(lr=0.1, final_lr=0.01, warmup_epochs=2)
+    rates = [learning_rate(config, step, total=20, per_epoch=4) for step in range(21)]
+    assert rates == [cosine_with_warmup(step, total=20, warmup=8, base=0.1, final=0.01) for step in range(21)]
+    assert learning_rate(config, 2, total=4, per_epoch=4) == cosine_with_warmup(2, total=4, warmup=4, base=0.1)
 
 
 @pytest.mark.parametrize(

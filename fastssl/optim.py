@@ -7,7 +7,7 @@ one; to pull those towards zero shrinks a layer's output without making it any s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, overload
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fastssl.errors import UserError, unknown
+from fastssl.schedule import cosine_with_warmup
 
 
 @dataclass(frozen=True)
@@ -149,17 +150,36 @@ def _lars(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Opti
 _BUILDERS = {"sgd": _sgd, "adamw": _adamw, "lars": _lars}
 
 
-def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """The optimiser of ``config`` over the trainable parameters of ``module``, in two groups: decaying and not.
+def build_optimizer(
+    module: nn.Module, config: OptimConfig, *, scales: Mapping[str, float] | None = None
+) -> torch.optim.Optimizer:
+    """The optimiser of ``config`` over the trainable parameters of ``module``, in groups: decaying ones and others.
 
+    Args:
+        scales: factors of the learning rate by the name of a parameter, 1 for those that it does not name. Each group
+            has its factor under ``scale``, and begins with its rate at ``config.lr``.
     Raises:
         ValueError: if ``module`` has no trainable parameter.
     """
-    trainable = [p for p in module.parameters() if p.requires_grad]
+    scales = scales or {}
+    trainable = [(scales.get(name, 1.0), p) for name, p in module.named_parameters() if p.requires_grad]
     if not trainable:
         raise ValueError(f"{type(module).__name__} has no parameter to train")
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in trainable if decays(p)], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if not decays(p)], "weight_decay": 0.0},
+        {
+            "params": [p for own, p in trainable if own == scale and decays(p) == decaying],
+            "weight_decay": config.weight_decay if decaying else 0.0,
+            "scale": scale,
+            "lr": config.lr * scale,
+        }
+        for scale in sorted({scale for scale, _ in trainable})
+        for decaying in (True, False)
     ]
     return _BUILDERS[config.name](groups, config)
+
+
+def learning_rate(config: OptimConfig, step: int, *, total: int, per_epoch: int) -> float:
+    """Of step ``step``, from 0, of ``total``, ``per_epoch`` of them an epoch. A run shorter than its warm-up is all
+    warm-up."""
+    warmup = min(config.warmup_epochs * per_epoch, total)
+    return cosine_with_warmup(step, total=total, warmup=warmup, base=config.lr, final=config.final_lr)

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from fastssl.train.schedule import cosine_with_warmup
+from fastssl.schedule import cosine_with_warmup
 
 
 def rates(total: int, warmup: int, base: float = 2.0, final: float = 0.5) -> list[float]:

@@ -1,0 +1,1 @@
+"""Whole encoders: what a design saves of their time."""

@@ -1,0 +1,133 @@
+"""The cells of the table of scores: what is trained, with which settings, and what an ablation changes.
+
+A cell is a method with its settings for images of 32 pixels and minutes on two CPU cores. Its name is the method's; an
+ablation's has a word behind it. Methods that are not there yet are left out until they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastssl import methods
+from fastssl.models.depth import Tuned
+from fastssl.train import config as configs
+from fastssl.train.config import RunConfig
+
+SUPERVISED = "supervised"
+VIDEO = "video_colorization"  # learns from videos, and has a script of its own
+
+# AlexNet's few layers of many channels cost a CPU far less than a ResNet's many of few, of as many parameters.
+CONVNET: dict[str, Any] = {"encoder": "alexnet", "stem": "cifar", "width": 12}
+VIT: dict[str, Any] = {"encoder": "vit_micro", "patch_size": 4, "width": 48, "depth": 4}
+COMMON: dict[str, Any] = {"image_size": 32, "batch_size": 256, "eval_every": 0, "threads": 2}
+SGD: dict[str, Any] = {"name": "sgd", "lr": 0.1, "warmup_epochs": 1}
+ADAMW: dict[str, Any] = {"name": "adamw", "lr": 2e-3, "weight_decay": 0.05, "beta2": 0.95, "warmup_epochs": 1}
+BF16: dict[str, Any] = {"precision": "bfloat16"}
+# Of 32 pixels tiles would have 7 to 9, of which two pools leave one. Maps of one pixel are for float32 alone.
+TILES: dict[str, Any] = {"image_size": 48}
+
+LABELS = 0.1
+"""Share of the labels that the cells of fine-tuning have."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of the table.
+
+    Attributes:
+        name: of the file of its results.
+        method: what is trained; "supervised" is with labels.
+        settings: of the run, as in a config file, beside those common to all.
+        of: the cell that it is an ablation of.
+        what: that ablation, in words.
+        tuned: how much of the encoder is fine-tuned afterwards, for the table of that.
+    """
+
+    name: str
+    method: str
+    settings: Mapping[str, Any]
+    of: str | None = None
+    what: str = ""
+    tuned: tuple[Tuned, ...] = ()
+
+    def config(self, data: str, seed: int) -> RunConfig:
+        """The run of one seed. That of a supervised cell tells encoder, seed and images alone."""
+        values = {**COMMON, **self.settings, "data": data, "seed": seed}
+        values["method"] = "simclr" if self.method == SUPERVISED else self.method
+        return configs.from_dict(values)
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What is changed of a method's cell."""
+
+    word: str
+    what: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    SUPERVISED: {**CONVNET},
+    "rotation": {**CONVNET, **BF16, "epochs": 3, "optim": SGD},
+    "relative_patch": {**CONVNET, **TILES, "epochs": 8, "optim": SGD},
+    "jigsaw": {**CONVNET, **TILES, "epochs": 6, "optim": SGD},
+    "inpainting": {**CONVNET, "epochs": 5},
+    "colorization": {**CONVNET, "epochs": 5, "optim": SGD},
+    "split_brain": {**CONVNET, "encoder": "alexnet_split", "width": 16, "epochs": 5, "optim": SGD},
+    "mae": {**VIT, "epochs": 12, "optim": ADAMW},
+    "simclr": {**CONVNET, **BF16, "epochs": 5, "optim": SGD},
+}
+
+ABLATIONS: dict[str, tuple[Ablation, ...]] = {
+    "rotation": (
+        Ablation("no-upright", "images turned at random beforehand", {"plan": {"rot90": [0, 1, 2, 3]}}),
+        Ablation("no-flip", "views not flipped", {"plan": {"flip": 0.0}}),
+    ),
+    "relative_patch": (
+        Ablation("no-gap", "no gap, no jitter", {"relative_patch": {"gap": 0.0, "jitter": 0.0}}),
+        Ablation("colours", "colours kept", {"relative_patch": {"colors": "keep"}}),
+    ),
+    "jigsaw": (
+        Ablation("no-gap", "no gap", {"jigsaw": {"gap": 0.0}}),
+        Ablation("orders-10", "10 orders", {"jigsaw": {"permutations": 10}}),
+    ),
+    "inpainting": (
+        Ablation("no-adversary", "no adversary, the squared error alone", {"inpainting": {"adversarial_weight": 0.0}}),
+        Ablation("center", "always the same hole, in the center", {"inpainting": {"hole": "center"}}),
+    ),
+    "colorization": (Ablation("plain", "rare colours do not count more", {"colorization": {"rebalance": False}}),),
+    "split_brain": (
+        Ablation("regression", "squared errors in place of classes", {"split_brain": {"loss": "regression"}}),
+    ),
+    "mae": (
+        Ablation("hidden-25", "25 % hidden", {"mae": {"mask_ratio": 0.25}}),
+        Ablation("hidden-50", "50 % hidden", {"mae": {"mask_ratio": 0.5}}),
+        Ablation("hidden-90", "90 % hidden", {"mae": {"mask_ratio": 0.9}}),
+        Ablation("pixels", "pixels not normalised", {"mae": {"normalize_pixels": False}}),
+    ),
+    "simclr": (
+        Ablation("no-head", "no head", {"simclr": {"head_layers": 0}}),
+        Ablation("no-colour", "colours left alone", {"plan": {"jitter": 0.0, "grayscale": 0.0}}),
+    ),
+}
+
+# The same encoder by a contrast, to set MAE's probe and fine-tuning beside.
+SIMCLR_VIT = Cell("simclr.vit", "simclr", {**VIT, "epochs": 4, "optim": ADAMW}, of="simclr", what="the encoder of mae")
+TUNED: tuple[Tuned, ...] = (0, 0.5, 1, 2, "all")
+
+
+def cells(*, ablations: bool) -> Iterator[Cell]:
+    """Those of all methods that there are, or their ablations."""
+    there = {SUPERVISED, *methods.names()} - {VIDEO}
+    for method, settings in METHODS.items():
+        if method not in there:
+            continue
+        if not ablations:
+            yield Cell(method, method, settings, tuned=TUNED if method == "mae" else ())
+        for ablation in ABLATIONS.get(method, ()) if ablations else ():
+            name = f"{method}.{ablation.word}"
+            yield Cell(name, method, {**settings, **ablation.changes}, of=method, what=ablation.what)
+    if ablations:
+        yield Cell(SIMCLR_VIT.name, "simclr", SIMCLR_VIT.settings, SIMCLR_VIT.of, SIMCLR_VIT.what, TUNED)
