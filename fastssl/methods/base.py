@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastssl.data.plans import ViewPlan
+from fastssl.schedule import Schedule
 
 
 class Method(nn.Module):
@@ -23,6 +25,7 @@ class Method(nn.Module):
             file: ``{"encoder": "vit_micro", "optim": {"name": "adamw"}}``.
         Config: frozen dataclass of the method's own hyper-parameters; every field has a default and is documented.
         encoder: what is kept after pretraining; images (N, 3, H, W) to features (N, feature_dim).
+        now: the current values of ``schedules`` by name, as the training loop has set them; at first their starts.
     """
 
     recipe: ClassVar[Mapping[str, Any]] = MappingProxyType({})
@@ -33,7 +36,14 @@ class Method(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.config = config
+        self.now = {name: schedule.start for name, schedule in self.schedules.items()}
         self._noted: dict[str, Tensor | float] = {}
+
+    @property
+    def schedules(self) -> dict[str, Schedule]:
+        """Those of the settings that change while training, by name."""
+        settings = {item.name: getattr(self.config, item.name) for item in fields(self.config)}
+        return {name: value for name, value in settings.items() if isinstance(value, Schedule)}
 
     @classmethod
     def view_plan(cls, size: int) -> ViewPlan:
@@ -75,5 +85,9 @@ class Method(nn.Module):
         """
         return {}
 
-    def after_step(self, progress: float) -> None:
-        """Called after every optimiser step with the share of training done, in [0, 1]: the place of an EMA update."""
+    def before_step(self, step: int, *, total: int, per_epoch: int) -> None:
+        """Called before step ``step``, from 0, of ``total``, ``per_epoch`` of them an epoch: sets ``now``."""
+        self.now = {name: s.at(step, total=total, per_epoch=per_epoch) for name, s in self.schedules.items()}
+
+    def after_step(self) -> None:
+        """Called after every optimiser step: the place of an EMA update."""

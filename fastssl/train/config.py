@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -284,14 +284,22 @@ def _build(kind: type[T], values: Mapping[str, Any], group: str = "") -> T:
     for name in given:
         if name not in kinds:
             raise unknown("setting", name, kinds)
+    own = {prefix + item.name: item.default for item in fields(kind)}  # type: ignore[arg-type]
     try:
-        return kind(**{name.removeprefix(prefix): _typed(name, value, kinds[name]) for name, value in given.items()})
+        return kind(
+            **{name.removeprefix(prefix): _typed(name, value, kinds[name], own[name]) for name, value in given.items()}
+        )
     except ValueError as error:
         raise UserError(str(error)) from error
 
 
-def _typed(name: str, value: Any, kind: Any) -> Any:
-    """``value`` as the annotated ``kind``; YAML reads ``1e-3`` as a word, and knows no tuples."""
+def _typed(name: str, value: Any, kind: Any, default: Any = None) -> Any:
+    """``value`` as the annotated ``kind``; YAML reads ``1e-3`` as a word, and knows no tuples.
+
+    Of a group of settings, those that ``value`` leaves out are those of ``default``.
+    """
+    if isinstance(kind, type) and is_dataclass(kind) and not isinstance(value, kind):
+        return _build(kind, {**asdict(default), **value} if isinstance(value, Mapping) else value, name)
     if get_origin(kind) is tuple:
         return _typed_tuple(name, value, get_args(kind))
     if get_origin(kind) is Mapping:

@@ -29,7 +29,7 @@ class Row:
         seconds: training time since the run began, evaluations left out.
         waiting: share of the step's time, in [0, 1], that it waited for its views; None in rows of older versions.
         knn: accuracy of the online kNN in [0, 1], where it was evaluated.
-        extra: the method's own numbers (`fastssl.methods.Method.metrics`).
+        extra: what is scheduled beside the learning rate, and the method's own numbers (`fastssl.methods.Method.metrics`).
     """
 
     step: int

@@ -21,6 +21,7 @@ from fastssl.eval.features import extract
 from fastssl.eval.knn import KNNConfig, knn_accuracy
 from fastssl.files import atomic_write
 from fastssl.methods import Method
+from fastssl.schedule import Schedule, cosine_with_warmup
 from fastssl.train import checkpoint as checkpoints
 from fastssl.train import config as configs
 from fastssl.train.checkpoint import Checkpoint
@@ -28,7 +29,7 @@ from fastssl.train.config import RunConfig
 from fastssl.train.folder import RunFolder
 from fastssl.train.interrupt import StopRequest, stop_on_signal
 from fastssl.train.log import MetricsLog, Row
-from fastssl.train.optim import build_optimizer
+from fastssl.train.optim import build_optimizer, set_rates
 from fastssl.train.reproduce import (
     check_threads,
     environment,
@@ -38,7 +39,6 @@ from fastssl.train.reproduce import (
     rng_state,
     set_rng_state,
 )
-from fastssl.train.schedule import cosine_with_warmup
 
 
 @dataclass(frozen=True)
@@ -217,9 +217,9 @@ class _Trainer:
 
     def _train_step(self, views: list[Tensor]) -> float:
         """One update of the weights. Returns the loss before it."""
-        lr = self._learning_rate(self.steps_done)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        step = self.steps_done
+        set_rates(self.optimizer, self._learning_rate(step), self._weight_decay(step))
+        self.method.before_step(step, total=self.steps_total, per_epoch=self.loader.steps_per_epoch)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             loss = self.method(views)
         value = float(loss.detach())
@@ -228,7 +228,7 @@ class _Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-        self.method.after_step((self.steps_done + 1) / self.steps_total)
+        self.method.after_step()
         return value
 
     def _row(self, loss: float, seconds: float, waited: float) -> Row:
@@ -244,14 +244,25 @@ class _Trainer:
             seconds=self.seconds,
             waiting=waited / seconds,
             knn=self._online_knn() if last_of_epoch and self._evaluation_due() else None,
-            extra=self.method.metrics(loss, batch),
+            extra={**self._scheduled(), **self.method.metrics(loss, batch)},
         )
+
+    def _scheduled(self) -> dict[str, float]:
+        """What the step just done was made with beside its learning rate, of what changes from step to step."""
+        changing = self.config.optim.final_weight_decay is not None
+        decay = {"weight_decay": self._weight_decay(self.steps_done - 1)} if changing else {}
+        return decay | self.method.now
 
     def _learning_rate(self, step: int) -> float:
         """Of step ``step``, from 0. A run shorter than its warm-up is all warm-up."""
         optim, total = self.config.optim, self.steps_total
         warmup = min(optim.warmup_epochs * self.loader.steps_per_epoch, total)
         return cosine_with_warmup(step, total=total, warmup=warmup, base=optim.lr, final=optim.final_lr)
+
+    def _weight_decay(self, step: int) -> float:
+        """Of step ``step``, from 0."""
+        decay = Schedule(self.config.optim.weight_decay, self.config.optim.final_weight_decay)
+        return decay.at(step, total=self.steps_total, per_epoch=self.loader.steps_per_epoch)
 
     def check_weights(self) -> None:
         """Keeps a checkpoint whose weights overflowed in the epoch's last step from replacing a good one."""

@@ -61,12 +61,13 @@ def test_a_few_steps_lower_the_loss(name, build, views_of):
     optimizer = torch.optim.AdamW(method.parameters(), lr=1e-3)
     losses = []
     for step in range(10):
+        method.before_step(step, total=10, per_epoch=2)
         optimizer.zero_grad()
         torch.manual_seed(0)  # the batch is one only if what a method draws of it is
         loss = method(views)
         loss.backward()
         optimizer.step()
-        method.after_step((step + 1) / 10)
+        method.after_step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
 

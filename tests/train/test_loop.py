@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 import signal
 import threading
@@ -293,8 +294,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(config: RunConfig, splits: Spli
 def test_weights_that_overflow_do_not_replace_a_good_checkpoint(
     config: RunConfig, splits: Splits, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def overflow(self: SimCLR, progress: float) -> None:
-        if progress > 0.3:  # from the last step of the first epoch
+    done = itertools.count(1)
+
+    def overflow(self: SimCLR) -> None:
+        if next(done) == 3:  # the last step of the first epoch
             self.encoder.conv1.weight.data.fill_(math.inf)
 
     monkeypatch.setattr(SimCLR, "after_step", overflow)
@@ -333,6 +336,15 @@ def test_rows_tell_schedule_bound_and_knn(whole: RunFolder) -> None:
     assert [row.step for row in rows if row.knn is not None] == [6, 9]
     assert rows[8].knn is not None
     assert 0.5 < rows[8].knn <= 1
+
+
+def test_weight_decay_is_scheduled_and_logged(config: RunConfig, splits: Splits, folder: RunFolder) -> None:
+    decaying = replace(config, optim=replace(config.optim, weight_decay=0.01, final_weight_decay=0.1))
+    state = pretrain(decaying, splits, folder)
+    logged = [row.extra["weight_decay"] for row in log.read(folder.metrics)]
+    expected = [0.1 - 0.09 * (1 + math.cos(math.pi * step / 9)) / 2 for step in range(9)]
+    assert logged == pytest.approx(expected)
+    assert [group["weight_decay"] for group in state.optimizer["param_groups"]] == [logged[-1], 0.0]
 
 
 def test_without_labels_nothing_is_evaluated(config: RunConfig, unlabelled: Splits, folder: RunFolder) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fastssl.errors import UserError
-from fastssl.train.optim import LARS, OptimConfig, build_optimizer
+from fastssl.train.optim import LARS, OptimConfig, build_optimizer, set_rates
 
 
 def network() -> nn.Sequential:
@@ -43,6 +43,14 @@ def test_biases_and_norms_never_decay():
     assert [names[id(p)] for p in still] == ["0.bias", "1.weight", "1.bias"]
 
 
+@pytest.mark.parametrize("start", [0.0, 0.1])
+def test_rates_are_of_all_and_decay_of_those_that_decay(start):
+    optimizer = build_optimizer(network(), OptimConfig(weight_decay=start))
+    set_rates(optimizer, 0.3, 0.2)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.3, 0.3]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.2, 0.0]
+
+
 def test_frozen_parameters_are_left_out():
     module = network()
     module[0].requires_grad_(False)
@@ -62,6 +70,7 @@ def test_frozen_parameters_are_left_out():
         ({"momentum": 1.0}, "momentum must .* got 1.0"),
         ({"warmup_epochs": -1}, "warmup_epochs must .* got -1"),
         ({"final_lr": 0.2}, "final_lr must .* got 0.2"),
+        ({"final_weight_decay": math.inf}, "final_weight_decay must .* got inf"),
     ],
 )
 def test_config_refuses_values_out_of_bounds(values, message):
