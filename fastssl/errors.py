@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
@@ -30,3 +31,23 @@ def unknown(kind: str, given: object, known: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(str(given), names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(names)}"
     return UserError(f"unknown {kind} {str(given)!r}: {hint}")
+
+
+def require_at_least(owner: str, settings: object, **least: float) -> None:
+    """Refuses numbers among the attributes of ``settings`` that lie below their least; None is left alone.
+
+    Raises:
+        UserError: naming the first one, ``owner`` whose setting it is, and its value.
+    """
+    for name, bound in least.items():
+        value = getattr(settings, name)
+        if value is not None and not bound <= value < math.inf:
+            raise UserError(f"the {name} of {owner} must be {bound} or more; got {value}")
+
+
+def require_positive(owner: str, settings: object, *names: str) -> None:
+    """Likewise of those that must be finite numbers above 0."""
+    for name in names:
+        value = getattr(settings, name)
+        if not (math.isfinite(value) and value > 0):
+            raise UserError(f"the {name} of {owner} must be a finite number above 0; got {value}")
