@@ -103,6 +103,8 @@ class TrainingDisplay:
         if self._task is None:
             self._task = self._bar.add_task(epoch, total=progress.steps, completed=row.step - 1, numbers=numbers)
         self._bar.update(self._task, completed=row.step, description=epoch, numbers=numbers)
+        if progress.warning is not None:
+            tell(f"warning: {progress.warning}")
         if row.step % progress.steps_per_epoch == 0:
             knn = "" if row.knn is None else f"  kNN {100 * row.knn:.1f} %"
             _err.print(f"{epoch}  {numbers}{knn}", markup=False, soft_wrap=True)

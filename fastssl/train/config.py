@@ -115,7 +115,7 @@ class RunConfig:
         own = methods.get(self.method).view_plan(self.image_size)
         preset = own if self.views is None else plans.get(self.views)(self.image_size)
         plan = plans.changed(preset, self.plan)
-        if plan.total != own.total:
+        if plan.total != own.total and not (methods.get(self.method).multi_crop and plan.total >= 2):
             what = "the plan" if self.views is None else f"views {self.views!r}"
             raise UserError(f"{what} makes {plan.total} view(s) of an image; {self.method} needs {own.total}")
         return plan
@@ -168,6 +168,7 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
     name = values.get("method", RunConfig.method)
     method = methods.get(name)
     given = {**method.recipe, **values}
+    given |= dict.fromkeys(_misfits(given, method.recipe))
     if isinstance(given.get("optim"), Mapping):
         given["optim"] = {**method.recipe.get("optim", {}), **given["optim"]}
     known = [*(item.name for item in fields(RunConfig) if item.name != "method_config"), name]
@@ -177,6 +178,15 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
     given["method_config"] = _build(method.Config, given.pop(name, {}), name)
     given["optim"] = _build(OptimConfig, given.get("optim", {}), "optim")
     return _build(RunConfig, given)
+
+
+def _misfits(given: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[str]:
+    """Options that a method's recipe has for its own encoder, where another one that lacks them is asked for."""
+    encoder = given.get("encoder", RunConfig.encoder)
+    if encoder == recipe.get("encoder", RunConfig.encoder) or encoder not in models.names():
+        return []
+    own = models.options(encoder)
+    return [name for name in ENCODER_OPTIONS if name in recipe and given[name] == recipe[name] and name not in own]
 
 
 def save(config: RunConfig, path: Path) -> None:

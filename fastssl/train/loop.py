@@ -27,6 +27,7 @@ from fastssl.train import config as configs
 from fastssl.train.checkpoint import Checkpoint
 from fastssl.train.config import RunConfig
 from fastssl.train.folder import RunFolder
+from fastssl.train.health import CollapseWatch
 from fastssl.train.interrupt import StopRequest, stop_on_signal
 from fastssl.train.log import MetricsLog, Row
 from fastssl.train.optim import build_optimizer, set_rates
@@ -43,12 +44,17 @@ from fastssl.train.reproduce import (
 
 @dataclass(frozen=True)
 class Progress:
-    """A step that was done, for whoever watches. Steps and epochs count from 1."""
+    """A step that was done, for whoever watches. Steps and epochs count from 1.
+
+    Attributes:
+        warning: a sentence, in the one step in which training was seen to have collapsed.
+    """
 
     row: Row
     steps: int
     steps_per_epoch: int
     epochs: int
+    warning: str | None = None
 
 
 Watcher = Callable[[Progress], None]
@@ -166,6 +172,7 @@ class _Trainer:
             config.engine, splits.train, config.view_plan(), config.batch_size, config.seed, device
         )
         self.optimizer = build_optimizer(self.method, config.optim)
+        self.health = CollapseWatch(self.method)
         self.data = fingerprint(splits.train.images)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
 
@@ -208,7 +215,8 @@ class _Trainer:
             self.step += 1
             row = self._row(loss, elapsed, waited)
             log.write(row)
-            watch(Progress(row, self.steps_total, steps, self.config.epochs))
+            warning = self.health.warning(row.step, row.extra)
+            watch(Progress(row, self.steps_total, steps, self.config.epochs, warning))
             if stop.requested:
                 break
             started = time.perf_counter()
@@ -220,7 +228,8 @@ class _Trainer:
         step = self.steps_done
         set_rates(self.optimizer, self._learning_rate(step), self._weight_decay(step))
         self.method.before_step(step, total=self.steps_total, per_epoch=self.loader.steps_per_epoch)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+        low = self.config.precision == "bfloat16"
+        with self.health.forward(step), torch.autocast(self.device.type, torch.bfloat16, enabled=low):
             loss = self.method(views)
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -228,7 +237,7 @@ class _Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-        self.method.after_step()
+        self.method.after_step((self.steps_done + 1) / self.steps_total)
         return value
 
     def _row(self, loss: float, seconds: float, waited: float) -> Row:
@@ -244,7 +253,7 @@ class _Trainer:
             seconds=self.seconds,
             waiting=waited / seconds,
             knn=self._online_knn() if last_of_epoch and self._evaluation_due() else None,
-            extra={**self._scheduled(), **self.method.metrics(loss, batch)},
+            extra={**self._scheduled(), **self.health.signs(), **self.method.metrics(loss, batch)},
         )
 
     def _scheduled(self) -> dict[str, float]:
@@ -292,4 +301,4 @@ class _Trainer:
         return knn_accuracy(*labelled, num_classes=len(train.classes), k=min(KNNConfig.k, len(train)))
 
     def _features(self, images: ImageSet) -> Tensor:
-        return extract(self.method.encoder, images.images, size=self.config.image_size, device=self.device)
+        return extract(self.method.kept, images.images, size=self.config.image_size, device=self.device)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from torch import nn
@@ -29,10 +31,14 @@ class Trained:
     checkpoint: Checkpoint
     method: Method
 
-    @property
+    @cached_property
     def encoder(self) -> nn.Module:
-        """What pretraining was for: images to features."""
-        return self.method.encoder
+        """What pretraining was for: images to features. Its weights can be trained further, a teacher's too."""
+        if self.method.kept is self.method.encoder:
+            return self.method.encoder
+        encoder = copy.deepcopy(self.method.encoder)
+        encoder.load_state_dict(self.method.kept.state_dict())
+        return encoder
 
     def random_encoder(self) -> nn.Module:
         """The encoder as it was before the first step."""
