@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
@@ -69,3 +70,23 @@ def _without_common_groups(a: str, b: str) -> tuple[str, str]:
     while "." in a and "." in b and a.partition(".")[0] == b.partition(".")[0]:
         a, b = a.partition(".")[2], b.partition(".")[2]
     return a, b
+
+
+def require_at_least(owner: str, settings: object, **least: float) -> None:
+    """Refuses numbers among the attributes of ``settings`` that lie below their least; None is left alone.
+
+    Raises:
+        UserError: naming the first one, ``owner`` whose setting it is, and its value.
+    """
+    for name, bound in least.items():
+        value = getattr(settings, name)
+        if value is not None and not bound <= value < math.inf:
+            raise UserError(f"the {name} of {owner} must be {bound} or more; got {value}")
+
+
+def require_positive(owner: str, settings: object, *names: str) -> None:
+    """Likewise of those that must be finite numbers above 0."""
+    for name in names:
+        value = getattr(settings, name)
+        if not (math.isfinite(value) and value > 0):
+            raise UserError(f"the {name} of {owner} must be a finite number above 0; got {value}")

@@ -80,14 +80,14 @@ class EMA(nn.Module):
         return self.momentum(self.updates) if callable(self.momentum) else self.momentum
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Moves the copy towards ``model``.
+    def update(self, model: nn.Module, *, momentum: float | None = None) -> None:
+        """Moves the copy towards ``model``; ``momentum`` takes the place of the average's own for this update.
 
         Raises:
             TypeError: for a model that is no module, or if one of its buffers is of another kind of numbers than it
                 was.
             ValueError: if ``model`` has not the parameters and buffers of the one that was copied, or is elsewhere, or
-                the schedule gives a momentum outside [0, 1].
+                the momentum lies outside [0, 1].
         """
         _check_module(model)
         for network in (self.module, model):
@@ -101,7 +101,7 @@ class EMA(nn.Module):
         pairs = list(zip(targets.values(), sources, strict=True))
         narrow = [pair for pair in pairs if pair[0].dtype in NARROW]
         wide = [pair for pair in pairs if pair[0].dtype not in NARROW]
-        momentum = self.current_momentum()
+        momentum = self.current_momentum() if momentum is None else momentum
         ops.ema_update_([t for t, _ in wide], [s for _, s in wide], momentum)
         ops.ema_update_(list(self.shadows.values()), [s for _, s in narrow], momentum, copies=[t for t, _ in narrow])
         self.updates += 1

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fastssl.errors import UserError, unknown
-from fastssl.schedule import cosine_with_warmup
+from fastssl.schedule import Schedule, cosine_with_warmup
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class OptimConfig:
         beta2: AdamW's second beta: share of the mean squared gradient that is kept.
         warmup_epochs: epochs of linear warm-up.
         final_lr: learning rate at the end of the cosine.
+        final_weight_decay: weight_decay at the end of a cosine over the whole run; null keeps it as it is.
     """
 
     name: Literal["sgd", "adamw", "lars"] = "sgd"
@@ -39,14 +40,17 @@ class OptimConfig:
     beta2: float = 0.999
     warmup_epochs: int = 5
     final_lr: float = 0.0
+    final_weight_decay: float | None = None
 
     def __post_init__(self) -> None:
         if self.name not in list(_BUILDERS):  # a list: what YAML gives may have no hash
             raise unknown("optimiser", self.name, _BUILDERS)
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise UserError(f"lr must be a finite number above 0; got {self.lr}")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise UserError(f"weight_decay must be a finite number, 0 or above; got {self.weight_decay}")
+        for name in ("weight_decay", "final_weight_decay"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise UserError(f"{name} must be a finite number, 0 or above; got {value}")
         for name in ("momentum", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} must lie in [0, 1); got {getattr(self, name)}")
@@ -54,6 +58,14 @@ class OptimConfig:
             raise UserError(f"warmup_epochs must be 0 or above; got {self.warmup_epochs}")
         if not 0 <= self.final_lr <= self.lr:
             raise UserError(f"final_lr must lie between 0 and lr={self.lr}; got {self.final_lr}")
+
+
+def set_rates(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:
+    """The learning rate of all parameters, each by its own factor, and the decay of those that do."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["scale"]
+        if any(map(decays, group["params"])):
+            group["weight_decay"] = weight_decay
 
 
 def decays(parameter: Tensor) -> bool:
@@ -183,3 +195,8 @@ def learning_rate(config: OptimConfig, step: int, *, total: int, per_epoch: int)
     warm-up."""
     warmup = min(config.warmup_epochs * per_epoch, total)
     return cosine_with_warmup(step, total=total, warmup=warmup, base=config.lr, final=config.final_lr)
+
+
+def weight_decay(config: OptimConfig, step: int, *, total: int, per_epoch: int) -> float:
+    """Likewise."""
+    return Schedule(config.weight_decay, config.final_weight_decay).at(step, total=total, per_epoch=per_epoch)

@@ -80,6 +80,15 @@ def test_a_schedule_is_asked_with_the_updates_made_and_survives_a_checkpoint() -
         assert torch.equal(got, want)
 
 
+def test_an_update_may_be_told_its_momentum() -> None:
+    start = network()
+    average, after = EMA(start, 0.75), moved(start)
+    average.update(after, momentum=0.25)
+    torch.testing.assert_close(average.module[0].weight, 0.25 * start[0].weight + 0.75 * after[0].weight)
+    with pytest.raises(ValueError, match="momentum"):
+        average.update(after, momentum=1.5)
+
+
 def test_cosine_begins_and_ends_where_it_is_told() -> None:
     schedule = cosine(0.996, 1.0, 100)
     assert (schedule(0), schedule(50), schedule(100), schedule(500)) == pytest.approx((0.996, 0.998, 1.0, 1.0))

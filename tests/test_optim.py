@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fastssl.errors import UserError
-from fastssl.optim import LARS, OptimConfig, build_optimizer, learning_rate
+from fastssl.optim import LARS, OptimConfig, build_optimizer, learning_rate, set_rates
 from fastssl.schedule import cosine_with_warmup
 
 
@@ -42,6 +42,14 @@ def test_biases_and_norms_never_decay():
     names = {id(p): name for name, p in module.named_parameters()}
     assert [names[id(p)] for p in decaying] == ["0.weight", "3.weight"]
     assert [names[id(p)] for p in still] == ["0.bias", "1.weight", "1.bias"]
+
+
+@pytest.mark.parametrize("start", [0.0, 0.1])
+def test_rates_are_of_all_and_decay_of_those_that_decay(start):
+    optimizer = build_optimizer(network(), OptimConfig(weight_decay=start))
+    set_rates(optimizer, 0.3, 0.2)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.3, 0.3]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.2, 0.0]
 
 
 def test_frozen_parameters_are_left_out():
@@ -81,6 +89,7 @@ def test_the_rate_of_a_step():
         ({"momentum": 1.0}, "momentum must .* got 1.0"),
         ({"warmup_epochs": -1}, "warmup_epochs must .* got -1"),
         ({"final_lr": 0.2}, "final_lr must .* got 0.2"),
+        ({"final_weight_decay": math.inf}, "final_weight_decay must .* got inf"),
     ],
 )
 def test_config_refuses_values_out_of_bounds(values, message):

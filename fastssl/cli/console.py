@@ -70,6 +70,8 @@ def describe_data(data: Data, source: str) -> None:
 
 def describe_sizes(config: RunConfig) -> None:
     """Says so where the views are not as large as the images."""
+    if config.modality == "audio":  # no images
+        return
     size, of = config.view_plan().size, config.image_size
     if size != of:
         tell(
@@ -125,6 +127,8 @@ class TrainingDisplay:
         if self._task is None:
             self._task = self._bar.add_task(epoch, total=progress.steps, completed=row.step - 1, numbers=numbers)
         self._bar.update(self._task, completed=row.step, description=epoch, numbers=numbers)
+        if progress.warning is not None:
+            tell(f"warning: {progress.warning}")
         if row.step % progress.steps_per_epoch == 0:
             knn = "" if row.knn is None else f"  kNN {100 * row.knn:.1f} %"
             _err.print(f"{epoch}  {numbers}{knn}", markup=False, soft_wrap=True)

@@ -196,14 +196,20 @@ def byol(size: int) -> ViewPlan:
 def dino(size: int, local_views: int = 8) -> ViewPlan:
     """DINO's multi-crop (arXiv:2104.14294, appendix A): two large crops of ``size``, small ones of less of the image.
 
-    The small views have 96 pixels where the large ones have 224, and the same share at other sizes. Colours and blur
-    are BYOL's, the resizing bicubic. Its parts are ``first``, ``second`` and ``local``.
+    The small views have 96 pixels where the large ones have 224, and the same share at other sizes, to the nearest
+    multiple of 8, so that patches of 8 pixels fill them. Colours and blur are BYOL's, the resizing bicubic. Its parts
+    are ``first``, ``second`` and ``local``.
     """
     whole = byol(size)
     first = replace(whole, crop_scale=(0.4, 1.0), interpolation="bicubic", others=())
     second = replace(first, blur=0.1, solarize=0.2, name="second")
-    local = replace(first, size=max(1, round(size * 96 / 224)), crop_scale=(0.05, 0.4), blur=0.5, name="local")
+    local = replace(first, size=local_size(size), crop_scale=(0.05, 0.4), blur=0.5, name="local")
     return replace(first, others=(second, replace(local, views=local_views)) if local_views else (second,))
+
+
+def local_size(size: int) -> int:
+    """The side of a multi-crop's small views, where the large ones have ``size`` pixels (see `dino`)."""
+    return 8 * max(1, round(size * 96 / 224 / 8))
 
 
 def mae(size: int) -> ViewPlan:

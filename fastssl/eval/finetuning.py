@@ -32,7 +32,7 @@ from fastssl.files import atomic_write
 from fastssl.models import feature_dim
 from fastssl.models.depth import Layers, Tuned, layers
 from fastssl.models.vit import VisionTransformer
-from fastssl.optim import OptimConfig, build_optimizer, learning_rate
+from fastssl.optim import OptimConfig, build_optimizer, learning_rate, set_rates, weight_decay
 
 VIT_DECAY = 0.75  # arXiv:2111.06377, table 9
 Watch = Callable[[int, int], None]
@@ -237,9 +237,9 @@ class _Trainer:
         self.epoch += 1
 
     def _update(self, view: Tensor, labels: Tensor, done: int) -> None:
-        rate = learning_rate(self.config.optim, done, total=self.steps_total, per_epoch=self.per_epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["scale"]
+        when = dict(total=self.steps_total, per_epoch=self.per_epoch)
+        optim = self.config.optim
+        set_rates(self.optimizer, learning_rate(optim, done, **when), weight_decay(optim, done, **when))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             logits = self.classifier(view)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
@@ -13,7 +13,8 @@ from fastssl.losses import _group, _rows
 from fastssl.losses._group import Group
 from fastssl.ops import _check
 
-CENTERINGS = ("center", "sinkhorn")
+Centering = Literal["center", "sinkhorn"]
+CENTERINGS = get_args(Centering)
 SINKHORN_ITERATIONS = 3  # as SwAV and DINOv2 have it
 
 
@@ -160,6 +161,21 @@ class DINOLoss(Centered):
             assigned = _assigned(teacher, temp, processes)
             return ops.distillation_loss(student, assigned, student_temp=self.student_temp, teacher_temp=None)
         return self.centered_loss(student, teacher, temp, processes)
+
+    @torch.no_grad()
+    def told(self, teacher: Tensor, *, teacher_temp: float | None = None) -> Tensor:
+        """What the student is taught: probabilities, which ``forward`` itself does not store. For diagnostics.
+
+        Args:
+            teacher: (T, B, K) logits, before ``forward`` moves the center by them; of this process alone.
+            teacher_temp: as for ``forward``.
+        Returns:
+            (T, B, K) float32 or float64, that add up to 1 over K.
+        """
+        temp = self.teacher_temp if teacher_temp is None else teacher_temp
+        if self.centering == "sinkhorn":
+            return _assigned(teacher, temp, None)
+        return torch.softmax((_rows.widened(teacher) - self.center) / temp, dim=-1)
 
     @torch.no_grad()
     def update_center(self, teacher: Tensor) -> None:

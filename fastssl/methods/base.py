@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from itertools import groupby
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,6 +16,7 @@ from fastssl.data.lab import from_rgb, without_colour
 from fastssl.data.media import Modality
 from fastssl.data.plans import ViewPlan
 from fastssl.models import maps
+from fastssl.schedule import Schedule
 
 
 class Method(nn.Module):
@@ -29,21 +33,46 @@ class Method(nn.Module):
             file: ``{"encoder": "vit_micro", "optim": {"name": "adamw"}}``.
         sees: "rgb", or "grey", where a hook of the encoder shows it all images without their colours: whoever uses it
             without that hook, as an exported file, has to do so.
+        multi_crop: whether ``forward`` takes any number of views from two on; the first two are the large ones.
+        compared: name of the part whose output the loss compares, where a collapse shows before the features have it.
+        collapse_causes: what probably went wrong when training has collapsed, by what has: "features", "one output"
+            and "uniform output" of a teacher.
         Config: frozen dataclass of the method's own hyper-parameters; every field has a default and is documented.
         encoder: what is kept after pretraining; images (N, 3, H, W) to features (N, feature_dim).
+        watched: set by the training loop in steps whose signs of a collapse are logged: a method with a teacher then
+            notes what it says (:meth:`note_teacher`).
+        now: the current values of ``schedules`` by name, as the training loop has set them; at first their starts.
     """
 
     modality: ClassVar[Modality] = "image"
     recipe: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     sees: ClassVar[Literal["rgb", "grey"]] = "rgb"
+    multi_crop: ClassVar[bool] = False
+    compared: ClassVar[str | None] = None
+    collapse_causes: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"features": "the learning rate is too high: lower --optim.lr or raise --optim.warmup_epochs"}
+    )
     Config: ClassVar[type[Any]]
     encoder: nn.Module
+    watched: bool = False
 
     def __init__(self, encoder: nn.Module, config: Any) -> None:
         super().__init__()
         self.encoder = encoder
         self.config = config
+        self.now = {name: schedule.start for name, schedule in self.schedules.items()}
         self._noted: dict[str, Tensor | float] = {}
+
+    @property
+    def kept(self) -> nn.Module:
+        """What is evaluated and exported: the encoder, or the average of its weights that a teacher is."""
+        return self.encoder
+
+    @property
+    def schedules(self) -> dict[str, Schedule]:
+        """Those of the settings that change while training, by name."""
+        settings = {item.name: getattr(self.config, item.name) for item in fields(self.config)}
+        return {name: value for name, value in settings.items() if isinstance(value, Schedule)}
 
     @classmethod
     def build(cls, encoder: nn.Module, config: Any, size: int) -> Method:
@@ -89,6 +118,30 @@ class Method(nn.Module):
         """For ``forward``: keeps numbers of this batch, tensors of one element or floats, until :meth:`metrics`."""
         self._noted = {name: value.detach() if isinstance(value, Tensor) else value for name, value in numbers.items()}
 
+    def features(self, views: list[Tensor]) -> Tensor:
+        """The encoder's (V N, feature_dim) of V views (N, 3, H, W), one after the other; those of a size in one pass.
+
+        So batch norm sees all views of a size that follow one another at once, as multi-crop training has it (SwAV,
+        arXiv:2006.09882, section 3.2).
+        """
+        sizes = groupby(views, key=lambda view: view.shape[2:])
+        return torch.cat([self.encoder(torch.cat(list(crops))) for _, crops in sizes])
+
+    def note_teacher(self, told: Tensor, loss: Tensor) -> None:
+        """Notes signs of a collapse in what a teacher says, in nats (DINO, arXiv:2104.14294, section 5.3).
+
+        ``teacher_entropy`` of what it says of an image, on average; ``teacher_kl``, the divergence of the student from
+        that; ``teacher_information``, the entropy of the average less the average entropy, which is 0 if it says the
+        same of all images, be it always one prototype or always all alike.
+
+        Args:
+            told: (..., K) probabilities.
+            loss: the mean cross-entropy of the student to the teacher, a scalar.
+        """
+        entropy = torch.special.entr(told).sum(-1).mean()
+        of_mean = torch.special.entr(told.flatten(0, -2).mean(0)).sum()
+        self.note(teacher_entropy=entropy, teacher_kl=loss - entropy, teacher_information=of_mean - entropy)
+
     def classification_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy of a pretext task of classes; notes ``pretext_accuracy``, and ``chance``, what guessing gives.
 
@@ -113,7 +166,7 @@ class Method(nn.Module):
             UserError: if the encoder gives no map.
         """
         views = from_rgb(frames)
-        return maps(self.encoder, without_colour(views) if self.sees == "grey" else views)
+        return maps(self.kept, without_colour(views) if self.sees == "grey" else views)
 
     def pictures(self, views: list[Tensor]) -> dict[str, Tensor]:
         """What the method makes of ``views``, for the report: pictures by name, each (N, 3, H, W) like the views.
@@ -121,6 +174,11 @@ class Method(nn.Module):
         Called in evaluation mode, without gradients; by default there are none.
         """
         return {}
+
+    def before_step(self, step: int, *, total: int, per_epoch: int) -> None:
+        """Called before step ``step``, from 0, of ``total``, ``per_epoch`` of them an epoch: sets ``now``."""
+        self._noted = {}
+        self.now = {name: s.at(step, total=total, per_epoch=per_epoch) for name, s in self.schedules.items()}
 
     def after_step(self, progress: float) -> None:
         """Called after every optimiser step with the share of training done, in [0, 1]: the place of an EMA update."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastssl.data import plans
-from fastssl.errors import UserError
+from fastssl.errors import UserError, require_at_least
 from fastssl.losses import MAELoss, patchify, unpatchify
 from fastssl.methods.base import Method
 from fastssl.models.vit import Block, VisionTransformer, init_weights, resized_positions, sincos_positions
@@ -43,10 +43,7 @@ class MAEConfig:
     def __post_init__(self) -> None:
         if not 0 < self.mask_ratio < 1:
             raise UserError(f"the mask_ratio of MAE must lie between 0 and 1; got {self.mask_ratio}")
-        for name in ("decoder_width", "decoder_depth"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"the {name} of MAE must be 1 or more; got {value}")
+        require_at_least("MAE", self, decoder_width=1, decoder_depth=1)
 
 
 class Decoder(nn.Module):

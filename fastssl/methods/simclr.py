@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastssl.data import plans
-from fastssl.errors import UserError
+from fastssl.errors import require_at_least, require_positive
 from fastssl.losses import NTXent
 from fastssl.methods.base import Method
 from fastssl.models import feature_dim
@@ -38,18 +38,15 @@ class SimCLRConfig:
     head_layers: int = 2
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise UserError(f"the temperature of SimCLR must be a finite number above 0; got {self.temperature}")
-        for name, least in (("hidden_dim", 1), ("out_dim", 1), ("head_layers", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"the {name} of SimCLR must be {least} or more; got {value}")
+        require_positive("SimCLR", self, "temperature")
+        require_at_least("SimCLR", self, hidden_dim=1, out_dim=1, head_layers=0)
 
 
 class SimCLR(Method):
     """SimCLR (arXiv:2002.05709, algorithm 1). The features h are kept, the projections z thrown away."""
 
     Config = SimCLRConfig
+    compared = "head"
 
     def __init__(self, encoder: nn.Module, config: SimCLRConfig) -> None:
         super().__init__(encoder, config)

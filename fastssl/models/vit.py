@@ -34,10 +34,20 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
+    def _split(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values of x, each (N, heads, T, width / heads)."""
+        split: Tensor = self.qkv(x).unflatten(2, (3, self.heads, -1))
+        return split.permute(2, 0, 3, 1, 4).unbind(0)
+
+    def weights(self, x: Tensor) -> Tensor:
+        """x: (N, T, width). Returns (N, heads, T, T): how much a token, by rows, takes of each; rows add up to 1."""
+        queries, keys, _ = self._split(x)
+        scores: Tensor = queries @ keys.transpose(2, 3) * queries.shape[3] ** -0.5
+        return scores.softmax(dim=3)
+
     def forward(self, x: Tensor) -> Tensor:
         """x: (N, T, width). Returns (N, T, width)."""
-        split = self.qkv(x).unflatten(2, (3, self.heads, -1))
-        queries, keys, values = split.permute(2, 0, 3, 1, 4).unbind(0)
+        queries, keys, values = self._split(x)
         mixed = F.scaled_dot_product_attention(queries, keys, values)
         out: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
         return out
@@ -218,26 +228,53 @@ class VisionTransformer(nn.Module):
         last = len(self.blocks) - 1
         return f"blocks.{last}.norm2", f"blocks.{last}.mlp"
 
-    def tokens(self, images: Tensor, ids_keep: Tensor | None = None) -> Tensor:
+    def tokens(
+        self, images: Tensor, ids_keep: Tensor | None = None, *, masked: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """The normalised output of the last block, the class token first.
 
         Args:
             images: (N, 3, H, W) floating-point images, normalised; sides of any multiple of ``patch_size``.
             ids_keep: (N, K) int64, the patches to encode, of ``fastssl.ops.random_masking``; None is all, in order. The
                 others cost one matrix product and nothing after.
+            masked: (N, L) bool, True for patches that a token stands for, and that token, (1, 1, width), as iBOT has
+                it; not together with ``ids_keep``.
         Returns:
             (N, 1 + K, width), the patches in the order of ``ids_keep``.
         Raises:
             ValueError, TypeError: naming the shape, dtype or index received, if it is another.
         """
+        out: Tensor = self.norm(self.blocks(self._embedded(images, ids_keep, masked)))
+        return out
+
+    def class_attention(self, images: Tensor) -> Tensor:
+        """How much the class token takes of each patch in the last block (DINO, arXiv:2104.14294, figure 1).
+
+        Args:
+            images: (N, 3, H, W), as for :meth:`tokens`.
+        Returns:
+            (N, heads, rows, columns), of the grid of patches; a head's add up to 1 with what it takes of itself.
+        Raises:
+            ValueError, TypeError: naming the shape or dtype received, if it is another.
+        """
+        last = self.blocks[-1]
+        assert isinstance(last, Block)
+        x = self.blocks[:-1](self._embedded(images))
+        taken = last.attn.weights(last.norm1(x))[:, :, 0, 1:]
+        return taken.reshape(*taken.shape[:2], *self.grid(images))
+
+    def _embedded(
+        self, images: Tensor, ids_keep: Tensor | None = None, masked: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """What the first block takes, (N, 1 + K, width)."""
         positions = resized_positions(self.pos_embed, self.native_grid, self.grid(images))
         x = self.patch_embed(images)
+        if masked is not None:
+            x = torch.where(masked[0][:, :, None], masked[1].to(x.dtype), x)
         where = positions[:, 1:]
         x = x + where if ids_keep is None else take_patches(x, ids_keep, pos_embed=where)
         class_token = (self.cls_token + positions[:, :1]).to(x.dtype)
-        x = torch.cat([class_token.expand(len(x), -1, -1), x], dim=1)
-        out: Tensor = self.norm(self.blocks(x))
-        return out
+        return torch.cat([class_token.expand(len(x), -1, -1), x], dim=1)
 
     def maps(self, x: Tensor) -> Tensor:
         """x: (N, 3, H, W), as for :meth:`forward`. Returns the patches' last tokens in place, (N, width, h, w)."""

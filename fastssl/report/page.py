@@ -67,7 +67,7 @@ def render(trained: Trained, splits: Splits, saw: str | None = None, clips: Clip
     device = resolve_device(trained.config.device)
     method = trained.method.to(device)
     seed, plan, size = trained.config.seed, trained.config.view_plan(), trained.config.image_size
-    bank, queries = (extract(method.encoder, part.images, size=size) for part in (splits.train, shown))
+    bank, queries = (extract(method.kept, part.images, size=size) for part in (splits.train, shown))
     scores = _scores(trained)
     sample = partial(draw_sample, plan=plan, rows=VIEW_ROWS, seed=seed, engine=_drawing(trained.config.engine, saw))
     looked_at = (
@@ -80,7 +80,7 @@ def render(trained: Trained, splits: Splits, saw: str | None = None, clips: Clip
     return template.from_string(files(__package__).joinpath("page.html").read_text("utf-8")).render(
         run=_summary(trained, saw or f"{len(splits.train):,} images", video=clips is not None),
         scores=scores,
-        pretext=Pretext(**scores["pretext"]) if scores and "pretext" in scores else None,
+        pretext=Pretext(**scores["pretext"]) if scores and scores.get("pretext") else None,
         tuned=_tuned(trained),
         labelled=labelled,
         curves=_curves(trained, scores),
@@ -188,6 +188,7 @@ def _curves(trained: Trained, scores: dict[str, Any] | None) -> list[Curve]:
         curves.append(_error_curve(rows, epochs))
     if "sharpness" in rows[0].extra:
         curves.append(_sharpness_curve(rows, epochs))
+    curves += [_sign_curve(rows, epochs, *told) for told in _SIGNS if sum(told[0] in row.extra for row in rows) > 1]
     measured = [(epoch, row.knn) for epoch, row in zip(epochs, rows, strict=True) if row.knn is not None]
     if measured:
         curves.append(_knn_curve(measured, scores))
@@ -225,6 +226,25 @@ def _sharpness_curve(rows: list[Row], epochs: list[float]) -> Curve:
     sharp = [row.extra["sharpness"] for row in rows]
     svg = figures.curve(epochs, sharp, title="Sharpness over epochs", means=True, levels=[Level(1.0, "the original's")])
     return Curve("Sharpness", svg, "Mean length of the gradient of what was painted, over that of what was hidden.")
+
+
+_SIGNS = (
+    ("feature_rank", "Effective rank", "Dimensions that features of a batch fill (arXiv:2210.02885). 1: collapsed."),
+    (
+        "output_rank",
+        "Effective rank of what is compared",
+        "The same of projections or predictions, which collapse first.",
+    ),
+    ("feature_std", "Spread of the features", "1 if they point in all directions alike, 0 if in one: collapsed."),
+    ("teacher_entropy", "Teacher's entropy", "Nats. Near 0 it always says one thing, or is sure of each image."),
+    ("teacher_information", "Teacher's information", "Nats that tell images apart. 0: it says the same of all."),
+)
+
+
+def _sign_curve(rows: list[Row], epochs: list[float], sign: str, title: str, note: str) -> Curve:
+    looks = [(epoch, row.extra[sign]) for epoch, row in zip(epochs, rows, strict=True) if sign in row.extra]
+    when, values = zip(*looks, strict=True)
+    return Curve(title, figures.curve(when, values, title=f"{title} over epochs"), note)
 
 
 def _knn_curve(measured: list[tuple[float, float]], scores: dict[str, Any] | None) -> Curve:

@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -137,8 +137,8 @@ class RunConfig:
         preset = own if self.views is None else plans.get(self.views)(self.image_size)
         plan = plans.changed(preset, self.plan)
         what = "the plan" if self.views is None else f"the preset {self.views!r}"
-        if plan.total != own.total:
-            needed = f"the method {self.method!r} takes {own.total}"
+        if plan.total != own.total and not (method.multi_crop and plan.total >= 2):
+            needed = f"the method {self.method!r} takes {own.total}" + (" or more" if method.multi_crop else "")
             raise UserError(f"{what} makes {_views(plan.total)} of each image, {needed}: {self._remedy(own, preset)}")
         if not _fed_alike(plan, own):
             needed = f"the method {self.method!r} takes them {plans.normalization(own)}"
@@ -214,6 +214,7 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
     name = values.get("method", RunConfig.method)
     method = methods.get(name)
     given = {**method.recipe, **values}
+    given |= dict.fromkeys(_misfits(given, method.recipe))
     for group in _GROUPS:
         if isinstance(given.get(group), Mapping):
             given[group] = {**method.recipe.get(group, {}), **given[group]}
@@ -225,6 +226,15 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
     for group, kind in _GROUPS.items():
         given[group] = _build(kind, given.get(group, {}), group)
     return _build(RunConfig, given)
+
+
+def _misfits(given: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[str]:
+    """Options that a method's recipe has for its own encoder, where another one that lacks them is asked for."""
+    encoder = given.get("encoder", RunConfig.encoder)
+    if encoder == recipe.get("encoder", RunConfig.encoder) or encoder not in models.names():
+        return []
+    own = models.options(encoder)
+    return [name for name in ENCODER_OPTIONS if name in recipe and given[name] == recipe[name] and name not in own]
 
 
 def save(config: RunConfig, path: Path) -> None:
@@ -332,14 +342,22 @@ def _build(kind: type[T], values: Mapping[str, Any], group: str = "") -> T:
     for name in given:
         if name not in kinds:
             raise unknown("setting", name, kinds)
+    own = {prefix + item.name: item.default for item in fields(kind)}  # type: ignore[arg-type]
     try:
-        return kind(**{name.removeprefix(prefix): _typed(name, value, kinds[name]) for name, value in given.items()})
+        return kind(
+            **{name.removeprefix(prefix): _typed(name, value, kinds[name], own[name]) for name, value in given.items()}
+        )
     except ValueError as error:
         raise UserError(str(error)) from error
 
 
-def _typed(name: str, value: Any, kind: Any) -> Any:
-    """``value`` as the annotated ``kind``; YAML reads ``1e-3`` as a word, and knows no tuples."""
+def _typed(name: str, value: Any, kind: Any, default: Any = None) -> Any:
+    """``value`` as the annotated ``kind``; YAML reads ``1e-3`` as a word, and knows no tuples.
+
+    Of a group of settings, those that ``value`` leaves out are those of ``default``.
+    """
+    if isinstance(kind, type) and is_dataclass(kind) and not isinstance(value, kind):
+        return _build(kind, {**asdict(default), **value} if isinstance(value, Mapping) else value, name)
     if get_origin(kind) is tuple:
         return _typed_tuple(name, value, get_args(kind))
     if get_origin(kind) is Mapping:

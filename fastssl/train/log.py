@@ -29,7 +29,8 @@ class Row:
         seconds: training time since the run began, evaluations left out.
         waiting: share of the step's time, in [0, 1], that it waited for its views; None in rows of older versions.
         knn: accuracy of the online kNN in [0, 1], where it was evaluated.
-        extra: the method's own numbers (`fastssl.methods.Method.metrics`).
+        extra: what is scheduled beside the learning rate, the method's own numbers (`fastssl.methods.Method.metrics`),
+            and in the first of every `fastssl.train.health.EVERY` steps signs of a collapse.
     """
 
     step: int
@@ -82,10 +83,11 @@ class MetricsLog:
     def __init__(self, folder: RunFolder, *, steps: int) -> None:
         self._json, self._csv = folder.metrics, folder.table
         kept = [row for row in read(self._json) if row.step <= steps]
+        self._columns = list(kept[0].flat()) if kept else []  # the first step has all that any has
         with atomic_write(self._json) as partial:
             partial.write_text("".join(map(_json_line, kept)), encoding="utf-8")
         with atomic_write(self._csv) as partial:
-            partial.write_text("".join(map(_csv_line, kept)), encoding="utf-8")
+            partial.write_text("".join(_csv_line(row, self._columns) for row in kept), encoding="utf-8")
 
     def write(self, row: Row) -> None:
         """Appends one row.
@@ -94,7 +96,8 @@ class MetricsLog:
             UserError: if the file system refuses; no half line is left.
         """
         _append(self._json, _json_line(row))
-        _append(self._csv, _csv_line(row))
+        self._columns = self._columns or list(row.flat())
+        _append(self._csv, _csv_line(row, self._columns))
 
 
 def _row(values: dict[str, Any]) -> Row:
@@ -107,10 +110,10 @@ def _json_line(row: Row) -> str:
     return json.dumps(row.flat()) + "\n"
 
 
-def _csv_line(row: Row) -> str:
-    """The row; the first of a run has the names of the columns above it."""
+def _csv_line(row: Row, columns: Sequence[str]) -> str:
+    """The row, empty where nothing was measured; the first of a run has the names of the columns above it."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, row.flat(), lineterminator="\n")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     if row.step == 1:
         writer.writeheader()
     writer.writerow(row.flat())

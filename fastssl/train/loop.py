@@ -24,12 +24,13 @@ from fastssl.eval.features import extract
 from fastssl.eval.knn import KNNConfig, knn_accuracy
 from fastssl.files import atomic_write
 from fastssl.methods import Method
-from fastssl.optim import build_optimizer, learning_rate
+from fastssl.optim import build_optimizer, learning_rate, set_rates, weight_decay
 from fastssl.train import checkpoint as checkpoints
 from fastssl.train import config as configs
 from fastssl.train.checkpoint import Checkpoint
 from fastssl.train.config import RunConfig
 from fastssl.train.folder import RunFolder
+from fastssl.train.health import CollapseWatch
 from fastssl.train.interrupt import StopRequest, stop_on_signal
 from fastssl.train.log import MetricsLog, Row
 from fastssl.train.reproduce import (
@@ -45,12 +46,17 @@ from fastssl.train.reproduce import (
 
 @dataclass(frozen=True)
 class Progress:
-    """A step that was done, for whoever watches. Steps and epochs count from 1."""
+    """A step that was done, for whoever watches. Steps and epochs count from 1.
+
+    Attributes:
+        warning: a sentence, in the one step in which training was seen to have collapsed.
+    """
 
     row: Row
     steps: int
     steps_per_epoch: int
     epochs: int
+    warning: str | None = None
 
 
 Watcher = Callable[[Progress], None]
@@ -196,6 +202,7 @@ class _Trainer:
         self.method = method.to(device).train()
         self.loader = _open_loader(config, data, device)
         self.optimizer = build_optimizer(self.method, config.optim)
+        self.health = CollapseWatch(self.method)
         what = {"image": "images", "video": "clips", "audio": "recordings"}[config.modality]
         self.data = fingerprint(data.train.images if isinstance(data, Splits) else data, what)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
@@ -250,7 +257,8 @@ class _Trainer:
             self.step += 1
             row = self._row(loss, elapsed, waited)
             log.write(row)
-            watch(Progress(row, self.steps_total, steps, self.config.epochs))
+            warning = self.health.warning(row.step, row.extra)
+            watch(Progress(row, self.steps_total, steps, self.config.epochs, warning))
             if stop.requested:
                 break
             started = time.perf_counter()
@@ -259,10 +267,11 @@ class _Trainer:
 
     def _train_step(self, views: list[Tensor]) -> float:
         """One update of the weights. Returns the loss before it."""
-        lr = self._learning_rate(self.steps_done)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+        step = self.steps_done
+        set_rates(self.optimizer, self._learning_rate(step), self._weight_decay(step))
+        self.method.before_step(step, total=self.steps_total, per_epoch=self.loader.steps_per_epoch)
+        low = self.config.precision == "bfloat16"
+        with self.health.forward(step), torch.autocast(self.device.type, torch.bfloat16, enabled=low):
             loss = self.method(views)
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -286,11 +295,20 @@ class _Trainer:
             seconds=self.seconds,
             waiting=waited / seconds,
             knn=self._online_knn() if last_of_epoch and self._evaluation_due() else None,
-            extra=self.method.metrics(loss, batch),
+            extra={**self._scheduled(), **self.health.signs(), **self.method.metrics(loss, batch)},
         )
+
+    def _scheduled(self) -> dict[str, float]:
+        """What the step just done was made with beside its learning rate, of what changes from step to step."""
+        changing = self.config.optim.final_weight_decay is not None
+        decay = {"weight_decay": self._weight_decay(self.steps_done - 1)} if changing else {}
+        return decay | self.method.now
 
     def _learning_rate(self, step: int) -> float:
         return learning_rate(self.config.optim, step, total=self.steps_total, per_epoch=self.loader.steps_per_epoch)
+
+    def _weight_decay(self, step: int) -> float:
+        return weight_decay(self.config.optim, step, total=self.steps_total, per_epoch=self.loader.steps_per_epoch)
 
     def check_weights(self) -> None:
         """Keeps a checkpoint whose weights overflowed in the epoch's last step from replacing a good one."""
@@ -322,4 +340,4 @@ class _Trainer:
         return knn_accuracy(*labelled, num_classes=len(train.classes), k=min(KNNConfig.k, len(train)))
 
     def _features(self, images: ImageSet) -> Tensor:
-        return extract(self.method.encoder, images.images, size=self.config.image_size, device=self.device)
+        return extract(self.method.kept, images.images, size=self.config.image_size, device=self.device)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from torch import nn
 
+from fastssl import models
 from fastssl.methods import Method
 from fastssl.train import checkpoint as checkpoints
 from fastssl.train import config as configs
@@ -29,10 +32,12 @@ class Trained:
     checkpoint: Checkpoint
     method: Method
 
-    @property
+    @cached_property
     def encoder(self) -> nn.Module:
-        """What pretraining was for: images to features."""
-        return self.method.encoder
+        """What pretraining was for: images to features. All its weights can be trained further, a teacher's too."""
+        encoder = self._trainable(self.method.encoder)
+        encoder.load_state_dict(self.method.kept.state_dict())
+        return encoder
 
     def untrained(self) -> Method:
         """The method as it was before the first step, in evaluation mode, on the CPU."""
@@ -40,7 +45,14 @@ class Trained:
 
     def random_encoder(self) -> nn.Module:
         """The encoder as it was before the first step."""
-        return self.untrained().encoder
+        return self._trainable(self.untrained().encoder)
+
+    def _trainable(self, encoder: nn.Module) -> nn.Module:
+        """A copy that has its hooks, and in which nothing is frozen that a method may have, as MoCo v3 its patches."""
+        encoder = copy.deepcopy(encoder)
+        for name, weight in models.get(self.config.encoder)(**self.config.encoder_options()).named_parameters():
+            encoder.get_parameter(name).requires_grad_(weight.requires_grad)
+        return encoder
 
 
 def open_run(path: Path) -> Trained:

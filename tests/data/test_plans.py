@@ -65,6 +65,7 @@ def test_dino_has_two_large_and_many_small_crops() -> None:
     assert [part.crop_scale for part in plan.parts] == [(0.4, 1.0), (0.4, 1.0), (0.05, 0.4)]
     assert {part.interpolation for part in plan.parts} == {"bicubic"}
     assert plans.dino(224, local_views=0).total == 2
+    assert [plans.dino(size).parts[2].size for size in (16, 32, 64, 96, 128)] == [8, 16, 24, 40, 56]
 
 
 def test_rotation_turns_by_every_quarter() -> None:

@@ -111,3 +111,14 @@ def test_an_epoch_is_not_taken_for_a_temperature() -> None:
 def test_a_list_of_crops_is_told_how_to_become_a_tensor() -> None:
     with pytest.raises(TypeError, match=r"student must be a tensor; got list of 4 \(torch\.stack or torch\.cat makes"):
         DINOLoss(7)(list(STUDENT), list(TEACHER))
+
+
+def test_what_is_told_is_what_the_loss_takes() -> None:
+    for centering in ("center", "sinkhorn"):
+        loss = DINOLoss(7, centering=centering, teacher_temp=0.5)
+        loss(STUDENT, TEACHER)  # moves the center
+        told = loss.told(TEACHER)
+        torch.testing.assert_close(told.sum(-1), torch.ones(2, 3))
+        torch.testing.assert_close(loss.eval()(STUDENT, TEACHER), dino(STUDENT, told, 0.1))
+        cold = loss.told(TEACHER, teacher_temp=0.1)
+        torch.testing.assert_close(loss(STUDENT, TEACHER, teacher_temp=0.1), dino(STUDENT, cold, 0.1))

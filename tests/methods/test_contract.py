@@ -10,14 +10,20 @@ from dataclasses import fields, is_dataclass
 import pytest
 import torch
 from docstring_parser import parse
+from safetensors.torch import load_file
 
-from fastssl import methods
+from fastssl import methods, models
 from fastssl.data.plans import ViewPlan
+from fastssl.losses import DINOLoss, MoCoLoss
 from fastssl.methods import Method
 from fastssl.train import config as configs
 from fastssl.train import log
+from fastssl.train.export import export_encoder
 from fastssl.train.folder import RunFolder
-from fastssl.train.loop import pretrain
+from fastssl.train.loop import build_method, pretrain
+from fastssl.train.trained import open_run
+
+STEPS = 30
 
 pytestmark = pytest.mark.parametrize("name", methods.names())
 
@@ -44,6 +50,7 @@ def test_view_plan(name, size):
 
 def test_training_reaches_every_parameter(name, build, views_of):
     method = build(name)
+    method.before_step(9, total=10, per_epoch=1)  # what begins frozen is not any more
     loss = method(views_of(method))
     assert loss.shape == ()
     assert math.isfinite(loss.item())
@@ -57,17 +64,29 @@ def test_training_reaches_every_parameter(name, build, views_of):
 def test_a_few_steps_lower_the_loss(name, build, views_of):
     method = build(name)
     views = views_of(method)
+    for part in method.modules():
+        if isinstance(part, MoCoLoss | DINOLoss):
+            part.eval()  # a queue or a center that moved would make it another loss
     optimizer = torch.optim.AdamW(method.parameters(), lr=1e-3)
     losses = []
-    for step in range(10):
+    for step in range(STEPS):
+        method.before_step(step, total=STEPS, per_epoch=2)
         optimizer.zero_grad()
         torch.manual_seed(0)  # the batch is one only if what a method draws of it is
         loss = method(views)
         loss.backward()
         optimizer.step()
-        method.after_step((step + 1) / 10)
+        method.after_step((step + 1) / STEPS)
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+def test_schedules_are_values_of_their_steps(name, build):
+    method = build(name)
+    assert method.now == {key: schedule.start for key, schedule in method.schedules.items()}
+    method.before_step(5, total=10, per_epoch=5)
+    assert method.now == {key: schedule.at(5, total=10, per_epoch=5) for key, schedule in method.schedules.items()}
+    assert not {"loss", "lr", "weight_decay", "step", "epoch"} & method.now.keys()
 
 
 def test_state_dict_holds_the_whole_state(name, build, views_of):
@@ -111,9 +130,25 @@ def test_a_stopped_run_resumes_to_the_same_bits(name, precision, tmp_path, data_
         pretrain(few, data, stopped, watch=stop_at_3)
     resumed = pretrain(few, data, stopped, resume=True)
     assert resumed.model.keys() == expected.model.keys()
-    assert all(torch.equal(value, expected.model[key]) for key, value in resumed.model.items())
+    assert all(
+        torch.equal(value, expected.model[key]) if isinstance(value, torch.Tensor) else value == expected.model[key]
+        for key, value in resumed.model.items()
+    )
     losses = [[(row.loss, dict(row.extra)) for row in log.read(folder.metrics)] for folder in (whole, stopped)]
     assert losses[0] == losses[1]
+    assert build_method(few).now.keys() <= losses[0][0][1].keys()
+    exported(stopped, tmp_path / "encoder.safetensors")
+
+
+def exported(folder, path):
+    """Writes the encoder and loads it as a user would."""
+    trained = open_run(folder.path)
+    export_encoder(trained, path)
+    encoder = models.get(trained.config.encoder)(**trained.config.encoder_options())
+    encoder.load_state_dict(load_file(path), strict=True)
+    assert all(torch.equal(value, trained.method.kept.state_dict()[key]) for key, value in encoder.state_dict().items())
+    for tunable in (trained.encoder, trained.random_encoder()):  # whatever the method froze
+        assert [p.requires_grad for p in tunable.parameters()] == [p.requires_grad for p in encoder.parameters()]
 
 
 def test_pictures_are_images_like_the_views(name, build, views_of):
@@ -131,3 +166,4 @@ def test_is_a_method_with_its_encoder(name, build):
     assert isinstance(method, Method)
     assert method.encoder(torch.zeros(2, 3, 16, 16)).shape == (2, method.encoder.feature_dim)
     assert method.config == method.Config()
+    assert method.kept.state_dict().keys() == method.encoder.state_dict().keys()

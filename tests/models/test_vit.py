@@ -215,3 +215,41 @@ def test_the_map_is_the_last_tokens_in_their_places() -> None:
     assert found.shape == (2, 32, 4, 6)
     assert torch.equal(found[1, :, 2, 3], encoder.tokens(x)[1, 1 + 2 * 6 + 3])
     torch.testing.assert_close(found.mean((2, 3)), encoder(x))
+
+
+def test_attention_of_the_class_token_is_what_mixes_the_values() -> None:
+    encoder = noise(VisionTransformer(**TINY))
+    x = images()
+    maps = encoder.class_attention(x)
+    assert maps.shape == (2, 4, 4, 4)
+    last, seen = encoder.blocks[-1], []
+    handle = last.norm1.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    encoder(x)
+    handle.remove()
+    width = 32 // 4
+    for n in range(2):
+        qkv = last.attn.qkv(seen[0][n])
+        for head in range(4):
+            query, keys, values = (qkv[:, 32 * i + width * head : 32 * i + width * (head + 1)] for i in range(3))
+            powers = (query[0] @ keys.T / math.sqrt(width)).exp()
+            share = powers / powers.sum()
+            torch.testing.assert_close(maps[n, head].flatten(), share[1:])
+            weights = last.attn.weights(seen[0])[n, head]
+            torch.testing.assert_close(weights.sum(1), torch.ones(17, dtype=torch.float64))
+            torch.testing.assert_close(weights[0] @ values, share @ values)
+
+
+def test_a_token_stands_for_masked_patches_with_their_positions() -> None:
+    encoder = noise(VisionTransformer(**TINY))
+    x, token = images(), torch.randn(1, 1, 32, dtype=torch.float64)
+    mask = torch.zeros(2, 16, dtype=torch.bool)
+    mask[0, 3] = mask[1, 5] = True
+    seen: list[Tensor] = []
+    encoder.blocks.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0]))
+    encoder.tokens(x, masked=(mask, token))
+    encoder.tokens(x)
+    changed, plain = seen
+    where = torch.nn.functional.pad(mask, (1, 0))
+    assert torch.equal(changed[~where], plain[~where])
+    torch.testing.assert_close(changed[0, 4], token[0, 0] + encoder.pos_embed[0, 4])
+    torch.testing.assert_close(changed[1, 6], token[0, 0] + encoder.pos_embed[0, 6])

@@ -12,7 +12,9 @@ from report_helpers import without_labels
 from fastssl.data import plans
 from fastssl.data.images import Splits
 from fastssl.report import page, write_report
+from fastssl.train import log
 from fastssl.train.folder import RunFolder
+from fastssl.train.log import MetricsLog
 from fastssl.train.trained import Trained
 
 SCORES = {
@@ -127,6 +129,23 @@ def test_a_stopped_run_is_drawn_as_far_as_it_came(trained: Trained, splits: Spli
     words = Page(page.render(stopped, splits)).words
     assert "This run is not complete: 0 of 2 epochs are done." in words
     assert "images a second" not in words
+
+
+def test_signs_of_a_collapse_are_curves_once_there_are_two_looks(trained: Trained, tmp_path: Path) -> None:
+    drawn = replace(trained, folder=RunFolder(tmp_path))
+    rows = log.read(trained.folder.metrics)
+    assert "feature_rank" in rows[0].extra
+    assert "feature_rank" not in rows[1].extra
+    for looks, titles in (
+        (1, set()),
+        (2, {"Effective rank", "Effective rank of what is compared", "Spread of the features"}),
+    ):
+        MetricsLog(drawn.folder, steps=0)
+        signs = [rows[0].extra if i < looks else rows[1].extra for i in range(len(rows))]
+        lines = [json.dumps(replace(row, extra=extra).flat()) for row, extra in zip(rows, signs, strict=True)]
+        drawn.folder.metrics.write_text("".join(f"{line}\n" for line in lines))
+        found = {curve.title for curve in page._curves(drawn, None)}
+        assert found & {told[1] for told in page._SIGNS} == titles
 
 
 def test_few_images_have_no_map(trained: Trained, splits: Splits) -> None:

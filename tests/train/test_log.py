@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import pytest
 
@@ -30,6 +31,20 @@ def test_both_files_hold_every_row(folder: RunFolder) -> None:
     assert [int(line["step"]) for line in table] == [1, 2, 3, 4]
     assert [line["knn"] for line in table] == ["", "", "0.5", ""]
     assert list(table[0]) == list(json.loads(folder.metrics.read_text().splitlines()[0]))
+
+
+def test_what_only_some_steps_measure_is_empty_in_the_others(folder: RunFolder) -> None:
+    sparse = [replace(row, extra={"rank": row.step, "bound": 1} if row.step % 2 else {"bound": 1}) for row in rows(4)]
+    metrics = MetricsLog(folder, steps=0)
+    for row in sparse[:2]:
+        metrics.write(row)
+    metrics = MetricsLog(folder, steps=2)
+    for row in sparse[2:]:
+        metrics.write(row)
+    assert log.read(folder.metrics) == sparse
+    with folder.table.open() as file:
+        table = list(csv.DictReader(file))
+    assert [(line["rank"], line["bound"]) for line in table] == [("1", "1"), ("", "1"), ("3", "1"), ("", "1")]
 
 
 def test_rows_of_older_versions_tell_nothing_of_waiting(folder: RunFolder) -> None:

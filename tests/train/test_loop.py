@@ -357,6 +357,15 @@ def test_rows_tell_schedule_bound_and_knn(whole: RunFolder) -> None:
     assert 0.5 < rows[8].knn <= 1
 
 
+def test_weight_decay_is_scheduled_and_logged(config: RunConfig, splits: Splits, folder: RunFolder) -> None:
+    decaying = replace(config, optim=replace(config.optim, weight_decay=0.01, final_weight_decay=0.1))
+    state = pretrain(decaying, splits, folder)
+    logged = [row.extra["weight_decay"] for row in log.read(folder.metrics)]
+    expected = [0.1 - 0.09 * (1 + math.cos(math.pi * step / 9)) / 2 for step in range(9)]
+    assert logged == pytest.approx(expected)
+    assert [group["weight_decay"] for group in state.optimizer["param_groups"]] == [logged[-1], 0.0]
+
+
 def test_without_labels_nothing_is_evaluated(config: RunConfig, unlabelled: Splits, folder: RunFolder) -> None:
     assert pretrain(config, unlabelled, folder).finished
     assert {row.knn for row in log.read(folder.metrics)} == {None}
