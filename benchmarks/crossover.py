@@ -1,7 +1,8 @@
-"""``python -m benchmarks.crossover``: where plain torch is faster than a C++ kernel; writes fastssl/crossover.json.
+"""``python -m benchmarks.crossover``: where plain torch is faster than a kernel; writes fastssl/crossover.json.
 
 Measures each op whose file in benchmarks/ops has ``CROSSOVER``, a list of sizes by name, and ``backend(name,
-**sizes)``, the work of one backend at one of them. ``fastssl.ops._crossover`` reads the file.
+**sizes)``, the work of one backend at one of them: the C++ kernel, or with ``--device cuda`` the GPU's, of a call that is
+waited for. ``fastssl.ops._crossover`` reads the file.
 """
 
 from __future__ import annotations
@@ -14,42 +15,60 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+import torch
 from rich.console import Console
 
-from benchmarks import harness
+from benchmarks import harness, where
+from fastssl import info
 from fastssl.files import atomic_write
 from fastssl.ops import _crossover
 
+DEVICES = ("cpu", "cuda")
 
-def point(make: Callable[..., harness.Work], sizes: dict[str, int]) -> dict[str, Any]:
+
+def kernel_of(op: str, device: str) -> str | None:
+    """The backend that the automatic choice prefers on a device, or None where the op has no kernel for it."""
+    if device == "cpu":
+        return "cpu"
+    there = info.gpu_kernels().get(op, set())
+    return next((name for name in ("cuda", "triton") if name in there), None)
+
+
+def point(make: Callable[..., harness.Work], kernel: str, sizes: dict[str, int]) -> dict[str, Any]:
     """Milliseconds of the kernel and of the reference at one size, in turns."""
-    works = {name: harness.warm(functools.partial(make, name, **sizes)) for name in ("cpu", "reference")}
+    works = {name: harness.warm(functools.partial(make, name, **sizes)) for name in (kernel, "reference")}
     medians = {name: 1e3 * statistics.median(taken) for name, taken in harness.interleaved(works).items()}
-    return {"sizes": sizes, "kernel": round(medians["cpu"], 4), "reference": round(medians["reference"], 4)}
+    return {"sizes": sizes, "kernel": round(medians[kernel], 4), "reference": round(medians["reference"], 4)}
 
 
-def measured(op: str, console: Console) -> dict[str, Any] | None:
-    """The entry of one op, or None where its file lists no sizes."""
-    module = import_module(f"benchmarks.ops.{op}")
+def measured(op: str, device: str, console: Console) -> dict[str, Any] | None:
+    """The entry of one op, or None where its file lists no sizes or it has no kernel for the device."""
+    module, kernel = import_module(f"benchmarks.ops.{op}"), kernel_of(op, device)
     points = []
-    for sizes in getattr(module, "CROSSOVER", ()):
-        points.append(point(module.backend, sizes))
+    for sizes in getattr(module, "CROSSOVER", ()) if kernel else ():
+        points.append(point(module.backend, kernel, sizes))
         console.print(f"{op} {points[-1]}")
     if not points:
         return None
     run = harness.circumstances()
+    run["processor"] = run.get("machine", run["processor"])  # a GPU's name
     return {**{key: run[key] for key in ("processor", "torch", "commit", "date")}, "points": points}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.crossover", description=__doc__.partition("\n")[0])
     parser.add_argument("--only", choices=harness.OPS, help="one op; the others' entries stay")
-    only = parser.parse_args().only
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="the other device's entries stay")
+    given = parser.parse_args()
+    if given.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: this torch can use no GPU")
+    where.use(given.device)
     table = json.loads(_crossover.TABLE.read_text()) if _crossover.TABLE.exists() else {}
-    told = functools.partial(measured, console=Console(width=160))
-    fresh = {op: entry for op in harness.OPS if only in (None, op) and (entry := told(op)) is not None}
+    told = functools.partial(measured, device=given.device, console=Console(width=160))
+    fresh = {op: entry for op in harness.OPS if given.only in (None, op) and (entry := told(op)) is not None}
+    table[given.device] = {**table.get(given.device, {}), **fresh}
     with atomic_write(_crossover.TABLE) as path:
-        path.write_text(json.dumps({**table, **fresh}, indent=1) + "\n")
+        path.write_text(json.dumps(table, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -68,8 +68,8 @@ None spills: tests/ops/test_cuda.py and test_triton.py fail on it. `python -m be
 needs no GPU. Compiled by nvcc {nvcc} and Triton {triton}.
 """
 READ_CHOICE = """\
-A call is served by the C++ kernel unless plain torch was faster at the nearest measured size;
-`fastssl.ops.explain` says which, and why. `python -m benchmarks.crossover` measures, and writes the table that the
+A call is served by the kernel of its device unless plain torch was faster there at the nearest measured size;
+`fastssl.ops.explain` says which, and why. `python -m benchmarks.crossover`, with `--device cuda` for a GPU, writes the table that the
 choice reads. Ops without an entry below always take the kernel. A forced backend is always honoured.
 """
 READ_PROVEN = """\
@@ -234,16 +234,19 @@ def pictures(report: Report, folder: Path) -> list[str]:
     return lines
 
 
-def choices(table: dict[str, Crossover]) -> str:
-    """Where the automatic choice takes plain torch, and how much was measured to say so."""
+def choices(tables: dict[str, dict[str, Crossover]]) -> str:
+    """Where the automatic choice takes plain torch, and how much was measured to say so; by device."""
     parts = ["## Which backend is chosen\n", READ_CHOICE]
-    for op, measured in table.items():
-        won = [point for point in measured.points if point.reference_wins]
-        told = "plain torch is faster at these" if won else "the C++ kernel is faster at all of them"
-        parts.append(f"`{op}`: {len(measured.points)} sizes {measured.where}; {told}.\n")
-        if won:
-            rows = [[*point.sizes.values(), f"{point.kernel:.2f}", f"{point.reference:.2f}"] for point in won]
-            parts.append(table_of([*won[0].sizes, "C++ kernel, ms", "plain torch, ms"], 0, rows) + "\n")
+    for kernel, table in (("C++", tables["cpu"]), ("GPU", tables["cuda"])):
+        for op, measured in table.items():
+            won = [point for point in measured.points if point.reference_wins]
+            told = "plain torch is faster at these" if won else f"the {kernel} kernel is faster at all of them"
+            parts.append(f"`{op}`: {len(measured.points)} sizes {measured.where}; {told}.\n")
+            if won:
+                rows = [[*point.sizes.values(), f"{point.kernel:.2f}", f"{point.reference:.2f}"] for point in won]
+                parts.append(table_of([*won[0].sizes, f"{kernel} kernel, ms", "plain torch, ms"], 0, rows) + "\n")
+    if not tables["cuda"]:
+        parts.append("On a GPU nothing was measured yet: its kernels serve every call that they can.\n")
     return "\n".join(parts)
 
 
@@ -264,7 +267,7 @@ def performance(machines: Sequence[Machine], found: Ledger, note: str = "") -> s
         parts += [f"## [{machine.name}](performance/{machine.folder}.md)\n", first_table(of_ops), ""]
         parts.append(lost([case for report in of_ops for case in report.cases]))
     parts += [whole_losses(machines), "## Which GPU kernels are proven\n", READ_PROVEN, proven_table(found), ""]
-    return "\n".join([*parts, choices(_crossover.table())])
+    return "\n".join([*parts, choices({device: _crossover.table(device) for device in ("cpu", "cuda")})])
 
 
 def proven_table(found: Ledger) -> str:

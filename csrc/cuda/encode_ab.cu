@@ -6,8 +6,10 @@
 // Grid: one thread a pixel. Block: 256 threads, which read the bins from shared memory, kStaged of them at a time, all
 // the same one at once. A thread keeps its 5 nearest in registers, sorted; a bin enters where it is nearer than the fifth,
 // behind those as near as it, which came before it. Computed in float (double for f64).
-// Bytes moved: each pixel read once, 60 bytes written for it, in accesses of a whole warp side by side; what it costs is
-// five operations a bin and some 25 for each of those that enter in any pixel of the warp.
+// Bytes moved: each pixel read once, 60 bytes written for it (80 for f64). ids and weights lie in planes, neighbouring
+// pixels side by side, so each store of a warp within an image fills 256 or 128 adjacent bytes: wider ones of a thread
+// would be fewer instructions for the same bytes. It costs five operations a bin, and some 25 for each of those that enter
+// in any pixel of the warp.
 // CUDA and not Triton: a sorted list in each thread's registers, and no products.
 // Reference and tests: fastssl/ops/encode_ab.py, tests/ops/test_encode_ab.py.
 #include "encode_ab.h"

@@ -1,8 +1,9 @@
 """Where plain torch is faster than a kernel: measured once, kept in fastssl/crossover.json, asked before each choice.
 
-The file is written by ``python -m benchmarks.crossover``: for each op some sizes, and for each of them the milliseconds
-of the C++ kernel and of the reference. A call is served as it was fastest at the nearest of them, so the choice depends
-on the shapes alone, and a forced backend does not ask.
+The file is written by ``python -m benchmarks.crossover``: by device, "cpu" or "cuda", for each op some sizes, and for
+each of them the milliseconds of the kernel and of the reference. A call is served as it was fastest at the nearest of
+them, so the choice depends on the shapes alone, and a forced backend does not ask. A device without entries takes its
+kernels.
 """
 
 from __future__ import annotations
@@ -59,11 +60,11 @@ def storable(pairs: int, features: int) -> bool:
 
 
 @functools.cache
-def table() -> dict[str, Crossover]:
-    """The measured ops by name."""
+def table(device: str) -> dict[str, Crossover]:
+    """The ops measured on a device, by name."""
     if not TABLE.exists():
         return {}
-    return {op: read(measured) for op, measured in json.loads(TABLE.read_text()).items()}
+    return {op: read(measured) for op, measured in json.loads(TABLE.read_text()).get(device, {}).items()}
 
 
 def read(measured: dict[str, Any]) -> Crossover:
@@ -72,21 +73,30 @@ def read(measured: dict[str, Any]) -> Crossover:
     return Crossover(points, f"measured on {measured['processor']} on {measured['date']}")
 
 
-def crossover(op: str, sizes: Callable[..., dict[str, int] | None]) -> Callable[..., str | None]:
-    """The ``slower`` of an op's C++ implementation: why the reference is to be preferred for a call's arguments.
+def crossover(
+    op: str, sizes: Callable[..., dict[str, int] | None], device: str = "cpu"
+) -> Callable[..., str | None]:
+    """The ``slower`` of an op's kernel: why the reference is to be preferred for a call's arguments.
 
     Args:
         op: the name of its entry; an op and its backward share one, measured together.
         sizes: from the arguments, the size along each axis of the entry; None where the kernel is to serve however
             fast the reference is, because of the memory it would take.
+        device: where the kernel runs, "cpu" or "cuda".
     """
-    measured = table().get(op)
-    if measured is None or not any(point.reference_wins for point in measured.points):
-        return lambda *call: None
-    reason = functools.lru_cache(maxsize=256)(lambda items: measured.reason(dict(items)))
 
     def slower(*call: Any) -> str | None:
-        found = sizes(*call)
-        return None if found is None else reason(tuple(found.items()))
+        reason = _reason(op, device)
+        found = None if reason is None else sizes(*call)
+        return None if reason is None or found is None else reason(tuple(found.items()))
 
     return slower
+
+
+@functools.cache
+def _reason(op: str, device: str) -> Callable[[tuple[tuple[str, int], ...]], str | None] | None:
+    """``Crossover.reason`` of an op, which remembers; None where the kernel was never clearly slower."""
+    measured = table(device).get(op)
+    if measured is None or not any(point.reference_wins for point in measured.points):
+        return None
+    return functools.lru_cache(maxsize=256)(lambda items: measured.reason(dict(items)))

@@ -146,7 +146,11 @@ def _sizes(a: Tensor) -> dict[str, int] | None:
 _forward = Op(
     f"{_OP}(Tensor a, Tensor b, float scale, str? backend) -> (Tensor, Tensor)",
     {
-        "triton": Implementation(triton(_OP, "forward"), lambda a, b, scale: triton_rows(a, b)),
+        "triton": Implementation(
+            triton(_OP, "forward"),
+            lambda a, b, scale: triton_rows(a, b),
+            crossover(_OP, lambda a, b, scale: _sizes(a), "cuda"),
+        ),
         "cpu": Implementation(
             _cpu_forward, lambda a, b, scale: native_cpu(a, b), crossover(_OP, lambda a, b, scale: _sizes(a))
         ),
@@ -159,7 +163,11 @@ _backward = Op(
     f"{_OP}_backward(Tensor grad, Tensor a, Tensor b, Tensor statistics, float scale, bool for_a, bool for_b,"
     " str? backend) -> (Tensor, Tensor)",
     {
-        "triton": Implementation(triton(_OP, "backward"), lambda grad, a, b, *_: triton_rows(a, b)),
+        "triton": Implementation(
+            triton(_OP, "backward"),
+            lambda grad, a, b, *_: triton_rows(a, b),
+            crossover(_OP, lambda grad, a, *_: _sizes(a), "cuda"),
+        ),
         "cpu": Implementation(
             _cpu_backward, lambda grad, a, b, *_: native_cpu(a, b), crossover(_OP, lambda grad, a, *_: _sizes(a))
         ),

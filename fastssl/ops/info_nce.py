@@ -330,7 +330,11 @@ _forward = Op(
     f"{_OP}(Tensor queries, Tensor keys, Tensor? targets, Tensor? exclude, Tensor? negatives, float temperature,"
     " str reduction, bool for_queries, str? backend) -> (Tensor, Tensor, Tensor)",
     {
-        "triton": Implementation(triton(_OP, "forward"), lambda *call: _triton_unsupported(*call[:5])),
+        "triton": Implementation(
+            triton(_OP, "forward"),
+            lambda *call: _triton_unsupported(*call[:5]),
+            crossover(_OP, lambda queries, keys, *_: _sizes(queries, keys), "cuda"),
+        ),
         "cpu": Implementation(
             _cpu_forward,
             lambda *call: _cpu_unsupported(*call[:5]),
@@ -353,7 +357,11 @@ _backward = Op(
     f"{_OP}_backward(Tensor grad, Tensor queries, Tensor keys, Tensor? targets, Tensor? exclude, Tensor statistics,"
     " Tensor direction, float temperature, bool for_queries, bool for_keys, str? backend) -> (Tensor, Tensor)",
     {
-        "triton": Implementation(triton(_OP, "backward"), lambda grad, *call: _triton_unsupported(*call[:4])),
+        "triton": Implementation(
+            triton(_OP, "backward"),
+            lambda grad, *call: _triton_unsupported(*call[:4]),
+            crossover(_OP, lambda grad, queries, keys, *_: _sizes(queries, keys), "cuda"),
+        ),
         "cpu": Implementation(
             _cpu_backward,
             lambda grad, *call: _cpu_unsupported(*call[:4]),

@@ -145,7 +145,11 @@ def _sizes(z0: Tensor) -> dict[str, int] | None:
 _forward = Op(
     "nt_xent(Tensor z0, Tensor z1, float temperature, str? backend) -> (Tensor, Tensor)",
     {
-        "triton": Implementation(triton("nt_xent", "forward"), lambda z0, z1, t: triton_rows(z0, z1)),
+        "triton": Implementation(
+            triton("nt_xent", "forward"),
+            lambda z0, z1, t: triton_rows(z0, z1),
+            crossover("nt_xent", lambda z0, z1, t: _sizes(z0), "cuda"),
+        ),
         "cpu": Implementation(
             _cpu_forward, lambda z0, z1, t: native_cpu(z0, z1), crossover("nt_xent", lambda z0, z1, t: _sizes(z0))
         ),
@@ -157,7 +161,11 @@ _forward = Op(
 _backward = Op(
     "nt_xent_backward(Tensor grad, Tensor z0, Tensor z1, Tensor lse, float temperature, str? backend) -> Tensor",
     {
-        "triton": Implementation(triton("nt_xent", "backward"), lambda grad, z0, z1, lse, t: triton_rows(z0, z1)),
+        "triton": Implementation(
+            triton("nt_xent", "backward"),
+            lambda grad, z0, z1, lse, t: triton_rows(z0, z1),
+            crossover("nt_xent", lambda grad, z0, z1, lse, t: _sizes(z0), "cuda"),
+        ),
         "cpu": Implementation(
             _cpu_backward,
             lambda grad, z0, z1, lse, t: native_cpu(z0, z1),

@@ -180,6 +180,7 @@ _forward = Op(
         "triton": Implementation(
             triton(_OP, "forward"),
             lambda query, key, queue, *_: triton_rows(query, key) or triton_cuda(query, queue),
+            crossover(_OP, lambda query, key, queue, *_: _sizes(query, queue), "cuda"),
         ),
         "cpu": Implementation(
             _cpu_forward,

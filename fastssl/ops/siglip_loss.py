@@ -151,7 +151,11 @@ _forward = Op(
     f"{_OP}(Tensor a, Tensor b, Tensor bias, float scale, bool for_a, bool for_b, str? backend)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
     {
-        "triton": Implementation(triton(_OP, "forward"), lambda a, b, *_: triton_rows(a, b)),
+        "triton": Implementation(
+            triton(_OP, "forward"),
+            lambda a, b, *_: triton_rows(a, b),
+            crossover(_OP, lambda a, *_: _sizes(a), "cuda"),
+        ),
         "cpu": Implementation(
             _cpu_forward, lambda a, b, bias, *_: native_cpu(a, b, bias), crossover(_OP, lambda a, *_: _sizes(a))
         ),

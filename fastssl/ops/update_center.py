@@ -106,7 +106,11 @@ def _sizes(teacher: Tensor) -> dict[str, int]:
 _update_center = Op(
     f"{_OP}(Tensor(a!) center, Tensor teacher, float momentum, str? backend) -> ()",
     {
-        "cuda": Implementation(_cuda, lambda center, teacher, _: _with_gaps(center) or native_cuda(center, teacher)),
+        "cuda": Implementation(
+            _cuda,
+            lambda center, teacher, _: _with_gaps(center) or native_cuda(center, teacher),
+            crossover("update_center", lambda center, teacher, _: _sizes(teacher), "cuda"),
+        ),
         "cpu": Implementation(
             _cpu,
             lambda center, teacher, _: _with_gaps(center) or native_cpu(center, teacher),
