@@ -1,8 +1,8 @@
 """Which GPU kernels were run on a GPU as they are now: benchmarks/gpu_ledger.json, and what is told of it.
 
 The ledger has an entry for each file of csrc/cuda and fastssl/ops/triton. The check alone, on the machine with the GPU,
-writes what was run: an entry's hash, device, date, versions and tests. A kernel is proven while its file and all that it
-takes to build and call it (``uses``) have the hashes of its entry: what it includes or imports, the bindings and the
+writes what was run: an entry's hash, device, date, versions and tests. A kernel is proven while its file and all that
+it takes to build and call it (``uses``) have the hashes of its entry: what it includes or imports, the bindings and the
 compiler's options, the op's own file and what that imports. An entry that is not proven says why, as ``unproven``.
 """
 
