@@ -84,8 +84,9 @@ difference of two points between single runs is noise.
 """
 READ_DAVIS = """\
 `{command} --data DAVIS` trains a small ResNet-18 on the frames of half of the sequences, without masks, and tracks
-the first masks of the other half; and the other way round. J&F in per cent, by seed: the mean over all objects of
-{sequences} sequences of DAVIS 2016's validation set, 240 pixels high, each tracked by a network that never saw it.
+the first masks of the other half; and the other way round. J&F in per cent, by seed: the mean over
+all objects of {sequences} sequences of DAVIS 2016's validation set, 240 pixels high, each tracked by a network that
+never saw it.
 """
 
 DOCS = Path(__file__).parent.parent / "docs"

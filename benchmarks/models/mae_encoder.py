@@ -69,5 +69,6 @@ def cases() -> list[Case]:
         for name, batch, dtype in where.sizes(
             cpu=(("vit_small", 16, torch.float32), ("vit_small", 16, torch.bfloat16), ("vit_base", 8, torch.float32)),
             gpu=(("vit_base", 256, torch.bfloat16), ("vit_base", 64, torch.float32)),
+            small=(("vit_micro", 2, torch.float32),),
         )
     ]

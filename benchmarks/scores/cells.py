@@ -28,6 +28,9 @@ BF16: dict[str, Any] = {"precision": "bfloat16"}
 # Of 32 pixels tiles would have 7 to 9, of which two pools leave one. Maps of one pixel are for float32 alone.
 TILES: dict[str, Any] = {"image_size": 48}
 
+TWO_VIEWS: dict[str, Any] = {**CONVNET, **BF16, "views": "cifar", "batch_size": 512, "epochs": 6}
+FEW_CROPS: dict[str, Any] = {"plan": {"local": {"views": 4}}}
+
 LABELS = 0.1
 """Share of the labels that the cells of fine-tuning have."""
 
@@ -78,11 +81,38 @@ METHODS: dict[str, dict[str, Any]] = {
     "split_brain": {**CONVNET, "encoder": "alexnet_split", "width": 16, "epochs": 5, "optim": SGD},
     "mae": {**VIT, "epochs": 12, "optim": ADAMW},
     "simclr": {**CONVNET, **BF16, "epochs": 5, "optim": SGD},
+    "moco": {
+        **TWO_VIEWS,
+        "optim": {**SGD, "lr": 0.06},
+        "moco": {"queue": 4096, "temperature": 0.1, "momentum": {"start": 0.99}},
+    },
+    "moco_v3": {**TWO_VIEWS, "optim": {**SGD, "weight_decay": 1e-4}},
+    "byol": {**TWO_VIEWS, "optim": {**SGD, "lr": 0.2}, "byol": {"momentum": {"start": 0.99}}},
+    "simsiam": {**TWO_VIEWS, "optim": {**SGD, "lr": 0.06}},
+    "barlow_twins": {**TWO_VIEWS, "optim": {**SGD, "lr": 0.05}},
+    "vicreg": {**TWO_VIEWS, "optim": {**SGD, "lr": 0.05}},
+    "swav": {**CONVNET, **BF16, **FEW_CROPS, "epochs": 5, "optim": SGD},
+    "dino": {
+        **CONVNET,
+        **BF16,
+        **FEW_CROPS,
+        "epochs": 5,
+        "optim": {**SGD, "lr": 0.06, "weight_decay": 1e-4, "final_weight_decay": None},
+        "dino": {"prototypes": 2048, "momentum": {"start": 0.99}, "teacher_temp": {"epochs": 4}},
+    },
+    "ibot": {
+        **VIT,
+        **BF16,
+        **FEW_CROPS,
+        "epochs": 5,
+        "optim": {"name": "adamw", "lr": 1e-3, "warmup_epochs": 1},
+        "ibot": {"prototypes": 2048, "momentum": {"start": 0.99}, "teacher_temp": {"epochs": 4}},
+    },
 }
 
 ABLATIONS: dict[str, tuple[Ablation, ...]] = {
     "rotation": (
-        Ablation("no-upright", "images turned at random beforehand", {"plan": {"rot90": [0, 1, 2, 3]}}),
+        Ablation("small-crops", "crops of 5 to 30 % of an image", {"plan": {"crop_scale": [0.05, 0.3]}}),
         Ablation("no-flip", "views not flipped", {"plan": {"flip": 0.0}}),
     ),
     "relative_patch": (

@@ -5,12 +5,13 @@
 //   N_i = the k largest s_ij, of equal ones the lowest j        out_i = sum_{j in N_i} w_j label_j / sum w_j, w = exp(s / t)
 //
 // The context is transposed once so that a pixel's features are contiguous, in chunks of kDepth. A thread takes tiles of
-// kTileRows x kTileColumns target pixels, which are the lanes of vectors: a compact tile shares most of its window. It
-// multiplies the pixels of the window's rows with the tile, kBlockRows at a time, and compares the products with each
-// lane's threshold at once; bits tell which lanes have a context pixel in their own window (top_k.h keeps candidates).
+// kTileRows x kTileColumns target pixels, which are the lanes of vectors: a compact tile shares most of its window. One
+// frame after the other meets a group of tiles, so that it stays in the cache. The pixels of the window's rows are
+// multiplied with the tile, up to kSegment at a time, and the products compared with each lane's threshold at once; bits
+// tell which lanes have a context pixel in their own window (top_k.h keeps candidates).
 //
 // About 2 d frames (2 radius + kTileRows) (2 radius + kTileColumns) operations a pixel. Extra memory: the context once
-// more in float, and little a thread; nothing grows with the square of the pixels. Accumulated in float (double for f64).
+// more in float, and a few MB a thread; nothing grows with the square of the pixels. Accumulated in float (double for f64).
 // A product that is NaN counts as infinite, so that it is chosen and its pixel's labels become NaN.
 // Reference and tests: fastssl/ops/propagate_labels.py, tests/ops/test_propagate_labels.py.
 #include "propagate_labels.h"
@@ -24,7 +25,9 @@
 namespace fastssl::FASTSSL_ISA {
 namespace {
 
-constexpr int kDepth = 128;  // features multiplied at a time
+constexpr int kDepth = 64;    // features multiplied at a time
+constexpr int kSegment = 60;  // pixels of a row at a time: a multiple of kBlockRows
+constexpr std::int64_t kGroupBytes = 4 << 20;  // of what a thread's tiles at a time take
 template <class T>
 constexpr int kTileColumns = kBlockColumns<T> >= 16 ? kBlockColumns<T> / 4 : kBlockColumns<T> / 2;
 template <class T>
@@ -108,25 +111,40 @@ struct Tile {
     }
 };
 
-// One thread's working memory.
+// What a tile has found, and its target pixels.
+template <class T>
+struct TileSpace {
+    T* panel;  // [d][kBlockColumns], of unit length
+    Candidates<T> candidates;
+};
+
+// One thread's working memory: for a group of tiles at once, so that a frame that was read serves all of them.
 template <class T>
 struct Workspace {
-    Workspace(const Frames<T>& sizes, std::int64_t k, std::int64_t most, std::uintptr_t memory) {
+    Workspace(const Frames<T>& sizes, std::int64_t k, std::int64_t most, std::int64_t tiles, std::uintptr_t memory) {
         Layout layout{memory};
-        panel = layout.take<T>(sizes.d * kBlockColumns<T>);
+        const std::int64_t capacity = candidate_capacity<T>(k, most);
+        panels = layout.take<T>(tiles * sizes.d * kBlockColumns<T>);
+        products = layout.take<T>(kSegment * kBlockColumns<T>);
         column_lanes = layout.take<std::uint32_t>(sizes.width);
-        candidates = layout.candidates<T>(kBlockColumns<T>, k, candidate_capacity<T>(k, most));
+        candidates = layout.candidates<T>(tiles * kBlockColumns<T>, k, capacity);
         end = layout.end;
     }
 
+    // Of the group's tile `index`.
+    TileSpace<T> tile(std::int64_t index, std::int64_t d) const {
+        return {panels + index * d * kBlockColumns<T>, candidates.from(index * kBlockColumns<T>)};
+    }
+
     std::uintptr_t end;
-    T* panel;                     // [d][kBlockColumns], target pixels of unit length
+    T* panels;                    // [tile][d][kBlockColumns]
+    T* products;                  // [kSegment][kBlockColumns]
     std::uint32_t* column_lanes;  // [width]
     Candidates<T> candidates;
 };
 
 template <class T, class S>
-void pack_tile(const S* target, const Tile<T>& tile, const Frames<T>& sizes, const Workspace<T>& space) {
+void pack_tile(const S* target, const Tile<T>& tile, const Frames<T>& sizes, const TileSpace<T>& space) {
     constexpr int columns = kBlockColumns<T>;
     const std::int64_t plane = sizes.plane();
     std::int64_t pixels[columns];
@@ -145,41 +163,67 @@ void pack_tile(const S* target, const Tile<T>& tile, const Frames<T>& sizes, con
         for (int lane = 0; lane < columns; ++lane) space.panel[k * columns + lane] *= lengths[lane];
 }
 
-// One row of the window, in one frame: pixels [start, start + count) of the context, of which the first lies in `column`.
+// products (count, kBlockColumns) (+)= rows of the context times a tile, over `depth` features; the last few rows in a
+// block of a third or two.
+template <class T, bool Accumulate>
+void multiply_rows(const T* rows, const T* lanes, std::int64_t depth, std::int64_t count, T* products) {
+    constexpr int columns = kBlockColumns<T>, third = kBlockRows / 3;
+    for (; count > 2 * third; count -= kBlockRows, rows += kBlockRows * kDepth, products += kBlockRows * columns)
+        multiply_block<T, kDepth, 1, Accumulate>(rows, lanes, columns, depth, products, columns);
+    if (count > third)
+        multiply_block<T, kDepth, 1, Accumulate, 2 * third>(rows, lanes, columns, depth, products, columns);
+    else if (count > 0)
+        multiply_block<T, kDepth, 1, Accumulate, third>(rows, lanes, columns, depth, products, columns);
+}
+
+// Part of a row of the window, in one frame: pixels [start, start + count) of the context, the first in `column`.
 template <class T>
 void compare_row(const T* context, std::int64_t start, std::int64_t column, std::int64_t count, std::uint32_t row_lanes,
-                 const Frames<T>& sizes, const Workspace<T>& space) {
+                 const Frames<T>& sizes, const TileSpace<T>& tile, const Workspace<T>& space) {
     constexpr int columns = kBlockColumns<T>;
-    alignas(64) T products[kBlockRows * columns];
     const Vec<T> infinity = broadcast<T>(T(__builtin_inf()));
-    for (std::int64_t pixel = 0; pixel < count; pixel += kBlockRows) {
-        for (std::int64_t chunk = 0; chunk < sizes.chunks(); ++chunk) {
-            const T* rows = context + (chunk * sizes.pixels() + start + pixel) * kDepth;
-            const T* lanes = space.panel + chunk * kDepth * columns;
-            const std::int64_t left = sizes.d - chunk * kDepth, depth = left < kDepth ? left : kDepth;
-            if (chunk == 0)
-                multiply_block<T, kDepth, 1, false>(rows, lanes, columns, depth, products, columns);
-            else
-                multiply_block<T, kDepth, 1, true>(rows, lanes, columns, depth, products, columns);
-        }
-        for (std::int64_t r = 0; r < kBlockRows && pixel + r < count; ++r) {
-            const std::uint32_t inside = row_lanes & space.column_lanes[column + pixel + r];
-            for (int j = 0; j < columns; j += kWidth<T>) {
-                const Vec<T> product = load<T>(products + r * columns + j);
-                const Vec<T> value = product == product ? product : infinity;
-                unsigned above = lanes_above<T>(value, load<T>(space.candidates.thresholds + j)) & (inside >> j);
-                for (; above != 0; above &= above - 1) {
-                    const int lane = __builtin_ctz(above);
-                    space.candidates.add(j + lane, value[lane], start + pixel + r);
-                }
+    for (std::int64_t chunk = 0; chunk < sizes.chunks(); ++chunk) {
+        const T* rows = context + (chunk * sizes.pixels() + start) * kDepth;
+        const T* lanes = tile.panel + chunk * kDepth * columns;
+        const std::int64_t left = sizes.d - chunk * kDepth, depth = left < kDepth ? left : kDepth;
+        if (chunk == 0)
+            multiply_rows<T, false>(rows, lanes, depth, count, space.products);
+        else
+            multiply_rows<T, true>(rows, lanes, depth, count, space.products);
+    }
+    for (std::int64_t pixel = 0; pixel < count; ++pixel) {
+        const std::uint32_t inside = row_lanes & space.column_lanes[column + pixel];
+        for (int j = 0; j < columns; j += kWidth<T>) {
+            const Vec<T> product = load<T>(space.products + pixel * columns + j);
+            const Vec<T> value = product == product ? product : infinity;
+            unsigned above = lanes_above<T>(value, load<T>(tile.candidates.thresholds + j)) & (inside >> j);
+            for (; above != 0; above &= above - 1) {
+                const int lane = __builtin_ctz(above);
+                tile.candidates.add(j + lane, value[lane], start + pixel);
             }
+        }
+    }
+}
+
+// The window of a tile in one frame.
+template <class T>
+void compare_frame(const T* context, std::int64_t frame, const Tile<T>& tile, const Frames<T>& sizes,
+                   const TileSpace<T>& found, const Workspace<T>& space) {
+    for (std::int64_t column = tile.first_column; column < tile.last_column; ++column)
+        space.column_lanes[column] = tile.lanes_of_column(column, sizes.radius);
+    for (std::int64_t row = tile.first_row; row < tile.last_row; ++row) {
+        const std::uint32_t lanes = tile.lanes_of_row(row, sizes.radius);
+        for (std::int64_t column = tile.first_column; column < tile.last_column; column += kSegment) {
+            const std::int64_t left = tile.last_column - column;
+            compare_row(context, frame * sizes.plane() + row * sizes.width + column, column,
+                        left < kSegment ? left : kSegment, lanes, sizes, found, space);
         }
     }
 }
 
 template <class T>
 void write_tile(const Tile<T>& tile, const T* labels, std::int64_t classes, T temperature, const Frames<T>& sizes,
-                const Workspace<T>& space, T* out) {
+                const TileSpace<T>& space, T* out) {
     const std::int64_t plane = sizes.plane();
     for (int lane = 0; lane < kBlockColumns<T>; ++lane) {
         const std::int64_t row = tile.top + lane / kTileColumns<T>, column = tile.left + lane % kTileColumns<T>;
@@ -197,28 +241,39 @@ void write_tile(const Tile<T>& tile, const T* labels, std::int64_t classes, T te
     }
 }
 
+// As many of a thread's `own` tiles as kGroupBytes hold, or one.
+template <class T>
+std::int64_t tiles_at_once(const Frames<T>& sizes, std::int64_t k, std::int64_t most, std::int64_t own) {
+    const auto bytes = static_cast<std::int64_t>(Workspace<T>(sizes, k, most, 1, 0).end);
+    return bytes >= kGroupBytes ? 1 : own * bytes > kGroupBytes ? kGroupBytes / bytes : own;
+}
+
 template <class T, class S>
 void propagate(const S* target, const S* context, const T* labels, const Frames<T>& sizes, std::int64_t classes,
                std::int64_t k, T temperature, T* out, int threads) {
     const Buffer<T> transposed(sizes.chunks() * sizes.pixels() * kDepth);
     const std::int64_t most = sizes.frames * sizes.plane();
-    const auto bytes = static_cast<std::int64_t>(Workspace<T>(sizes, k, most, 0).end);
+    const std::int64_t tiles = sizes.tile_rows() * sizes.tile_columns();
+    const std::int64_t group = tiles_at_once(sizes, k, most, (tiles + threads - 1) / threads);
+    const auto bytes = static_cast<std::int64_t>(Workspace<T>(sizes, k, most, group, 0).end);
     const Buffer<char> memory(bytes * threads);  // before the threads: what cannot be had is thrown here
     transpose_context(context, sizes, transposed.get(), threads);
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
     for (int share = 0; share < threads; ++share) {
-        const Workspace<T> space(sizes, k, most, reinterpret_cast<std::uintptr_t>(memory.get() + bytes * share));
-        for (std::int64_t index = share; index < sizes.tile_rows() * sizes.tile_columns(); index += threads) {
-            const Tile<T> tile(index, sizes);
-            pack_tile(target, tile, sizes, space);
-            for (std::int64_t column = tile.first_column; column < tile.last_column; ++column)
-                space.column_lanes[column] = tile.lanes_of_column(column, sizes.radius);
+        const Workspace<T> space(sizes, k, most, group, reinterpret_cast<std::uintptr_t>(memory.get() + bytes * share));
+        for (std::int64_t first = share; first < tiles; first += group * threads) {
+            const auto each = [&](auto work) {
+                for (std::int64_t i = 0; i < group && first + i * threads < tiles; ++i)
+                    work(Tile<T>(first + i * threads, sizes), space.tile(i, sizes.d));
+            };
+            each([&](const auto& tile, const auto& own) { pack_tile(target, tile, sizes, own); });
             for (std::int64_t frame = 0; frame < sizes.frames; ++frame)
-                for (std::int64_t row = tile.first_row; row < tile.last_row; ++row)
-                    compare_row(transposed.get(), frame * sizes.plane() + row * sizes.width + tile.first_column,
-                                tile.first_column, tile.last_column - tile.first_column,
-                                tile.lanes_of_row(row, sizes.radius), sizes, space);
-            write_tile(tile, labels, classes, temperature, sizes, space, out);
+                each([&](const auto& tile, const auto& own) {
+                    compare_frame(transposed.get(), frame, tile, sizes, own, space);
+                });
+            each([&](const auto& tile, const auto& own) {
+                write_tile(tile, labels, classes, temperature, sizes, own, out);
+            });
         }
     }
 }

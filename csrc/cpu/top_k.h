@@ -154,6 +154,12 @@ struct Candidates {
         counts[stream] = 0;
     }
 
+    // Those from a stream on.
+    Candidates from(std::int64_t stream) const {
+        const std::int64_t start = stream * capacity;
+        return {k, capacity, thresholds + stream, values + start, ids + start, counts + stream, keys};
+    }
+
     // For a value above its stream's threshold. Ids of a stream come in rising order.
     void add(std::int64_t stream, T value, std::int64_t id) const {
         const std::int64_t start = stream * capacity;

@@ -20,6 +20,7 @@ from fastssl.data.media import MediaConfig, Modality
 from fastssl.data.plans import ViewPlan
 from fastssl.errors import UserError, unknown
 from fastssl.files import atomic_write
+from fastssl.methods import Method
 from fastssl.models.resnet import Stem
 from fastssl.models.vit import Pool
 from fastssl.optim import OptimConfig
@@ -137,9 +138,10 @@ class RunConfig:
         preset = own if self.views is None else plans.get(self.views)(self.image_size)
         plan = plans.changed(preset, self.plan)
         what = "the plan" if self.views is None else f"the preset {self.views!r}"
-        if plan.total != own.total and not (method.multi_crop and plan.total >= 2):
-            needed = f"the method {self.method!r} takes {own.total}" + (" or more" if method.multi_crop else "")
-            raise UserError(f"{what} makes {_views(plan.total)} of each image, {needed}: {self._remedy(own, preset)}")
+        if not _enough(plan, own, method):
+            needed = f"the method {self.method!r} takes {'2 or more' if method.multi_crop else own.total}"
+            remedy = self._remedy(own, preset)
+            raise UserError(f"{what} makes {_views(plan.total)} of each image, {needed}: {remedy}")
         if not _fed_alike(plan, own):
             needed = f"the method {self.method!r} takes them {plans.normalization(own)}"
             raise UserError(f"of {what} {plans.normalization(plan)}; {needed}")
@@ -148,11 +150,17 @@ class RunConfig:
 
     def _remedy(self, own: ViewPlan, preset: ViewPlan) -> str:
         """What to do about another number of views than the method's."""
-        if preset.total == own.total:
+        method = methods.get(self.method)
+        if _enough(preset, own, method):
             return "leave the plan's views as they are"
         usable = {name: plans.get(name)(self.image_size) for name in plans.names()}
-        names = [name for name, plan in usable.items() if plan.total == own.total and _fed_alike(plan, own)]
+        names = [name for name, plan in usable.items() if _enough(plan, own, method) and _fed_alike(plan, own)]
         return f"--views may be {', '.join(names)}, or left out"
+
+
+def _enough(plan: ViewPlan, own: ViewPlan, method: type[Method]) -> bool:
+    """Whether a plan makes as many views as the method takes."""
+    return plan.total == own.total or (method.multi_crop and plan.total >= 2)
 
 
 def _fed_alike(plan: ViewPlan, own: ViewPlan) -> bool:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import make_dataclass
+
 import pytest
 import torch
 from labelled import stripes
@@ -16,7 +18,7 @@ class Knows(Method):
     """Takes each batch's brightest image for its answer, with noise of its own; batch norm must stay as it is."""
 
     def __init__(self) -> None:
-        super().__init__(nn.BatchNorm2d(3), None)
+        super().__init__(nn.BatchNorm2d(3), make_dataclass("NoSettings", ())())
 
     def forward(self, views: list[Tensor]) -> Tensor:
         bright = self.encoder(views[0]).mean(dim=(1, 2, 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import make_dataclass
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ class Seen(Method):
     """What an encoder of no parameters sees: the colours around grey, averaged over 2 x 2 pixels."""
 
     def __init__(self, gain: float = 1.0) -> None:
-        super().__init__(nn.Identity(), None)
+        super().__init__(nn.Identity(), make_dataclass("NoSettings", ())())
         self.gain = gain
 
     def embed(self, frames: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import make_dataclass
+
 import pytest
 import torch
 from torch import nn
@@ -23,4 +25,4 @@ def test_images_are_embedded_by_the_last_map_of_the_encoder(build) -> None:
 
 def test_an_encoder_without_a_map_is_refused() -> None:
     with pytest.raises(UserError, match="Identity"):
-        Method(nn.Identity(), None).embed(torch.rand(1, 3, 8, 8))
+        Method(nn.Identity(), make_dataclass("NoSettings", ())()).embed(torch.rand(1, 3, 8, 8))

@@ -174,12 +174,15 @@ def test_a_run_may_have_another_encoder_and_other_crops():
     own = configs.recipe("dino")
     assert (own.encoder, own.pool, own.optim.name, own.optim.final_weight_decay) == ("vit_micro", "token", "adamw", 0.4)
     resnet = configs.from_dict({"method": "dino", "encoder": "resnet18", "stem": "cifar"})
-    assert (resnet.pool, resnet.encoder_options()) == (None, {"stem": "cifar", "width": 64})
+    assert (resnet.pool, resnet.encoder_options()) == (
+        None,
+        {"stem": "cifar", "width": 64, "max_stride": 32, "channels": 3},
+    )
     assert configs.from_dict({"method": "dino", "encoder": "vit_tiny"}).pool == "token"
     few = configs.from_dict({"method": "dino", "plan": {"local": {"views": 3}}})
     assert few.view_plan().total == 5
     assert replace(few, plan={}, views="byol").view_plan().total == 2
-    with pytest.raises(UserError, match="views 'eval' makes 1 view"):
+    with pytest.raises(UserError, match="the method 'dino' takes 2 or more: --views may be byol"):
         replace(few, plan={}, views="eval")
 
 

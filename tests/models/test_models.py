@@ -14,16 +14,16 @@ def test_unknown_encoder_offers_the_nearest():
 
 
 def test_options_are_the_encoders_own_but_for_what_is_given():
-    assert models.options("resnet18") == {"stem": "imagenet", "width": 64, "channels": 3}
+    assert models.options("resnet18") == {"stem": "imagenet", "width": 64, "max_stride": 32, "channels": 3}
     given = models.options("resnet18", image_size=32, width=8, stem=None)
-    assert given == {"stem": "imagenet", "width": 8, "channels": 3}
+    assert given == {"stem": "imagenet", "width": 8, "max_stride": 32, "channels": 3}
     given = models.options("vit_tiny", image_size=32, patch_size=4)
     assert (given["width"], given["patch_size"], given["image_size"]) == (192, 4, 32)
     assert models.get("vit_tiny")(**given | {"depth": 1}).native_grid == (8, 8)
 
 
 def test_an_option_of_another_encoder_is_named():
-    with pytest.raises(UserError, match=r"resnet18 has no patch_size, .* 4; its options are stem, width, channels"):
+    with pytest.raises(UserError, match=r"no patch_size, .* 4; its options are stem, width, max_stride, channels"):
         models.options("resnet18", patch_size=4)
     with pytest.raises(UserError, match="vit_tiny has no stem, which was set to 'cifar'"):
         models.options("vit_tiny", stem="cifar")

@@ -92,6 +92,17 @@ def test_equals_the_definition(engine, shape: tuple[int, ...], dtype: torch.dtyp
         assert (got.double() - want).abs()[:, decided].max() <= rounding / temperature
 
 
+def test_so_many_neighbours_that_few_pixels_fit_into_working_memory(engine) -> None:
+    if engine.slow:
+        pytest.skip("of the C++ kernel, which takes few tiles at a time then")
+    inputs = data(1, 20, 60, 62, 2, device=engine.device)
+    want, gap = definition(*inputs, None, 3000, 1.0)
+    got = propagate_labels(*inputs, radius=None, k=3000, temperature=1.0)
+    decided = gap > 1e-6
+    assert decided.double().mean() >= 0.9
+    torch.testing.assert_close(got.double()[:, decided], want[:, decided], atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
 def test_at_most_twice_the_error_of_plain_torch(engine, dtype: torch.dtype) -> None:
     height, width = (5, 9) if engine.slow else (12, 13)

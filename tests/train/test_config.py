@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from fastssl import methods
+from fastssl.data.plans import ViewPlan
 from fastssl.errors import UserError
 from fastssl.methods.simclr import SimCLRConfig
 from fastssl.optim import OptimConfig
@@ -101,11 +103,7 @@ def test_exponents_that_yaml_reads_as_words_are_numbers(tmp_path: Path) -> None:
             "{views: byol, plan: {second: {views: 2}}}",
             "'byol' makes 3 views of each image, the method 'simclr' takes 2: l",
         ),
-        ("{method: mae, views: dino}", "'mae' takes 1: --views may be eval, jigsaw, mae, relative_patch, or left out"),
-        (
-            "{method: jigsaw, views: colorization}",
-            "of the preset 'colorization' values stay in [0, 1]; the method 'jigsaw'",
-        ),
+        ("{method: mae, views: dino}", "'mae' takes 1: --views may be colorization, eval, jigsaw, mae, r"),
         (
             "{method: rotation, plan: {rot90: [0]}}",
             "turned by 0, 1, 2, 3 quarters, in this order; rot90 turns them by 0, 0, 0, 0",
@@ -133,6 +131,15 @@ def test_what_cannot_be_used_is_named(text: str, message: str, tmp_path: Path) -
         configs.read(path)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_preset_normalised_otherwise_than_the_method_needs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = ViewPlan(size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    monkeypatch.setattr(methods.get("mae"), "view_plan", lambda size: plain)
+    with pytest.raises(
+        UserError, match=r"preset 'eval' normalised by ImageNet's .*; the method 'mae' takes them .*0, 1"
+    ):
+        configs.from_dict({"method": "mae", "views": "eval"})
 
 
 def test_differences_leave_out_what_only_changes_where_it_runs() -> None:
