@@ -1,7 +1,7 @@
 """CPC of recordings: predict the frames to come from what was heard, by telling them from others (arXiv:1807.03748).
 
 Recipe:
-    fastssl pretrain cpc_audio --data fsdd --media.samples 2560 --max_stride 80
+    fastssl pretrain cpc_audio --data fsdd --media.samples 2560 --max_stride 80 --width 128 --optim.lr 1e-3
     Time and score: not yet measured.
 """
 
