@@ -1,6 +1,6 @@
 """How large the tiles of a grid are: shares of a cell, so that what a paper fixed in pixels fits images of any size.
 
-And what is done to their colours, that patches be not told by them.
+And patches that each have colours of their own, that they be not told by them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from torch import Tensor
 from fastssl.errors import UserError
 
 SMALLEST_TILE = 3
-# Standard deviation of what replaces a channel, those that stay having 1 (arXiv:1505.05192, section 3.1).
-NOISE = 0.01
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def tile_side(task: str, side: int, grid: int, gap: float) -> int:
@@ -58,12 +57,28 @@ def overlapping_sides(task: str, side: int, grid: int, overlap: float, jitter: f
     return patch, left
 
 
-def dropped_channels(patches: Tensor) -> Tensor:
-    """Leaves one channel of each patch, drawn from torch's global generator; the others are noise.
+def with_own_colors(patches: Tensor, strength: float, grey: float) -> Tensor:
+    """Patches of an image as if each were of another photo, in brightness, contrast and colour balance.
+
+    What a crop's patches have in common tells them from those of other images, and nothing of what they show; so they
+    are changed one by one (CPC v2, arXiv:1905.09272, section 4.1, "patch-based augmentation").
 
     Args:
-        patches: (..., 3, h, w).
+        patches: (..., 3, h, w) floating-point, normalised.
+        strength: standard deviation of a patch's mean, and of the logarithm of its contrast; half as much comes to each
+            channel by itself.
+        grey: share of the patches that lose their colour.
+    Returns:
+        Of the same shape. Draws from torch's global generators.
     """
-    kept = torch.randint(3, (*patches.shape[:-3], 1, 1, 1), device=patches.device)
-    channel = torch.arange(3, device=patches.device).view(3, 1, 1)
-    return torch.where(channel == kept, patches, NOISE * torch.randn_like(patches))
+    of_patch, of_channel = (*patches.shape[:-3], 1, 1, 1), (*patches.shape[:-3], 3, 1, 1)
+
+    def drawn() -> Tensor:
+        whole = torch.randn(of_patch, device=patches.device)
+        return strength * (whole + torch.randn(of_channel, device=patches.device) / 2)
+
+    luma = patches.new_tensor(_LUMA).view(3, 1, 1)
+    lost = torch.rand(of_patch, device=patches.device) < grey
+    patches = torch.where(lost, (luma * patches).sum(-3, keepdim=True), patches)
+    mean = patches.mean((-3, -2, -1), keepdim=True)
+    return (patches - mean) * drawn().exp() + mean + drawn()

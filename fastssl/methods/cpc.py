@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fastssl.data import plans
-from fastssl.data.tiling import dropped_channels, overlapping_sides
+from fastssl.data.tiling import overlapping_sides, with_own_colors
 from fastssl.errors import UserError, require_at_least, require_positive
 from fastssl.losses import CPCLoss
 from fastssl.methods.base import Method
@@ -30,10 +30,11 @@ class CPCConfig:
     Attributes:
         grid: patches in a row, and rows.
         overlap: share of a patch's side that its neighbour has too.
-        jitter: share of a patch's side that is cut off, at a place drawn for each patch; a pixel at least unless 0; the
-            paper's 4 pixels of 64.
-        drop_colors: replace two of the three channels of each patch by noise, so that neighbours cannot be told by
-            their colours alone.
+        jitter: share of a patch's side that is cut off, at a place drawn for each patch; a pixel at least unless 0; in
+            the paper 4 pixels of 64.
+        color_jitter: how much brightness, contrast and colours of each patch are changed by themselves, a standard
+            deviation of normalised values; the paper, with days of training, does without.
+        grey: share of the patches that lose their colour; in the paper all.
         first_step: rows below of which the nearest that is predicted lies; 2 leaves out those that share pixels.
         last_step: rows below of which the farthest that is predicted lies; less than ``grid``.
         context_layers: of the causal convolutions that see the rows so far; each adds a row.
@@ -42,8 +43,9 @@ class CPCConfig:
 
     grid: int = 7
     overlap: float = 0.5
-    jitter: float = 4 / 64
-    drop_colors: bool = True
+    jitter: float = 0.25
+    color_jitter: float = 0.5
+    grey: float = 0.3
     first_step: int = 2
     last_step: int = 5
     context_layers: int = 5
@@ -52,9 +54,12 @@ class CPCConfig:
     def __post_init__(self) -> None:
         require_at_least("CPC", self, grid=2, first_step=1, context_layers=1)
         require_positive("CPC", self, "temperature")
+        require_at_least("CPC", self, color_jitter=0)
         for name, value in (("overlap", self.overlap), ("jitter", self.jitter)):
             if not 0 <= value < 1:
                 raise UserError(f"the {name} of cpc must be a share in [0, 1); got {value}")
+        if not 0 <= self.grey <= 1:
+            raise UserError(f"the grey of cpc must be a share in [0, 1]; got {self.grey}")
         if not self.first_step <= self.last_step < self.grid:
             raise UserError(
                 f"cpc predicts from first_step to last_step rows below, which must be fewer than the {self.grid} of "
@@ -81,19 +86,8 @@ class CPC(Method):
 
     @classmethod
     def view_plan(cls, size: int) -> plans.ViewPlan:
-        """One view by crop, flip and colour; what each patch has to itself is done in `patches`."""
-        return plans.ViewPlan(
-            size=size,
-            crop_scale=(0.6, 1.0),
-            crop_ratio=(3 / 4, 4 / 3),
-            flip=0.5,
-            jitter=0.8,
-            brightness=0.4,
-            contrast=0.4,
-            saturation=0.4,
-            hue=0.1,
-            grayscale=0.25,
-        )
+        """One view by crop and flip, in all its colours: what is done to those is done to each patch."""
+        return plans.ViewPlan(size=size, crop_scale=(0.6, 1.0), crop_ratio=(3 / 4, 4 / 3), flip=0.5)
 
     def forward(self, views: list[Tensor]) -> Tensor:
         """views: one (N, 3, H, H) batch. Returns the scalar loss.
@@ -121,4 +115,4 @@ class CPC(Method):
         columns = (begins + drawn[1])[..., None, None] + pixels
         sample = torch.arange(count, device=images.device).view(-1, 1, 1, 1, 1)
         patches = images[sample, :, rows, columns].movedim(-1, 3)
-        return dropped_channels(patches) if self.config.drop_colors else patches
+        return with_own_colors(patches, self.config.color_jitter, self.config.grey)

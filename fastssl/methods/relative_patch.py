@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastssl.data import plans
-from fastssl.data.tiling import dropped_channels, tile_side
+from fastssl.data.tiling import tile_side
 from fastssl.errors import UserError, unknown
 from fastssl.methods.base import Method
 from fastssl.models import feature_dim
@@ -27,6 +27,7 @@ Colors = Literal["drop", "project", "keep"]
 GRID = 3
 # Where the second patch lies, as rows and columns from the first: the classes, row by row.
 DIRECTIONS = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0))
+NOISE = 0.01  # standard deviation of what replaces a channel, those that stay having 1 (section 3.1)
 PIXELATED_SIDE = 10  # "as little as 100 total pixels" (section 3)
 
 
@@ -124,7 +125,7 @@ class RelativePatch(Method):
         patches = tiles(images, GRID, size=side, jitter=jitter, normalize=True)
         if config.pixelate > 0 and side > PIXELATED_SIDE:
             patches = _pixelated(patches, config.pixelate)
-        return dropped_channels(patches) if config.colors == "drop" else patches
+        return _dropped(patches) if config.colors == "drop" else patches
 
     def _draw_pairs(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 9, D) features to those of first and second patches, each (N, 8, D), a pair for each direction."""
@@ -162,3 +163,10 @@ def _pixelated(patches: Tensor, share: float) -> Tensor:
     coarse = F.interpolate(coarse, size=side, mode="bilinear")
     chosen = torch.rand(len(flat), 1, 1, 1, device=flat.device) < share
     return torch.where(chosen, coarse, flat).view_as(patches)
+
+
+def _dropped(patches: Tensor) -> Tensor:
+    """Leaves one channel, drawn for each, of (N, K, 3, h, h) patches; the others are noise."""
+    kept = torch.randint(3, (*patches.shape[:2], 1, 1, 1), device=patches.device)
+    channel = torch.arange(3, device=patches.device).view(3, 1, 1)
+    return torch.where(channel == kept, patches, NOISE * torch.randn_like(patches))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastssl.data.tiling import overlapping_sides
+from fastssl.data.tiling import overlapping_sides, with_own_colors
 from fastssl.errors import UserError
 from fastssl.methods.cpc import CPC, CPCConfig
 
@@ -28,7 +28,7 @@ class Corners(nn.Module):
 def plain() -> CPC:
     """Patches as they are, in float64, so that each number can be followed."""
     torch.manual_seed(0)
-    settings = CPCConfig(grid=4, first_step=1, last_step=2, context_layers=2, jitter=0.0, drop_colors=False)
+    settings = CPCConfig(grid=4, first_step=1, last_step=2, context_layers=2, jitter=0.0, color_jitter=0.0, grey=0.0)
     return CPC(Corners(), settings).double()
 
 
@@ -76,12 +76,12 @@ def test_patches_overlap_and_reach_the_edges(plain: CPC) -> None:
     views = images(2, 20)
     patches = plain.patches(views)
     assert patches.shape == (2, 4, 4, 3, 8, 8)
-    assert torch.equal(patches[:, 0, 0], views[:, :, :8, :8])
-    assert torch.equal(patches[:, 3, 2], views[:, :, 12:, 8:16])
+    torch.testing.assert_close(patches[:, 0, 0], views[:, :, :8, :8])
+    torch.testing.assert_close(patches[:, 3, 2], views[:, :, 12:, 8:16])
 
 
 def test_jitter_cuts_each_patch_at_a_place_of_its_own() -> None:
-    method = CPC(Corners(), CPCConfig(grid=4, last_step=3, jitter=0.25, drop_colors=False))
+    method = CPC(Corners(), CPCConfig(grid=4, last_step=3, jitter=0.25, color_jitter=0.0, grey=0.0))
     views = images(4, 20)
     torch.manual_seed(0)
     patches = method.patches(views)
@@ -92,21 +92,35 @@ def test_jitter_cuts_each_patch_at_a_place_of_its_own() -> None:
             (y, x)
             for y in range(3)
             for x in range(3)
-            if torch.equal(patches[n, r, c], views[n, :, 4 * r + y : 4 * r + y + 6, 4 * c + x : 4 * c + x + 6])
+            if torch.allclose(patches[n, r, c], views[n, :, 4 * r + y : 4 * r + y + 6, 4 * c + x : 4 * c + x + 6])
         ]
         assert len(at) == 1
         found.update(at)
     assert len(found) == 9
 
 
-def test_dropped_colours_leave_one_channel_of_each_patch() -> None:
-    method = CPC(Corners(), CPCConfig(grid=4, last_step=3, jitter=0.0))
-    plain = CPC(Corners(), CPCConfig(grid=4, last_step=3, jitter=0.0, drop_colors=False))
-    views = images(4, 20)
+def test_each_patch_has_colours_of_its_own() -> None:
     torch.manual_seed(0)
-    kept = (method.patches(views) == plain.patches(views)).all(-1).all(-1)
-    assert bool((kept.sum(-1) == 1).all())
-    assert bool(kept.flatten(0, 2).any(0).all())
+    patches = images(400, 6).mul(0.3).add(0.1).view(20, 20, 3, 6, 6)
+    changed = with_own_colors(patches, 0.5, 0.0)
+    gain = changed.std((-1, -2)) / patches.std((-1, -2))
+    shift = (changed - gain[..., None, None] * (patches - patches.mean((-3, -2, -1), keepdim=True))).mean((-1, -2))
+    assert gain.log().std().item() == pytest.approx(0.5 * 1.25**0.5, rel=0.1)
+    assert (shift - 0.1).std().item() == pytest.approx(0.5 * 1.25**0.5, rel=0.1)
+    for found in (gain.log(), shift):  # of the variance four fifths are of the whole patch
+        assert found.mean(-1).var().item() == pytest.approx(0.25 + 0.25 / 4 / 3, rel=0.2)
+    torch.testing.assert_close(with_own_colors(patches, 0.0, 0.0), patches)
+
+
+def test_grey_patches_have_equal_channels() -> None:
+    torch.manual_seed(0)
+    patches = images(400, 6).view(20, 20, 3, 6, 6)
+    changed = with_own_colors(patches, 0.0, 0.3)
+    is_grey = (changed - changed[:, :, :1]).abs().amax((2, 3, 4)) < 1e-9
+    assert is_grey.double().mean().item() == pytest.approx(0.3, abs=0.07)
+    torch.testing.assert_close(changed[~is_grey], patches[~is_grey])
+    luma = (torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64).view(3, 1, 1) * patches).sum(2)
+    torch.testing.assert_close(changed[is_grey][:, 1], luma[is_grey])
 
 
 def test_no_gradient_comes_from_rows_that_are_not_compared(plain: CPC) -> None:
@@ -136,6 +150,8 @@ def test_images_that_are_too_small_are_refused() -> None:
     [
         ({"overlap": 1.0}, r"the overlap of cpc must be a share in \[0, 1\); got 1\.0"),
         ({"jitter": -0.1}, r"the jitter of cpc must be a share"),
+        ({"grey": 1.5}, r"the grey of cpc must be a share in \[0, 1\]; got 1\.5"),
+        ({"color_jitter": -1.0}, "color_jitter"),
         ({"last_step": 7}, r"fewer than the 7 of its grid; got 2 to 7"),
         ({"first_step": 6}, r"got 6 to 5"),
         ({"first_step": 0}, "first_step"),
