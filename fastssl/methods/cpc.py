@@ -33,7 +33,7 @@ class CPCConfig:
         jitter: share of a patch's side that is cut off, at a place drawn for each patch; a pixel at least unless 0; in
             the paper 4 pixels of 64.
         color_jitter: how much brightness, contrast and colours of each patch are changed by themselves, a standard
-            deviation of normalised values; the paper, with days of training, does without.
+            deviation of normalised values; the paper does without.
         grey: share of the patches that lose their colour; in the paper all.
         first_step: rows below of which the nearest that is predicted lies; 2 leaves out those that share pixels.
         last_step: rows below of which the farthest that is predicted lies; less than ``grid``.
