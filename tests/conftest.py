@@ -33,8 +33,8 @@ with suppress(ModuleNotFoundError):  # only the fuzz needs it
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    told = "instruction sets of the C++ kernels: all, or the ends, the plainest and this processor's best"
-    parser.addoption("--isas", choices=("all", "ends"), default="all", help=told)
+    told = "instruction sets of the C++ kernels: AVX2 and this processor's best, the plainest and the best, or all"
+    parser.addoption("--isas", choices=("usual", "ends", "all"), default="usual", help=told)
     told = "run the GPU's tests of the ops on the CPU, with formulas in place of kernels: tests/ops/pretended.py"
     parser.addoption("--pretend-gpu", action="store_true", help=told)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import signal
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -172,3 +174,10 @@ def test_is_a_method_with_its_encoder(name, build):
     assert method.encoder(inputs).shape == (2, method.encoder.feature_dim)
     assert method.config == method.Config()
     assert method.kept.state_dict().keys() == method.encoder.state_dict().keys()
+
+
+def test_the_readme_leads_to_its_page(name):
+    root = Path(__file__).parent.parent.parent
+    page = re.search(rf"\[`{name}`\]\((docs/methods/\w+\.md)\)", (root / "README.md").read_text(encoding="utf-8"))
+    assert page is not None
+    assert f"fastssl pretrain {name} " in (root / page[1]).read_text(encoding="utf-8")

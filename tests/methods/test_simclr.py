@@ -6,8 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fastssl import models
 from fastssl.errors import UserError
 from fastssl.methods.simclr import SimCLR, SimCLRConfig
+from fastssl.optim import OptimConfig, build_optimizer
+from fastssl.train import config as configs
+from fastssl.train import log
+from fastssl.train.folder import RunFolder
+from fastssl.train.loop import pretrain
 
 
 class Flat(nn.Module):
@@ -83,7 +89,67 @@ def test_refuses_an_encoder_of_unknown_width():
         SimCLR(nn.Linear(2, 2), SimCLRConfig())
 
 
-@pytest.mark.parametrize(("name", "value"), [("hidden_dim", 0), ("out_dim", 0), ("head_layers", -1)])
+@pytest.mark.parametrize(("name", "value"), [("hidden_dim", 0), ("out_dim", 0), ("head_layers", -1), ("chunk", 1)])
 def test_a_head_that_cannot_be_is_refused_before_anything_is_built(name: str, value: int):
     with pytest.raises(UserError, match=f"the {name} of SimCLR must be .* or more; got {value}"):
         SimCLRConfig(**{name: value})
+
+
+def with_gradients(method: SimCLR, views: list[Tensor]) -> list[Tensor]:
+    """The loss, and its gradient by every parameter."""
+    method.zero_grad()
+    loss = method(views)
+    loss.backward()
+    return [loss.detach(), *(p.grad.clone() for p in method.parameters() if p.grad is not None)]
+
+
+@pytest.mark.parametrize("head_layers", [0, 1, 2, 3])
+def test_chunks_give_the_whole_batchs_gradient(head_layers: int):
+    encoder = models.get("vit_micro")(patch_size=4, width=16, depth=2, image_size=8)
+    whole = SimCLR(encoder, SimCLRConfig(head_layers=head_layers)).double()
+    views = [torch.randn(5, 3, 8, 8, dtype=torch.float64) for _ in range(2)]
+    wanted = with_gradients(whole, views)
+    whole.config = SimCLRConfig(head_layers=head_layers, chunk=3)
+    torch.testing.assert_close(with_gradients(whole, views), wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_the_heads_batch_norm_sees_all_chunks_at_once():
+    method = SimCLR(Flat(), SimCLRConfig(chunk=2))
+    seen: list[int] = []
+    method.head.layers[1].register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+    method([torch.randn(3, 3, 2, 2) for _ in range(2)])
+    assert seen == [6]
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_residual_network_learns_in_chunks_by_lars(build, views_of, precision):
+    method = build("simclr", chunk=4)
+    views = views_of(method)
+    optimizer = build_optimizer(method, OptimConfig("lars", lr=1.0))
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+            loss = method(views)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_features_are_read_before_the_head(build):
+    method = build("simclr")
+    assert method.kept is method.encoder
+    assert method.encoder.feature_dim == method.head.layers[0].in_features
+
+
+def test_a_run_in_chunks_logs_what_a_run_of_whole_batches_does(tmp_path, data_of):
+    vit = {"encoder": "vit_micro", "patch_size": 4, "width": 16, "depth": 2}
+    small = {**vit, "image_size": 16, "epochs": 2, "batch_size": 6, "threads": 1, "optim": {"warmup_epochs": 0}}
+    logged = []
+    for chunk in (None, 5):
+        folder = RunFolder(tmp_path / str(chunk))
+        pretrain(configs.from_dict({**small, "simclr": {"chunk": chunk}}), data_of("simclr", 12, 16), folder)
+        logged.append([[row.loss, row.extra.get("output_rank", 0.0)] for row in log.read(folder.metrics)])
+    assert [loss for loss, _ in logged[0]] != [logged[0][0][0]] * 4
+    assert logged[1] == [pytest.approx(row, rel=1e-3) for row in logged[0]]

@@ -56,8 +56,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             best = _native.cpu.supported_isa()
             if metafunc.definition.get_closest_marker("one_isa"):
                 isas = (best,)
-            elif metafunc.config.getoption("isas") == "ends":
-                isas = tuple(dict.fromkeys((ISAS[0], best)))
+            elif (chosen := metafunc.config.getoption("isas")) != "all":
+                narrow = "baseline" if chosen == "ends" or best == "baseline" else "avx2"
+                isas = tuple(dict.fromkeys((narrow, best)))
         metafunc.parametrize("engine", _engines(isas), indirect=True)
 
 
