@@ -88,11 +88,6 @@ the first masks of the other half; and the other way round. J&F in per cent, by 
 all objects of {sequences} sequences of DAVIS 2016's validation set, 240 pixels high, each tracked by a network that
 never saw it.
 """
-READ_DIGITS = """\
-`{command} --data FSDD` trains `cpc_audio` on {train:,} recordings of the Free Spoken Digit Dataset (here those of
-{speakers} speakers), without labels, and probes the frozen encoder, the mean of its contexts over a recording, on the
-{held_out} that its authors hold out. Accuracy of the linear probe in per cent, by seed; chance is {chances}.
-"""
 
 DOCS = Path(__file__).parent.parent / "docs"
 KERNELS = summary.RESULTS / "gpu_kernels.json"
@@ -330,7 +325,7 @@ def results() -> str:
         "",
         *side_by_side.section(),
         *tracking(),
-        *spoken_digits(),
+        *digits.section(),
     ]
     return "\n".join(parts)
 
@@ -350,35 +345,6 @@ def tracking(path: Path = davis.RESULT) -> list[str]:
         table_of(["seed", *names], 1, table),
         "",
         f"The longest training took {minutes:.1f} minutes. Scores of each object are in the JSON file.\n",
-        circumstances(report["run"]),
-        "",
-    ]
-
-
-def spoken_digits(path: Path = digits.RESULT) -> list[str]:
-    """The section on spoken digits, once that is measured."""
-    if not path.exists():
-        return []
-    report = json.loads(path.read_text())
-    rows, names = report["rows"], (TRAINED, RANDOM)
-    table = [
-        [row["seed"], *(f"{100 * row['scores'][name][kind]:.1f}" for kind in digits.LABELS for name in names)]
-        for row in rows
-    ]
-    classes = rows[0]["classes"]
-    read = READ_DIGITS.format(
-        command=report["command"],
-        **rows[0]["recordings"],
-        speakers=classes["speaker"],
-        chances=" and ".join(f"{100 / classes[kind]:.0f} of the {kind}" for kind in digits.LABELS),
-    )
-    minutes = max(row["minutes_of_training"] for row in rows)
-    return [
-        "## Spoken digits: contrastive predictive coding\n",
-        read,
-        table_of(["seed", *(f"{kind}, {name}" for kind in digits.LABELS for name in names)], 1, table),
-        "",
-        f"The longest training took {minutes:.1f} minutes; the encoder has {rows[0]['parameters']:,} parameters.\n",
         circumstances(report["run"]),
         "",
     ]

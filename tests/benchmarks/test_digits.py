@@ -12,7 +12,6 @@ import pytest
 import torch
 from wav_files import write_wav
 
-from benchmarks import publish
 from benchmarks.scores import digits
 from fastssl.eval.protocol import RANDOM, TRAINED
 
@@ -75,11 +74,11 @@ def test_it_trains_probes_and_does_nothing_twice(
     assert {kind for scores in row["scores"].values() for kind in scores} == {"digit", "speaker"}
     assert row["scores"].keys() == {TRAINED, RANDOM}
     assert str(tmp_path) not in json.dumps(report["settings"])
-    page = "\n".join(publish.spoken_digits(tmp_path / "digits.json"))
+    page = "\n".join(digits.section(tmp_path / "digits.json"))
     assert "chance is 50 of the digit and 50 of the speaker" in page
     shown = (f"{100 * row['scores'][name][kind]:.1f}" for kind in ("digit", "speaker") for name in (TRAINED, RANDOM))
     assert f"| 0 | {' | '.join(shown)} |" in page
-    assert publish.spoken_digits(tmp_path / "none.json") == []
+    assert digits.section(tmp_path / "none.json") == []
     before = (tmp_path / "digits.json").stat().st_mtime_ns
     capsys.readouterr()
     assert run(data, tmp_path, monkeypatch) == 0
