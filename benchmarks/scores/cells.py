@@ -86,7 +86,7 @@ METHODS: dict[str, dict[str, Any]] = {
         **CONVNET,
         **BF16,
         "batch_size": 128,
-        "epochs": 8,
+        "epochs": 10,
         "optim": {**ADAMW, "weight_decay": 0.01, "beta2": 0.999},
         "cpc": BIG_PATCHES,
     },
@@ -149,6 +149,7 @@ ABLATIONS: dict[str, tuple[Ablation, ...]] = {
     ),
     "cpc": (
         Ablation("colours", "patches keep their colours", {"cpc": {**BIG_PATCHES, "color_jitter": 0.0, "grey": 0.0}}),
+        Ablation("no-flip", "patches not mirrored", {"cpc": {**BIG_PATCHES, "flip": 0.0}}),
         Ablation("apart", "no patches that share pixels", {"cpc": {**BIG_PATCHES, "first_step": 2}}),
     ),
     "simclr": (

@@ -32,6 +32,7 @@ class CPCConfig:
         overlap: share of a patch's side that its neighbour has too.
         jitter: share of a patch's side that is cut off, at a place drawn for each patch; a pixel at least unless 0; in
             the paper 4 pixels of 64.
+        flip: share of the patches that are mirrored by themselves, so that no line goes on; in the paper none.
         color_jitter: how much brightness, contrast and colours of each patch are changed by themselves, a standard
             deviation of normalised values; the paper does without.
         grey: share of the patches that lose their colour; in the paper all.
@@ -44,6 +45,7 @@ class CPCConfig:
     grid: int = 7
     overlap: float = 0.5
     jitter: float = 0.25
+    flip: float = 0.5
     color_jitter: float = 0.5
     grey: float = 0.3
     first_step: int = 2
@@ -58,8 +60,9 @@ class CPCConfig:
         for name, value in (("overlap", self.overlap), ("jitter", self.jitter)):
             if not 0 <= value < 1:
                 raise UserError(f"the {name} of cpc must be a share in [0, 1); got {value}")
-        if not 0 <= self.grey <= 1:
-            raise UserError(f"the grey of cpc must be a share in [0, 1]; got {self.grey}")
+        for name, value in (("flip", self.flip), ("grey", self.grey)):
+            if not 0 <= value <= 1:
+                raise UserError(f"the {name} of cpc must be a share in [0, 1]; got {value}")
         if not self.first_step <= self.last_step < self.grid:
             raise UserError(
                 f"cpc predicts from first_step to last_step rows below, which must be fewer than the {self.grid} of "
@@ -92,7 +95,7 @@ class CPC(Method):
     def forward(self, views: list[Tensor]) -> Tensor:
         """views: one (N, 3, H, H) batch. Returns the scalar loss.
 
-        Draws jitter and colours from torch's global generators.
+        Draws what is done to each patch from torch's global generators.
         """
         (images,) = views
         patches = self.patches(images)
@@ -105,14 +108,15 @@ class CPC(Method):
         return loss
 
     def patches(self, images: Tensor) -> Tensor:
-        """(N, 3, H, H) images to (N, grid, grid, 3, h, h), of which each was cut and coloured by itself."""
+        """(N, 3, H, H) images to (N, grid, grid, 3, h, h), of which each was cut, mirrored and coloured by itself."""
         grid, (count, _, size, _) = self.config.grid, images.shape
         patch, side = overlapping_sides("cpc", size, grid, self.config.overlap, self.config.jitter)
         begins = torch.linspace(0, size - patch, grid, device=images.device).round().long()
         drawn = torch.randint(patch - side + 1, (2, count, grid, grid), device=images.device)
         pixels = torch.arange(side, device=images.device)
         rows = (begins[:, None] + drawn[0])[..., None, None] + pixels[:, None]
-        columns = (begins + drawn[1])[..., None, None] + pixels
+        mirrored = torch.rand(count, grid, grid, 1, 1, device=images.device) < self.config.flip
+        columns = (begins + drawn[1])[..., None, None] + torch.where(mirrored, pixels.flip(0), pixels)
         sample = torch.arange(count, device=images.device).view(-1, 1, 1, 1, 1)
         patches = images[sample, :, rows, columns].movedim(-1, 3)
         return with_own_colors(patches, self.config.color_jitter, self.config.grey)

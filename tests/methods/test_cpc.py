@@ -24,11 +24,15 @@ class Corners(nn.Module):
         return self.scale * torch.cat([x.mean((2, 3)), x[:, :, 0, 0]], dim=1)
 
 
+# What is done to each patch beside cutting it, left out.
+PLAIN = {"flip": 0.0, "color_jitter": 0.0, "grey": 0.0}
+
+
 @pytest.fixture
 def plain() -> CPC:
     """Patches as they are, in float64, so that each number can be followed."""
     torch.manual_seed(0)
-    settings = CPCConfig(grid=4, first_step=1, last_step=2, context_layers=2, jitter=0.0, color_jitter=0.0, grey=0.0)
+    settings = CPCConfig(grid=4, first_step=1, last_step=2, context_layers=2, jitter=0.0, **PLAIN)
     return CPC(Corners(), settings).double()
 
 
@@ -81,7 +85,7 @@ def test_patches_overlap_and_reach_the_edges(plain: CPC) -> None:
 
 
 def test_jitter_cuts_each_patch_at_a_place_of_its_own() -> None:
-    method = CPC(Corners(), CPCConfig(grid=4, last_step=3, jitter=0.25, color_jitter=0.0, grey=0.0))
+    method = CPC(Corners(), CPCConfig(grid=4, last_step=3, jitter=0.25, **PLAIN))
     views = images(4, 20)
     torch.manual_seed(0)
     patches = method.patches(views)
@@ -97,6 +101,16 @@ def test_jitter_cuts_each_patch_at_a_place_of_its_own() -> None:
         assert len(at) == 1
         found.update(at)
     assert len(found) == 9
+
+
+def test_patches_are_mirrored_by_themselves() -> None:
+    method = CPC(Corners(), CPCConfig(grid=4, last_step=3, jitter=0.0, **{**PLAIN, "flip": 0.5}))
+    straight = CPC(Corners(), CPCConfig(grid=4, last_step=3, jitter=0.0, **PLAIN))
+    views = images(8, 20)
+    found, expected = method.patches(views), straight.patches(views)
+    mirrored = torch.isclose(found, expected.flip(-1)).flatten(3).all(-1)
+    torch.testing.assert_close(found[~mirrored], expected[~mirrored])
+    assert 0.35 < mirrored.double().mean().item() < 0.65
 
 
 def test_each_patch_has_colours_of_its_own() -> None:
@@ -151,6 +165,7 @@ def test_images_that_are_too_small_are_refused() -> None:
         ({"overlap": 1.0}, r"the overlap of cpc must be a share in \[0, 1\); got 1\.0"),
         ({"jitter": -0.1}, r"the jitter of cpc must be a share"),
         ({"grey": 1.5}, r"the grey of cpc must be a share in \[0, 1\]; got 1\.5"),
+        ({"flip": -0.5}, "the flip of cpc must be a share"),
         ({"color_jitter": -1.0}, "color_jitter"),
         ({"last_step": 7}, r"fewer than the 7 of its grid; got 2 to 7"),
         ({"first_step": 6}, r"got 6 to 5"),
