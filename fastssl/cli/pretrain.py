@@ -89,7 +89,11 @@ def _finish(folder: RunFolder, data: Data, known: int) -> None:
         data = data.readable()
     if len(_skipped(data)) > known:
         console.describe_skipped(_skipped(data), None if isinstance(data, Recordings) else console.IN_REPORT)
-    if not isinstance(data, Splits):
+    if isinstance(data, Recordings):
+        print(
+            f"not scored: take the encoder of waveforms out by fastssl export {folder.path} --out encoder.safetensors"
+        )
+    elif not isinstance(data, Splits):
         print(f"not scored: give labelled images to fastssl evaluate {folder.path} --data")
     elif data.test is not None and data.test.labels is not None:
         score(trained, data, folder.scores)

@@ -131,6 +131,19 @@ def load_images(config: RunConfig, cache: Cache | None, other: str | None = None
     return found.readable()
 
 
+def refuse_recordings(config: RunConfig) -> None:
+    """Refuses a run whose encoder takes no images.
+
+    Raises:
+        UserError: saying what to do with it.
+    """
+    if config.modality == "audio":
+        raise UserError(
+            f"{config.method} learns from recordings, and its encoder takes no images: fastssl export writes it, and "
+            "docs/methods/cpc_audio.md shows how to score one"
+        )
+
+
 def load_all(source: str, cache: Cache | None, *, size: int, max_skipped: float) -> ImageSet:
     """`images.load_all` with a bar."""
     with console.reading(source) as progress:
