@@ -86,7 +86,8 @@ def _finish(folder: RunFolder, data: Data, known: int) -> None:
     """
     trained = open_run(folder.path)
     if isinstance(data, Splits):
-        data = data.readable()
+        with console.reading(trained.config.data) as progress:
+            data = data.readable(progress)
     if len(_skipped(data)) > known:
         console.describe_skipped(_skipped(data), None if isinstance(data, Recordings) else console.IN_REPORT)
     if isinstance(data, Recordings):

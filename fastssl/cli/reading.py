@@ -128,7 +128,8 @@ def load_images(config: RunConfig, cache: Cache | None, other: str | None = None
         )
     found = load(config, cache)
     assert isinstance(found, Splits)
-    return found.readable()
+    with console.reading(config.data) as progress:
+        return found.readable(progress)
 
 
 def refuse_recordings(config: RunConfig) -> None:
