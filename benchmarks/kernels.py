@@ -62,7 +62,7 @@ class Kernel:
 
 
 def wide(sass: str) -> tuple[int, int]:
-    """Loads and stores of 16 bytes a thread, from and to global memory; copies from there to shared memory are loads."""
+    """Loads and stores of 16 bytes a thread, from and to global memory; copies to shared memory are loads."""
     return len(re.findall(r"\b(?:LDG?\.E|LDGSTS)\S*\.128", sass)), len(re.findall(r"\bSTG?\.E\S*\.128", sass))
 
 
