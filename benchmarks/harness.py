@@ -220,11 +220,16 @@ def measure(
     return compared(case, rows, failed)
 
 
+def is_ours(provider: str) -> bool:
+    """Ours, or ours with other settings: "fastssl, streamed" is nobody's rival."""
+    return provider == OURS or provider.startswith(f"{OURS}, ")
+
+
 def compared(case: Case, rows: dict[str, dict[str, Any]], failed: dict[str, str]) -> list[dict[str, Any]]:
     """The rows in the case's order, each told how it stands to the others, and those of rivals that failed."""
     medians = {name: found["median"] for name, found in rows.items()}
     rivals = {name: median for name, median in medians.items() if name != OURS}
-    distinct = [name for name in rivals if not name.endswith(AGAIN)]
+    distinct = [name for name in rivals if not name.endswith(AGAIN) and not is_ours(name)]
     for name, found in rows.items():
         found["times_faster_than"] = {rival: round(median / medians[name], 3) for rival, median in rivals.items()}
         found["best_rival"] = min(distinct, key=rivals.__getitem__, default=None)

@@ -62,8 +62,8 @@ class Kernel:
 
 
 def wide(sass: str) -> tuple[int, int]:
-    """Loads and stores of 16 bytes a thread, from and to global memory."""
-    return len(re.findall(r"\bLDG?\.E\S*\.128", sass)), len(re.findall(r"\bSTG?\.E\S*\.128", sass))
+    """Loads and stores of 16 bytes a thread, from and to global memory; copies to shared memory are loads."""
+    return len(re.findall(r"\b(?:LDG?\.E|LDGSTS)\S*\.128", sass)), len(re.findall(r"\bSTG?\.E\S*\.128", sass))
 
 
 def plain(mangled: str) -> str:

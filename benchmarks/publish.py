@@ -17,7 +17,7 @@ from benchmarks import demo, plots, summary
 from benchmarks.gpu import ledger
 from benchmarks.gpu.ledger import Ledger
 from benchmarks.markdown import MADE, circumstances, table_of
-from benchmarks.scores import davis
+from benchmarks.scores import davis, digits, side_by_side
 from benchmarks.scores import table as scores
 from benchmarks.summary import Machine, Measured, Report, Row
 from fastssl import info
@@ -326,7 +326,9 @@ def results() -> str:
         "",
         circumstances(report["run"]),
         "",
+        *side_by_side.section(),
         *tracking(),
+        *digits.section(),
     ]
     return "\n".join(parts)
 

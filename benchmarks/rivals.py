@@ -37,6 +37,9 @@ PACKAGES = {
     "torchvision": "torchvision",
 }
 
+# What extras of fastssl bring, and rivals use too.
+READERS = ("nvidia-dali-cuda130", "webdataset", "av", "soundfile", "pillow")
+
 
 class NotInstalledError(ImportError):
     """A rival is not here; its text says how to get it."""
@@ -72,9 +75,9 @@ _kept: list[Any] = []
 
 
 def versions() -> dict[str, str]:
-    """The version of each rival, or "not installed"."""
+    """The version of each rival and of each library that it or we read data with, or "not installed"."""
     found = {}
-    for package in PACKAGES.values():
+    for package in (*PACKAGES.values(), *READERS):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -124,7 +124,9 @@ def write_ledger(out: Path, dry: bool, say: Say) -> None:
         say("ledger: nothing is written of a run without a GPU")
         return
     results = f"benchmarks/results/{summary.folder_of(device)}/check"
-    after = ledger.updated({} if dry else ledger.read(), tests.parts, memcheck.parts, device, results)
+    versions = {name: str(tests.subject[name]) for name in ("torch", "triton", "nvcc")}
+    where = {"device": device, **versions, "results": results}
+    after = ledger.updated({} if dry else ledger.read(), tests.parts, memcheck.parts, where)
     proven = ledger.proven(after)
     assert not (dry and proven), "a dry run proves no kernel"
     write(out / LEDGER, after)

@@ -1,9 +1,9 @@
 """Which GPU kernels were run on a GPU as they are now: benchmarks/gpu_ledger.json, and what is told of it.
 
 The ledger has an entry for each file of csrc/cuda and fastssl/ops/triton. The check alone, on the machine with the GPU,
-writes what was run: an entry's hash, device, date and tests. A kernel is proven while its file and all that it takes to
-call it (``uses``) have the hashes of its entry: what it includes or imports, the bindings, the op's own file and what
-that imports. An entry that is not proven says why, as ``unproven``.
+writes what was run: an entry's hash, device, date, versions and tests. A kernel is proven while its file and all that
+it takes to build and call it (``uses``) have the hashes of its entry: what it includes or imports, the bindings and the
+compiler's options, the op's own file and what that imports. An entry that is not proven says why, as ``unproven``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import functools
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parent.parent.parent
 LEDGER = ROOT / "benchmarks" / "gpu_ledger.json"
 FILES = {"cuda": "csrc/cuda/{}.cu", "triton": "fastssl/ops/triton/{}.py"}
 KINDS = ("csrc/cuda/*.*", "fastssl/ops/triton/*.py")
-BINDINGS = ("csrc/bindings/bind.h", "csrc/bindings/cuda.cpp")
+BINDINGS = ("CMakeLists.txt", "csrc/bindings/bind.h", "csrc/bindings/cuda.cpp")
 OPS = "fastssl.ops"
 Entry = dict[str, Any]
 Ledger = dict[str, Entry]
@@ -167,20 +168,23 @@ def verdict(op: str, backend: str, tests: dict[str, Any], memcheck: dict[str, An
     if "failed" in memcheck.get(op, {}):
         return "memcheck failed"
     passed = int(tests[op].get("passed", {}).get(backend, 0))
-    return passed if passed else "none of its tests ran"
+    if not passed:
+        return "none of its tests ran"
+    return passed if op in memcheck else "tests passed, memcheck not reached yet"
 
 
 def checked(op: str, memcheck: dict[str, Any]) -> str:
     """What compute-sanitizer said of an op's kernels that did not fail."""
-    if op not in memcheck:
-        return "not reached"
     return f"skipped: {memcheck[op]['skipped']}" if "skipped" in memcheck[op] else "passed"
 
 
-def updated(ledger: Ledger, tests: dict[str, Any], memcheck: dict[str, Any], device: str, results: str) -> Ledger:
-    """The ledger after a check on ``device``: what passed, why what failed is unproven; others stay as they were."""
+def updated(ledger: Ledger, tests: dict[str, Any], memcheck: dict[str, Any], where: Mapping[str, str]) -> Ledger:
+    """The ledger after a check: what passed, why what failed is unproven; others stay as they were.
+
+    ``where`` has the device, the versions, and the folder of the results.
+    """
     found, shared = dict(ledger), {}
-    common = {"device": device, "date": datetime.date.today().isoformat(), "results": results}
+    common = {**where, "date": datetime.date.today().isoformat()}
     for op, backend in kernels():
         path = FILES[backend].format(op)
         passed = verdict(op, backend, tests, memcheck)

@@ -98,6 +98,7 @@ def each(
     items: Sequence[str],
     seconds: float,
     tell: Callable[[str, Any, str], None],
+    ended: Callable[[list[str], int, str], None] = lambda done, code, said: None,
     **environment: str,
 ) -> list[str]:
     """Runs ``command ITEM...``, which prints {"item": ..., "result": ...} in a line when it is done with an item.
@@ -107,6 +108,8 @@ def each(
 
     Args:
         tell: called at once with each item, its result, and what else was printed meanwhile.
+        ended: called when a process ends by itself, with the items that it told, its exit code, and what it printed
+            after the last of them.
     Returns:
         the items that were not reached in time.
     """
@@ -115,6 +118,7 @@ def each(
     while rest and time.monotonic() < deadline:
         barren += 1
         said: deque[str] = deque(maxlen=LINES)
+        told: list[str] = []
         process = start([*command, *rest], **environment)
         for line in lines(process, deadline):
             if not line.startswith('{"item"'):
@@ -123,8 +127,11 @@ def each(
             done = json.loads(line)
             rest.remove(done["item"])
             tell(done["item"], done["result"], "\n".join(said))
+            told.append(done["item"])
             said.clear()
             barren = 0
+        if time.monotonic() < deadline:
+            ended(told, process.returncode, "\n".join(said))
         if rest and time.monotonic() < deadline:
             words = "\n".join(said)
             for item in rest if barren == 2 else rest[:1]:

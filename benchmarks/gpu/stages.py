@@ -218,6 +218,9 @@ def outcome(report: Path, dry: bool = False) -> Result:
 # ---- memcheck ----
 
 
+FOUND_ERRORS = 86  # the exit code that compute-sanitizer is asked for
+
+
 def sanitizer() -> str | None:
     beside = Path("/usr/local/cuda/bin/compute-sanitizer")
     return shutil.which("compute-sanitizer") or (str(beside) if beside.exists() else None)
@@ -230,19 +233,25 @@ def memcheck(parts: list[str], seconds: float, tell: Tell, dry: bool) -> None:
         for part in parts:
             tell(part, {"skipped": "compute-sanitizer is not installed"})
         return
-    checked: list[object] = (
-        [tool, "--tool", "memcheck", "--report-api-errors", "no", "--target-processes", "application-only"]
-        if tool and not dry
-        else []
-    )
+    options = ["--report-api-errors", "no", "--target-processes", "application-only", "--error-exitcode", FOUND_ERRORS]
+    checked: list[object] = [tool, "--tool", "memcheck", *options] if tool and not dry else []
     calls = [sys.executable, "tests/ops/small_calls.py", "cpu" if dry else "cuda"]
 
-    def judged(part: str, result: Result, said: str) -> None:
+    def complaints(said: str) -> str:
         words = [line for line in said.splitlines() if line.startswith("=========")]
-        wrong = [line for line in words if not re.search("COMPUTE-SANITIZER|ERROR SUMMARY: 0", line)]
-        tell(part, {**result, "failed": "\n".join(wrong)} if wrong else result)
+        return "\n".join(line for line in words if not re.search("COMPUTE-SANITIZER|ERROR SUMMARY: 0", line))
 
-    processes.each([*checked, *calls], parts, seconds, judged, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+    def judged(part: str, result: Result, said: str) -> None:
+        wrong = complaints(said)
+        tell(part, {**result, "failed": wrong} if wrong else result)
+
+    def ended(done: list[str], code: int, said: str) -> None:
+        """The tool prints from a process of its own: what it says late may be of any op before."""
+        if checked and (wrong := complaints(said) or ("it found errors" if code == FOUND_ERRORS else "")):
+            for part in done:
+                tell(part, {"failed": f"of this or another op in the same process: {wrong}"})
+
+    processes.each([*checked, *calls], parts, seconds, judged, ended, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
 
 
 # ---- benchmarks ----
@@ -279,6 +288,7 @@ def environment() -> dict[str, str]:
         "python": sys.version.partition(" ")[0],
         "torch": torch.__version__,
         "triton": info.facts()["triton"],
+        "nvcc": info.facts()["CUDA kernels"],
         "compute-sanitizer": sanitizer() or "not installed",
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }

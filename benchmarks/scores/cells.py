@@ -16,7 +16,7 @@ from fastssl.train import config as configs
 from fastssl.train.config import RunConfig
 
 SUPERVISED = "supervised"
-VIDEO = "video_colorization"  # learns from videos, and has a script of its own
+NO_IMAGES = {"video_colorization", "cpc_audio"}  # learn from videos and recordings, and have scripts of their own
 
 # AlexNet's few layers of many channels cost a CPU far less than a ResNet's many of few, of as many parameters.
 CONVNET: dict[str, Any] = {"encoder": "alexnet", "stem": "cifar", "width": 12}
@@ -27,6 +27,8 @@ ADAMW: dict[str, Any] = {"name": "adamw", "lr": 2e-3, "weight_decay": 0.05, "bet
 BF16: dict[str, Any] = {"precision": "bfloat16"}
 # Of 32 pixels tiles would have 7 to 9, of which two pools leave one. Maps of one pixel are for float32 alone.
 TILES: dict[str, Any] = {"image_size": 48}
+# Of 32 pixels patches of 16: smaller ones show little that can be recognised.
+BIG_PATCHES: dict[str, Any] = {"grid": 3, "first_step": 1, "last_step": 2, "context_layers": 2}
 
 TWO_VIEWS: dict[str, Any] = {**CONVNET, **BF16, "views": "cifar", "batch_size": 512, "epochs": 6}
 FEW_CROPS: dict[str, Any] = {"plan": {"local": {"views": 4}}}
@@ -80,6 +82,14 @@ METHODS: dict[str, dict[str, Any]] = {
     "colorization": {**CONVNET, "epochs": 5, "optim": SGD},
     "split_brain": {**CONVNET, "encoder": "alexnet_split", "width": 16, "epochs": 5, "optim": SGD},
     "mae": {**VIT, "epochs": 12, "optim": ADAMW},
+    "cpc": {
+        **CONVNET,
+        **BF16,
+        "batch_size": 128,
+        "epochs": 10,
+        "optim": {**ADAMW, "weight_decay": 0.01, "beta2": 0.999},
+        "cpc": BIG_PATCHES,
+    },
     "simclr": {**CONVNET, **BF16, "epochs": 5, "optim": SGD},
     "moco": {
         **TWO_VIEWS,
@@ -137,6 +147,11 @@ ABLATIONS: dict[str, tuple[Ablation, ...]] = {
         Ablation("hidden-90", "90 % hidden", {"mae": {"mask_ratio": 0.9}}),
         Ablation("pixels", "pixels not normalised", {"mae": {"normalize_pixels": False}}),
     ),
+    "cpc": (
+        Ablation("colours", "patches keep their colours", {"cpc": {**BIG_PATCHES, "color_jitter": 0.0, "grey": 0.0}}),
+        Ablation("no-flip", "patches not mirrored", {"cpc": {**BIG_PATCHES, "flip": 0.0}}),
+        Ablation("apart", "no patches that share pixels", {"cpc": {**BIG_PATCHES, "first_step": 2}}),
+    ),
     "simclr": (
         Ablation("no-head", "no head", {"simclr": {"head_layers": 0}}),
         Ablation("no-colour", "colours left alone", {"plan": {"jitter": 0.0, "grayscale": 0.0}}),
@@ -150,7 +165,7 @@ TUNED: tuple[Tuned, ...] = (0, 0.5, 1, 2, "all")
 
 def cells(*, ablations: bool) -> Iterator[Cell]:
     """Those of all methods that there are, or their ablations."""
-    there = {SUPERVISED, *methods.names()} - {VIDEO}
+    there = {SUPERVISED, *methods.names()} - NO_IMAGES
     for method, settings in METHODS.items():
         if method not in there:
             continue

@@ -3,8 +3,8 @@
 // in csrc/shared/views.h.
 //
 // Two launches, and nothing but a number a block between them: a pixel is made from the crop's bytes by one function
-// (`make_pixel`) wherever it is needed, again where two blocks need it, for that costs less than pixels kept in memory.
-// First, of views whose contrast changes, the sum of their lumas. Then the views: a block takes a strip of at most 64
+// (`make_pixel`) wherever it is needed, again where two blocks need it, for that is reckoned to cost less than pixels in
+// memory. First, of views whose contrast changes, the sum of their lumas. Then the views: a block takes a strip of at most 64
 // columns and 128 rows, and marches down it eight rows at a time, a warp a row, into shared memory. If the view is
 // blurred, the strip is as much wider and longer as the sample's own kernel reaches; rows are blurred across into a ring
 // of as many as the kernel has taps, and down from there, eight outputs a thread. Finished rows go out of shared memory

@@ -25,14 +25,20 @@ __device__ inline void load(const T* p, A (&values)[N]) {
     }
 }
 
-// Stores them in the GPU's memory, rounded to T. 16 bytes go by an instruction of their own, for ptxas may split a plain
+template <class T, class A>
+__device__ inline Pack<T> narrowed(const A (&values)[kPack]) {
+    Pack<T> pack;
+#pragma unroll
+    for (int k = 0; k < kPack; ++k) pack.values[k] = narrow<T>(values[k]);
+    return pack;
+}
+
+// Stores them in the GPU's memory, and in no other, rounded to T. 16 bytes go by an instruction of their own, for ptxas may split a plain
 // assignment of 16-bit numbers; of wider ones it makes several of 16.
 template <int N, class T, class A>
 __device__ inline void store(T* p, const A (&values)[N]) {
     if constexpr (N == kPack) {
-        Pack<T> pack;
-#pragma unroll
-        for (int k = 0; k < kPack; ++k) pack.values[k] = narrow<T>(values[k]);
+        const Pack<T> pack = narrowed<T>(values);
         if constexpr (sizeof(pack) == sizeof(int4)) {
             int4 whole;
             memcpy(&whole, &pack, sizeof(pack));
@@ -43,6 +49,15 @@ __device__ inline void store(T* p, const A (&values)[N]) {
     } else {
         *p = narrow<T>(values[0]);
     }
+}
+
+// Likewise in the block's shared memory.
+template <int N, class T, class A>
+__device__ inline void store_shared(T* p, const A (&values)[N]) {
+    if constexpr (N == kPack)
+        *reinterpret_cast<Pack<T>*>(p) = narrowed<T>(values);
+    else
+        *p = narrow<T>(values[0]);
 }
 
 template <int N, class A>

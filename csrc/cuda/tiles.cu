@@ -72,7 +72,7 @@ __device__ void standardize(Rows<const S> from, Rows<S> to, const Sizes& s, int 
     A values[N], sum = 0, squares = 0;
     for_each<N>(s, lanes, [&](std::int64_t y, std::int64_t x) {
         load(from.first + y * from.stride + x, values);
-        if (kept != nullptr) store(kept + y * s.width + x, values);
+        if (kept != nullptr) store_shared(kept + y * s.width + x, values);
 #pragma unroll
         for (int k = 0; k < N; ++k) sum += values[k];
     });

@@ -8,7 +8,8 @@ from pathlib import Path
 from fastssl.cli import console
 from fastssl.cli.parser import Parser
 from fastssl.cli.plan_options import add_plan_options, early, early_plan
-from fastssl.data import plans
+from fastssl.data import plans, shards
+from fastssl.errors import UserError
 from fastssl.files import atomic_write
 from fastssl.train.throughput import BenchConfig, measure
 
@@ -34,6 +35,10 @@ def run(words: list[str]) -> int:
     values = _parser(words).parse(words).as_dict()
     file = values.pop("json")
     config = BenchConfig(**values)
+    if shards.are_at(config.data):
+        raise UserError(
+            f"{config.data!r} are shards, which one engine alone reads: give the images that they were packed from"
+        )
     with console.reading(config.data) as progress:
         result = measure(config, progress)
     console.describe_skipped(result.skipped)
@@ -47,7 +52,7 @@ def run(words: list[str]) -> int:
 
 def _parser(words: list[str]) -> Parser:
     parser = Parser("bench-data DATA [options]", DESCRIPTION.format(presets=", ".join(plans.names())), EXAMPLES)
-    parser.add_argument("data", metavar="DATA", type=str, help="images, as for pretrain")
+    parser.add_argument("data", metavar="DATA", type=str, help="images, as for pretrain, but no shards")
     parser.add_argument("--json", type=str | None, help="file to write all that was measured to")
     parser.add_class_arguments(BenchConfig, skip={"data", "plan"})
     preset = plans.get(early(words, "--preset", None) or BenchConfig.preset)

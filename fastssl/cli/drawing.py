@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fastssl.cli import console
 from fastssl.data.audio import Recordings
 from fastssl.data.clips import ClipSet
 from fastssl.data.images import Splits
@@ -32,5 +33,6 @@ def draw(trained: Trained, data: Data) -> None:
     elif isinstance(data.train.images, InShards):
         saw = f"{len(data.train):,} images"
         data = Splits(some_samples(data.train, count=_SHOWN, seed=trained.config.seed), None)
-    data = data.readable()
+    with console.reading(trained.config.data) as progress:
+        data = data.readable(progress)
     write_report(trained, data, trained.folder.report, saw=saw, clips=clips)

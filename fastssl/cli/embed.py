@@ -44,6 +44,7 @@ def run(words: list[str]) -> int:
     check_table(out)
     trained = open_run(Path(given.run))
     config = trained.config
+    reading.refuse_recordings(config)
     found = reading.load_all(given.data, cache, size=config.image_size, max_skipped=given.max_skipped)
     console.describe_skipped(found.skipped)
     with reproducible(config.seed, config.threads), console.busy("computing features"):

@@ -52,6 +52,7 @@ def run(words: list[str]) -> int:
     config = FinetuneConfig(**{**settings, "optim": OptimConfig(**settings["optim"])})
     cache = reading.cache(given.no_cache, given.cache_limit)
     trained = open_run(Path(given.run))
+    reading.refuse_recordings(trained.config)
     if given.data and is_davis(given.data):
         if given.protocol != "frozen":
             raise UserError(f"{given.data} has masks to track and no labels to train with: leave --protocol out")

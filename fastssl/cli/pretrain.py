@@ -86,10 +86,15 @@ def _finish(folder: RunFolder, data: Data, known: int) -> None:
     """
     trained = open_run(folder.path)
     if isinstance(data, Splits):
-        data = data.readable()
+        with console.reading(trained.config.data) as progress:
+            data = data.readable(progress)
     if len(_skipped(data)) > known:
         console.describe_skipped(_skipped(data), None if isinstance(data, Recordings) else console.IN_REPORT)
-    if not isinstance(data, Splits):
+    if isinstance(data, Recordings):
+        print(
+            f"not scored: take the encoder of waveforms out by fastssl export {folder.path} --out encoder.safetensors"
+        )
+    elif not isinstance(data, Splits):
         print(f"not scored: give labelled images to fastssl evaluate {folder.path} --data")
     elif data.test is not None and data.test.labels is not None:
         score(trained, data, folder.scores)

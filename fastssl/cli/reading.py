@@ -128,7 +128,21 @@ def load_images(config: RunConfig, cache: Cache | None, other: str | None = None
         )
     found = load(config, cache)
     assert isinstance(found, Splits)
-    return found.readable()
+    with console.reading(config.data) as progress:
+        return found.readable(progress)
+
+
+def refuse_recordings(config: RunConfig) -> None:
+    """Refuses a run whose encoder takes no images.
+
+    Raises:
+        UserError: saying what to do with it.
+    """
+    if config.modality == "audio":
+        raise UserError(
+            f"{config.method} learns from recordings, and its encoder takes no images: fastssl export writes it, and "
+            "docs/methods/cpc_audio.md shows how to score one"
+        )
 
 
 def load_all(source: str, cache: Cache | None, *, size: int, max_skipped: float) -> ImageSet:

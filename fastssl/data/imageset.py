@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from fastssl.data.reading import Progress
 from fastssl.data.rows import FileRows, Rows
 from fastssl.data.sources import Skipped
 from fastssl.errors import UserError
@@ -46,15 +47,17 @@ class ImageSet:
             names=tuple(self.names[i] for i in index.tolist()),
         )
 
-    def readable(self) -> ImageSet:
+    def readable(self, progress: Progress | None = None) -> ImageSet:
         """Those whose files can be read, which all are tried for that were not yet.
 
+        Args:
+            progress: called with (files done, files in all) after each file that is tried.
         Raises:
             UserError: if more files cannot be read than are allowed.
         """
         if not isinstance(self.images, FileRows):
             return self
-        kept = self.images.readable()
+        kept = self.images.readable(progress)
         return self if len(kept) == len(self) else self.subset(kept)
 
 
@@ -65,13 +68,15 @@ class Splits:
     train: ImageSet
     test: ImageSet | None
 
-    def readable(self) -> Splits:
+    def readable(self, progress: Progress | None = None) -> Splits:
         """Both without the images whose files cannot be read, as scores and pictures take them.
 
+        Args:
+            progress: as of `ImageSet.readable`, for one after the other.
         Raises:
             UserError: if more files cannot be read than are allowed, or none of a part can be.
         """
-        parts = [part.readable() for part in (self.train, self.test) if part is not None]
+        parts = [part.readable(progress) for part in (self.train, self.test) if part is not None]
         if empty := next((part for part in parts if not len(part)), None):
             raise UserError(f"no readable image in a part of {empty.source!r}: repair its files")
         return Splits(parts[0], parts[1] if len(parts) > 1 else None)

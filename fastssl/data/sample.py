@@ -8,8 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from fastssl.data import shards
 from fastssl.data.images import ImageSet, list_files, load_all
 from fastssl.data.reading import Progress, decode_all, quote
+from fastssl.data.webdataset import open_shards, some_samples
 from fastssl.errors import UserError
 
 
@@ -19,6 +21,8 @@ def load_some(source: str, *, size: int, count: int, seed: int, progress: Progre
     Of files only those that were drawn are read, and those among them that cannot be read are left out. Other
     arguments and errors are those of `fastssl.data.images.load`.
     """
+    if shards.are_at(source):
+        return some_samples(open_shards(source, size=size, progress=progress).train, count=count, seed=seed).readable()
     with closing(list_files(source)) as listing:
         if not listing.entries:  # idx files, or nothing: then it says so
             everything = load_all(source, size=size, progress=progress)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeAlias
+
 import torch
 from torch import Tensor
 
@@ -10,10 +13,12 @@ from fastssl.losses._group import Group
 from fastssl.losses.info_nce import contrasted
 from fastssl.ops import _check
 
+Steps: TypeAlias = "Tensor | Sequence[Tensor]"  # (steps, N, D), or the (N, D) of each step, N its own
+
 
 def cpc_loss(
-    predictions: Tensor,
-    targets: Tensor,
+    predictions: Steps,
+    targets: Steps,
     *,
     temperature: float,
     normalized: bool = False,
@@ -23,7 +28,7 @@ def cpc_loss(
     """The mean of InfoNCE over the steps predicted (CPC, arXiv:1807.03748, eq. 4). See ``CPCLoss``.
 
     Args:
-        predictions, targets: (steps, N, D), alike in order.
+        predictions, targets: (steps, N, D), alike in order; or (N, D) of each step, where N is not the same for all.
     Returns:
         The scalar in nats, in float32 (float64 for float64 rows).
     Raises:
@@ -37,16 +42,19 @@ def cpc_loss(
     owner = "CPCLoss"
     processes = _group.resolved(owner, group)
 
-    def check() -> tuple[Tensor, Tensor]:
+    def check() -> tuple[Tensor, ...]:
         _rows.known_strategy(owner, strategy)
         _check.positive(owner, "temperature", temperature)
-        return _steps(owner, predictions, targets)
+        if isinstance(predictions, Tensor) and isinstance(targets, Tensor):
+            return _steps(owner, predictions, targets)
+        return _uneven(owner, predictions, targets)
 
     found = _group.agreed(owner, processes, check, strategy=strategy, normalized=normalized, temperature=temperature)
-    losses = [
-        contrasted(prediction, target, temperature, None, processes, strategy)
-        for prediction, target in zip(*(_rows.unit(x, normalized) for x in found), strict=True)
-    ]
+    rows = [_rows.unit(x, normalized) for x in found]
+    if rows[0].ndim == 3:
+        rows = [*rows[0], *rows[1]]
+    pairs = zip(rows[: len(rows) // 2], rows[len(rows) // 2 :], strict=True)
+    losses = [contrasted(prediction, target, temperature, None, processes, strategy) for prediction, target in pairs]
     return torch.stack(losses).mean()
 
 
@@ -62,6 +70,20 @@ def _steps(owner: str, predictions: Tensor, targets: Tensor) -> tuple[Tensor, Te
     predictions, targets = _check.as_autocast_casts(predictions), _check.as_autocast_casts(targets)
     _check.alike(owner, ("predictions", predictions), ("targets", targets))
     return predictions, targets
+
+
+def _uneven(owner: str, predictions: Steps, targets: Steps) -> tuple[Tensor, ...]:
+    """The (N, D) of each step, first all predictions, then all targets."""
+    if isinstance(predictions, Tensor) or isinstance(targets, Tensor) or len(predictions) != len(targets):
+        had = " and ".join("a tensor" if isinstance(x, Tensor) else f"{len(x)} steps" for x in (predictions, targets))
+        raise ValueError(f"{owner}: predictions and targets must both be tensors, or of as many steps; got {had}")
+    if not predictions:
+        raise ValueError(f"{owner}: needs at least one step; got none")
+    found = [
+        _rows.pair(owner, ("predictions", prediction), ("targets", target))
+        for prediction, target in zip(predictions, targets, strict=True)
+    ]
+    return (*(prediction for prediction, _ in found), *(target for _, target in found))
 
 
 class CPCLoss(_rows.OfRows):
@@ -84,8 +106,8 @@ class CPCLoss(_rows.OfRows):
         super().__init__(normalized=normalized, group=group, strategy=strategy)
         self.temperature = _check.positive("CPCLoss", "temperature", temperature)
 
-    def forward(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        """predictions, targets: (steps, N, D), alike in order. Returns the scalar mean loss in nats.
+    def forward(self, predictions: Steps, targets: Steps) -> Tensor:
+        """predictions, targets: (steps, N, D), alike in order, or of each step (N, D). Returns the mean loss in nats.
 
         Raises what ``cpc_loss`` does.
         """

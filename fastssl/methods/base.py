@@ -38,7 +38,8 @@ class Method(nn.Module):
         collapse_causes: what probably went wrong when training has collapsed, by what has: "features", "one output"
             and "uniform output" of a teacher.
         Config: frozen dataclass of the method's own hyper-parameters; every field has a default and is documented.
-        encoder: what is kept after pretraining; images (N, 3, H, W) to features (N, feature_dim).
+        encoder: what is kept after pretraining; images (N, 3, H, W), or waveforms (N, samples), to features
+            (N, feature_dim).
         watched: set by the training loop in steps whose signs of a collapse are logged: a method with a teacher then
             notes what it says (:meth:`note_teacher`).
         now: the current values of ``schedules`` by name, as the training loop has set them; at first their starts.

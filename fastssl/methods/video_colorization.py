@@ -85,6 +85,7 @@ class VideoColorization(Method):
         super().__init__(encoder, config)
         self.head = nn.Conv2d(feature_dim(encoder), config.dim, 1)
         self.register_buffer("colors", torch.zeros(config.colors, 2))  # until the videos were looked at
+        self._known = False  # as far as was looked
         encoder.register_forward_pre_hook(lambda _, inputs: (without_colour(inputs[0]),))
 
     @classmethod
@@ -110,6 +111,7 @@ class VideoColorization(Method):
                 f"video_colorization learns from colours, and the {clips} clips of videos that it saw are all grey"
             )
         self.colors.copy_(kmeans(torch.cat(found), self.config.colors))
+        self._known = True
 
     def forward(self, views: list[Tensor]) -> Tensor:
         """views: one (N, T, 3, H, W) batch of clips. Returns the scalar loss.
@@ -188,8 +190,10 @@ class VideoColorization(Method):
     def _nearest(self, ab: Tensor) -> Tensor:
         """(N, T, h, w): which of the colours is nearest to each of (N, T, 2, h, w)."""
         flat = ab.flatten(0, 1)
-        known = bool(self.colors.any())  # else, before any training, those of the batch
-        colors = self.colors if known else kmeans(flat.movedim(1, -1).flatten(0, 2), self.config.colors)
+        if not self._known:  # else no step waits for a GPU to tell
+            self._known = bool(self.colors.any())
+        of_batch = self.config.colors  # before any training
+        colors = self.colors if self._known else kmeans(flat.movedim(1, -1).flatten(0, 2), of_batch)
         return encode_ab(flat, colors)[0][:, 0].reshape(*ab.shape[:2], *ab.shape[3:])
 
 

@@ -29,7 +29,8 @@ def names() -> list[str]:
 
 def get(name: str) -> Builder:
     """The builder of encoder ``name``: called with its :func:`options` (for a ResNet ``stem`` and ``width``), it gives
-    the encoder, an ``nn.Module`` from (N, 3, H, W) to (N, feature_dim) with an integer attribute ``feature_dim``.
+    the encoder, an ``nn.Module`` from (N, 3, H, W) to (N, feature_dim) with an integer attribute ``feature_dim``;
+    one of waveforms, as ``wave_gru``, from (N, samples).
 
     Raises:
         UserError: offering the nearest name, if there is none of that name.

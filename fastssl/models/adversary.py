@@ -13,8 +13,7 @@ class Adversary(nn.Module):
     """A discriminator with an optimizer of its own, Adam, so that both are trained in turns.
 
     The weights of the discriminator ask for no gradient, and so are left alone by the optimizer of whoever is judged;
-    only :meth:`step` moves them. Adam's state lies in buffers: a state dict holds it, and training goes on from there
-    to the bit.
+    only :meth:`step` moves them. A state dict holds Adam's state too, and training goes on from there to the bit.
 
     Args:
         judge: images to (N,) logits, positive for those that look real.
@@ -23,14 +22,12 @@ class Adversary(nn.Module):
         ValueError: for another rate.
     """
 
-    steps: Tensor
-
     def __init__(self, judge: nn.Module, lr: float) -> None:
         super().__init__()
         if not lr > 0:
             raise ValueError(f"the learning rate of an adversary must be above 0; got {lr}")
         self.judge, self.lr = judge.requires_grad_(False), lr
-        self.register_buffer("steps", torch.zeros(()))
+        self.steps = 0
         for i, weight in enumerate(judge.parameters()):
             self.register_buffer(f"mean_{i}", torch.zeros_like(weight))
             self.register_buffer(f"square_{i}", torch.zeros_like(weight))
@@ -61,13 +58,19 @@ class Adversary(nn.Module):
             weight.grad = None
         return loss.detach()
 
+    def get_extra_state(self) -> dict[str, int]:
+        return {"steps": self.steps}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.steps = state["steps"]
+
     def _optimizer(self, weights: list[nn.Parameter]) -> torch.optim.Adam:
         """Adam upon the buffers; made anew each time, for they are other tensors after ``.to`` or a copy."""
         self.steps += 1
         optimizer = torch.optim.Adam(weights, lr=self.lr, betas=_BETAS)
         for i, weight in enumerate(weights):
             optimizer.state[weight] = {
-                "step": self.steps.cpu() - 1,  # which Adam counts by itself, for each weight
+                "step": torch.tensor(self.steps - 1.0),  # which Adam counts by itself, for each weight
                 "exp_avg": getattr(self, f"mean_{i}"),
                 "exp_avg_sq": getattr(self, f"square_{i}"),
             }

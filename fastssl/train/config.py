@@ -55,8 +55,10 @@ class RunConfig:
             published network's.
         stem: first layers of a ResNet or AlexNet; "cifar" (3x3, stride 1) for images of 32 pixels or so, "imagenet"
             (7x7 or 11x11, with strides) for larger ones and for speed.
-        width: channels of their first stage (64), or of a Vision Transformer's tokens; smaller is faster.
-        max_stride: pixels a position of a ResNet's last map stands for, at most (32); 8 where positions are compared.
+        width: channels of their first stage (64), of a Vision Transformer's tokens, or of a waveform's frames; smaller
+            is faster.
+        max_stride: pixels a position of a ResNet's last map stands for, at most (32), 8 where positions are compared;
+            or samples of a waveform's frame (160), 80 for 8 kHz.
         depth: blocks of a Vision Transformer.
         patch_size: side of its patches, in pixels, which must fill the image; half as large means four times as many.
         pool: what becomes its features: the "mean" of the patches' tokens, or the class "token".

@@ -25,7 +25,8 @@ def export_encoder(trained: Trained, path: Path) -> None:
     The file's metadata (strings) say how to build the network and how to feed it: ``architecture`` and ``options``
     (JSON; ``fastssl.models.get(architecture)(**options)``), ``feature_dim``, ``image_size`` (pixels), ``mean`` and
     ``std`` (JSON, for channels in [0, 1]), ``method``, ``fastssl`` (the version), and ``input``: "rgb", or "grey" for
-    one that was only shown images without colours, in three equal channels.
+    one that was only shown images without colours, in three equal channels. Of an encoder of recordings ``input`` is
+    "waveform", and in place of size, mean and std stands ``samples``, of the windows that it was trained on.
 
     Raises:
         UserError: for another ending than ``.safetensors``, by which programs know how to read it, or if the file
@@ -33,7 +34,7 @@ def export_encoder(trained: Trained, path: Path) -> None:
     """
     if path.suffix != ".safetensors":
         raise UserError(f"{path} does not end in .safetensors: give --out {path.with_suffix('.safetensors')}")
-    config, plan = trained.config, trained.config.view_plan()
+    config = trained.config
     metadata = {
         "format": "pt",
         "fastssl": fastssl.__version__,
@@ -41,14 +42,25 @@ def export_encoder(trained: Trained, path: Path) -> None:
         "architecture": config.encoder,
         "options": json.dumps(config.encoder_options()),
         "feature_dim": str(feature_dim(trained.encoder)),
+        **_fed(trained),
+    }
+    tensors = {name: value.contiguous() for name, value in trained.encoder.state_dict().items()}
+    with atomic_write(path) as partial:
+        partial.write_bytes(to_safetensors(tensors, metadata))
+
+
+def _fed(trained: Trained) -> dict[str, str]:
+    """What the encoder takes, for the metadata."""
+    config = trained.config
+    if config.modality == "audio":
+        return {"samples": str(config.media.samples), "input": "waveform"}
+    plan = config.view_plan()
+    return {
         "image_size": str(config.image_size),
         "mean": json.dumps(plan.mean),
         "std": json.dumps(plan.std),
         "input": trained.method.sees,
     }
-    tensors = {name: value.contiguous() for name, value in trained.encoder.state_dict().items()}
-    with atomic_write(path) as partial:
-        partial.write_bytes(to_safetensors(tensors, metadata))
 
 
 def check_table(path: Path) -> None:

@@ -188,6 +188,13 @@ def test_an_item_that_ends_its_process_fails_alone() -> None:
     assert found["dies"][0] == {"failed": "the process ended with 7: doing dies"}
 
 
+def test_the_end_of_each_process_is_told() -> None:
+    ends: list[tuple[list[str], int, str]] = []
+    command = [sys.executable, "-c", CHILD + "print('at last'); sys.exit(3)"]
+    processes.each(command, ["a", "dies", "b"], 30.0, lambda *_: None, lambda *end: ends.append(end))
+    assert ends == [(["a"], 7, "doing dies"), (["b"], 3, "at last")]
+
+
 def test_two_deaths_in_a_row_end_it() -> None:
     found, left = told(["dies", "dies", "a", "b"])
     assert left == []
@@ -207,17 +214,25 @@ def test_what_outlasts_its_time_is_ended_and_left() -> None:
 
 
 def test_memcheck_reads_what_the_sanitizer_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    def each(command: Any, parts: list[str], seconds: float, tell: Any, **environment: str) -> None:
+    def each(command: Any, parts: list[str], seconds: float, tell: Any, ended: Any, **environment: str) -> None:
         assert command[:3] == ["/bin/sanitizer", "--tool", "memcheck"]
         assert environment == {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
         tell("good", {"calls": 2}, "========= COMPUTE-SANITIZER\n")
         tell("bad", {"calls": 2}, "========= Invalid __global__ read of size 4 bytes\n=========     at kernel\n")
+        ended(["good", "bad"], 0, "========= ERROR SUMMARY: 0 errors\n")
+        tell("late", {"calls": 2}, "")
+        ended(["late"], stages.FOUND_ERRORS, "========= Invalid __shared__ write of size 2 bytes\n")
+        tell("silent", {"calls": 2}, "")
+        ended(["silent"], stages.FOUND_ERRORS, "")
 
     monkeypatch.setattr(stages, "sanitizer", lambda: "/bin/sanitizer")
     monkeypatch.setattr(processes, "each", each)
     found: dict[str, Any] = {}
-    stages.memcheck(["good", "bad"], 10, lambda part, result: found.update({part: result}), False)
+    parts = ["good", "bad", "late", "silent"]
+    stages.memcheck(parts, 10, lambda part, result: found.update({part: result}), False)
     assert found["good"] == {"calls": 2}
+    assert "Invalid __shared__ write" in found["late"]["failed"]
+    assert "it found errors" in found["silent"]["failed"]
     assert "Invalid __global__ read" in found["bad"]["failed"]
     monkeypatch.setattr(stages, "sanitizer", lambda: None)
     stages.memcheck(["good"], 10, lambda part, result: found.update({part: result}), False)

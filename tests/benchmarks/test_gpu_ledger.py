@@ -21,6 +21,7 @@ SOURCES = {
     "csrc/cuda/ema_update.h": "// declared\n",
     "csrc/cuda/common.cuh": '#include "../shared/shared.h"\n',
     "csrc/shared/shared.h": "// shared with the C++ kernels\n",
+    "CMakeLists.txt": "# options of the compilers\n",
     "csrc/bindings/cuda.cpp": '#include "../cuda/ema_update.h"\n#include "bind.h"\n',
     "csrc/bindings/bind.h": "// binds\n",
     "fastssl/ops/ema_update.py": "from fastssl.ops import _check\n",
@@ -47,20 +48,23 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+WHERE = {"device": H100, "torch": "2.11.0", "nvcc": "13.0.88", "results": "benchmarks/results/x/check"}
+CHECKED = {"ema_update": {"calls": 8}, "nt_xent": {"calls": 12}}
 PASSED = {"ema_update": {"passed": {"cuda": 31}, "failures": []}, "nt_xent": {"passed": {"triton": 40}, "failures": []}}
 
 
 def test_what_passed_is_in_the_ledger(repository: Path) -> None:
-    found = ledger.updated({}, PASSED, {}, H100, "benchmarks/results/x/check")
+    found = ledger.updated({}, PASSED, CHECKED, WHERE)
     assert set(found) == {name for name in SOURCES if name.startswith(("csrc/cuda/", "fastssl/ops/triton/"))}
     assert not any("unproven" in entry for entry in found.values())
     entry = found[CUDA]
     assert (entry["device"], entry["tests"], entry["results"]) == (H100, "passed 31", "benchmarks/results/x/check")
     assert entry["sha256"] == ledger.sha256(CUDA)
-    assert entry["memcheck"] == "not reached"
-    skipped = ledger.updated(
-        {}, PASSED, {"ema_update": {"skipped": "not installed"}, "nt_xent": {"calls": 3}}, H100, ""
-    )
+    assert (entry["memcheck"], entry["torch"], entry["nvcc"]) == ("passed", "2.11.0", "13.0.88")
+    early = ledger.updated({}, PASSED, {"ema_update": {"calls": 8}}, WHERE)
+    assert ledger.proven(early) == [CUDA]
+    assert early[TRITON]["unproven"] == "tests passed, memcheck not reached yet"
+    skipped = ledger.updated({}, PASSED, {"ema_update": {"skipped": "not installed"}, "nt_xent": {"calls": 3}}, WHERE)
     assert skipped[CUDA]["memcheck"] == "skipped: not installed"
     assert skipped[TRITON]["memcheck"] == "passed"
     assert ledger.proven(found) == [CUDA, TRITON]
@@ -72,7 +76,7 @@ OF_BOTH = ("fastssl/ops/_check.py", "fastssl/ops/_native.py")
 @pytest.mark.parametrize("changed", SOURCES)
 def test_a_kernel_is_proven_until_something_changes_that_it_takes_to_call_it(repository: Path, changed: str) -> None:
     """The kernel, what it includes or imports, the bindings, the op's own file and what that imports."""
-    found = ledger.updated({}, PASSED, {}, H100, "r")
+    found = ledger.updated({}, PASSED, CHECKED, WHERE)
     (repository / changed).write_text(SOURCES[changed] + "\n")
     triton = changed in OF_BOTH or "nt_xent" in changed or "triton" in changed
     cuda = changed in OF_BOTH or not triton
@@ -86,7 +90,7 @@ def test_a_kernel_is_proven_until_something_changes_that_it_takes_to_call_it(rep
 
 
 def test_a_new_import_of_an_op_is_a_change_too(repository: Path) -> None:
-    found = ledger.updated({}, PASSED, {}, H100, "r")
+    found = ledger.updated({}, PASSED, CHECKED, WHERE)
     (repository / "fastssl/ops/_new.py").write_text("x = 1\n")
     (repository / "fastssl/ops/nt_xent.py").write_text("from fastssl.ops import _new, _check\n")
     assert ledger.completed(found)[TRITON]["unproven"] == "changed since: fastssl/ops/_new.py, fastssl/ops/nt_xent.py"
@@ -103,22 +107,22 @@ def test_each_kernels_sources_here_are_found() -> None:
 
 
 def test_what_failed_is_unproven_and_what_did_not_run_keeps_its_entry(repository: Path) -> None:
-    found = ledger.updated({}, PASSED, {}, H100, "r")
-    assert ledger.updated(found, {}, {}, H100, "r") == found
+    found = ledger.updated({}, PASSED, CHECKED, WHERE)
+    assert ledger.updated(found, {}, {}, WHERE) == found
     failed = {"ema_update": {"passed": {"cuda": 30}, "failures": ["test: it differs"], "failed": "1 tests"}}
-    after = ledger.updated(found, failed, {}, H100, "r")
+    after = ledger.updated(found, failed, {}, WHERE)
     assert ledger.proven(after) == [TRITON]
     assert (after[CUDA]["unproven"], after[CUDA]["device"]) == ("1 tests failed", H100)
     skipped = {"ema_update": {"passed": {}, "skipped": 31, "failures": []}}
-    assert ledger.proven(ledger.updated(found, skipped, {}, H100, "r")) == [TRITON]
-    unsafe = ledger.updated({}, PASSED, {"nt_xent": {"failed": "Invalid __global__ read"}}, H100, "r")
+    assert ledger.proven(ledger.updated(found, skipped, {}, WHERE)) == [TRITON]
+    unsafe = ledger.updated({}, PASSED, {**CHECKED, "nt_xent": {"failed": "Invalid __global__ read"}}, WHERE)
     assert ledger.proven(unsafe) == [CUDA]
     assert unsafe[TRITON]["unproven"] == "memcheck failed"
 
 
 def test_info_tells_of_each_kernel_whether_it_is_proven(repository: Path) -> None:
     assert info.gpu_sentence(info.gpu_checks()) == "not yet run on a GPU: ema_update (CUDA), nt_xent (Triton)"
-    found = ledger.updated({}, {"nt_xent": PASSED["nt_xent"]}, {}, H100, "r")
+    found = ledger.updated({}, {"nt_xent": PASSED["nt_xent"]}, CHECKED, WHERE)
     info.PROVEN.write_text(json.dumps(ledger.recorded(found)))
     date = found[TRITON]["date"]
     checked = f"checked on {H100} on {date}: nt_xent (Triton); not yet run on a GPU: ema_update (CUDA)"
@@ -128,17 +132,17 @@ def test_info_tells_of_each_kernel_whether_it_is_proven(repository: Path) -> Non
     changed = f"unproven, changed since it was checked ({H100}, {date}): nt_xent (Triton)"
     assert info.gpu_sentence(info.gpu_checks()) == f"{changed}; not yet run on a GPU: ema_update (CUDA)"
     assert info.gpu_sentence(ledger.recorded(found)).startswith(changed)
-    failed = ledger.updated(found, {"nt_xent": {"failures": ["a", "b"]}}, {}, H100, "r")
+    failed = ledger.updated(found, {"nt_xent": {"failures": ["a", "b"]}}, {}, WHERE)
     told = f"unproven, 2 tests failed ({H100}, {date}): nt_xent (Triton)"
     assert info.gpu_sentence(ledger.recorded(failed)).startswith(told)
 
 
 def test_performance_has_a_row_for_each_kernels_file(repository: Path) -> None:
-    found = ledger.updated({}, {"nt_xent": PASSED["nt_xent"]}, {}, H100, "r")
+    found = ledger.updated({}, {"nt_xent": PASSED["nt_xent"]}, CHECKED, WHERE)
     date = found[TRITON]["date"]
     *_, cuda, triton = publish.proven_table(found).splitlines()
     assert cuda == f"| `{CUDA}` | **unproven**: not yet run on a GPU |  |"
-    assert triton == f"| `{TRITON}` | proven: tests passed 40, memcheck not reached | {H100}, {date} |"
+    assert triton == f"| `{TRITON}` | proven: tests passed 40, memcheck passed | {H100}, {date} |"
 
 
 def test_readme_and_info_tell_what_the_ledger_says() -> None:
@@ -169,7 +173,7 @@ def test_a_checks_results_are_adopted(repository: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     check.write(out / "benchmarks.json", {"subject": subject, "run": run, "parts": parts})
     check.write(out / "tests.json", {"subject": subject, "run": {}, "parts": PASSED})
-    check.write(out / check.LEDGER, ledger.updated({}, PASSED, {}, H100, "r"))
+    check.write(out / check.LEDGER, ledger.updated({}, PASSED, CHECKED, WHERE))
     written = {str(path.relative_to(repository)) for path in check.adopt(out, repository)}
     folder = "benchmarks/results/nvidia-h100-80gb-hbm3"
     assert written == {f"{folder}/nt_xent.json", f"{folder}/check/tests.json", "benchmarks/gpu_ledger.json"}

@@ -223,4 +223,4 @@ class TestRealCells:
                 assert own != base
 
     def test_no_method_is_forgotten(self) -> None:
-        assert {*methods.names()} - {*cells.METHODS} <= {cells.VIDEO}
+        assert {*methods.names()} - {*cells.METHODS} <= cells.NO_IMAGES

@@ -102,7 +102,10 @@ def test_a_method_for_audio_is_trained_on_windows_and_resumed(run: Run, tmp_path
     again = checkpoints.load(RunFolder(Path("half")).checkpoint)
     assert all(torch.equal(again.model[name], whole.model[name]) for name in whole.model)
     assert [json.loads(line)["step"] for line in Path("run/metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
+    assert "take the encoder of waveforms out by fastssl export run" in outcome.out
     assert "was trained on recordings" in run("report", "run").error()
+    for words in (("evaluate", "run", "--data", "photos"), ("embed", "run", "photos", "--out", "f.npz")):
+        assert "heard learns from recordings, and its encoder takes no images" in run(*words).error()
     assert "no views are made" in run("pretrain", "heard", "--views", "simclr", *QUICK).error()
 
 

@@ -94,3 +94,10 @@ def test_one_option_says_how_many_files_may_be_unreadable(
     assert outcome.code == 0
     assert "skipped 3 that cannot be read" in outcome.err
     assert run("pretrain", "--out", "strict", "--resume", "--max_skipped", "0.2").code == 0
+
+
+def test_views_of_shards_are_drawn_and_engines_are_not_measured_on_them(shards: Path, run: Run) -> None:
+    outcome = run("views", "shards", "--image_size", "16", "--rows", "30")
+    assert outcome.code == 0
+    assert Path("views.png").stat().st_size > 0
+    assert "'shards' are shards, which one engine alone reads" in run("bench-data", "shards").error()

@@ -185,6 +185,15 @@ void wait_for_warp(unsigned lanes) {
 void* slot(unsigned lane) { return slots[current / 32 * 32 + lane]; }
 unsigned lane() { return current % 32; }
 
+void require_global(const void* p) {
+    const auto within = [&](const unsigned char* start, std::size_t bytes) {
+        const auto address = reinterpret_cast<std::uintptr_t>(p), first = reinterpret_cast<std::uintptr_t>(start);
+        return address >= first && address < first + bytes;
+    };
+    if (within(memory, kShared + kGuard)) failure = "an access to global memory with an address in shared memory";
+    if (within(pool[current].stack.get(), kStack)) failure = "an access to global memory with an address of a local variable";
+}
+
 cudaError_t run(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& body) {
     const std::lock_guard<std::mutex> lock(one_launch);
     const std::uint64_t threads = std::uint64_t{block.x} * block.y * block.z;

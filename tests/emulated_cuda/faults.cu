@@ -34,6 +34,17 @@ __global__ void beyond_shared(int* out) {
     out[threadIdx.x] = 1;
 }
 
+__global__ void shared_as_global(int* out) {
+    int4* const shared = dynamic_shared<int4>();
+    __stwb(shared + threadIdx.x, int4{1, 2, 3, 4});
+    out[threadIdx.x] = shared[threadIdx.x].x;
+}
+
+__global__ void local_as_global(int* out) {
+    int own = static_cast<int>(threadIdx.x);
+    out[threadIdx.x] = __ldg(&own);
+}
+
 __global__ void misaligned(int* out) { *reinterpret_cast<int4*>(out + 1) = int4{1, 2, 3, 4}; }
 
 __global__ void unwritten_shared(int* out) { out[threadIdx.x] = dynamic_shared<int>()[threadIdx.x]; }
@@ -53,6 +64,8 @@ cudaError_t run(const std::string& name, int* out) {
     if (name == "half_a_barrier") return launch(half_a_barrier, 1, kThreads, 0, stream, out);
     if (name == "gone_lane") return launch(gone_lane, 1, kThreads, 0, stream, out);
     if (name == "beyond_shared") return launch(beyond_shared, 1, kThreads, shared, stream, out);
+    if (name == "shared_as_global") return launch(shared_as_global, 1, kThreads, 4 * shared, stream, out);
+    if (name == "local_as_global") return launch(local_as_global, 1, kThreads, 0, stream, out);
     if (name == "misaligned") return launch(misaligned, 1, 1, 0, stream, out);
     if (name == "unwritten_shared") return launch(unwritten_shared, 1, kThreads, shared, stream, out);
     if (name == "sum") return launch(sum, 1, kThreads, 0, stream, out);

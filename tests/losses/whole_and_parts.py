@@ -78,6 +78,7 @@ CASES = {
     "ClipLoss, a scale in bfloat16": Case(in_bfloat16, ((N, D), (N, D))),
     "CPCLoss": Case(lambda group: CPC(group), ((N, 3, D), (N, 3, D))),
     "CPCLoss, ring": Case(lambda group: CPC(group, "ring"), ((N, 3, D), (N, 3, D))),
+    "CPCLoss, a tensor a step": Case(lambda group: of_steps(group), ((N, D),) * 4),
     "BarlowTwins": Case(lambda group: losses.BarlowTwins(group=group)),
     "VICReg": Case(lambda group: losses.VICReg(group=group)),
     "SupCon": Case(with_labels, ((N, D),)),
@@ -178,6 +179,12 @@ def at_two_epochs(loss: dino.DINOLoss | solo.DINOLoss) -> Callable[..., Tensor]:
 def CPC(group: str | None, strategy: str = "gather") -> Callable[..., Tensor]:  # noqa: N802
     loss = losses.CPCLoss(0.2, group=group, strategy=strategy)
     return lambda a, b: loss(a.movedim(1, 0), b.movedim(1, 0))
+
+
+def of_steps(group: str | None) -> Callable[..., Tensor]:
+    """Two steps, each a tensor of its own."""
+    loss = losses.CPCLoss(0.2, group=group)
+    return lambda a, b, c, d: loss([a, c], [b, d])
 
 
 def twice(loss: torch.nn.Module, buffer: str) -> Callable[..., Tensor]:

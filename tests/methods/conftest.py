@@ -2,13 +2,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from wav_files import write_wav
 
 from fastssl import methods, models
+from fastssl.data.audio import list_recordings
 from fastssl.data.clips import ClipLoader, ClipSet
 from fastssl.data.images import ImageSet, Splits
 from fastssl.data.media import Data
@@ -19,6 +22,7 @@ TINY: dict[str, dict[str, Any]] = {
     "resnet18": {"stem": "cifar", "width": 4},
     "alexnet_split": {"stem": "cifar", "width": 8},
     "vit_micro": {"patch_size": 4, "width": 32, "depth": 2, "image_size": 16},
+    "wave_gru": {"width": 8},
 }
 
 
@@ -37,13 +41,15 @@ def build() -> Callable[..., methods.Method]:
 
 @pytest.fixture
 def views_of() -> Callable[..., list[Tensor]]:
-    """Views of noise by a method's own plan; clips of four frames, for a method that takes videos."""
+    """Views of noise by a method's own plan; for methods that take them clips of four frames, or windows of sweeps."""
 
     def views_of(method: methods.Method, *, batch: int = 6, size: int = 16) -> list[Tensor]:
         generator = torch.Generator().manual_seed(0)
         if method.modality == "video":
             clips = list_of_clips(batch, size, FRAMES, every=FRAMES)
             return next(ClipLoader(clips, method.view_plan(size), batch, seed=0, threads=1).epoch(0))
+        if method.modality == "audio":
+            return [sweeps(batch, SAMPLES)]
         images = torch.randint(256, (batch, 3, size, size), dtype=torch.uint8, generator=generator)
         return make_views(images, method.view_plan(size), generator)
 
@@ -51,12 +57,16 @@ def views_of() -> Callable[..., list[Tensor]]:
 
 
 @pytest.fixture
-def data_of() -> Callable[..., Data]:
-    """What a method is trained on: noise, as images or as clips."""
+def data_of(tmp_path: Path) -> Callable[..., Data]:
+    """What a method is trained on: noise, as images or as clips; or recordings of sweeps."""
 
     def data_of(name: str, count: int, size: int) -> Data:
         if methods.get(name).modality == "video":
             return list_of_clips(count, size, FRAMES, every=1)
+        if methods.get(name).modality == "audio":
+            for i, wave in enumerate(sweeps(count, 2 * SAMPLES)):
+                write_wav(tmp_path / "sweeps" / f"{i}.wav", (32767 * wave).short().numpy())
+            return list_recordings(str(tmp_path / "sweeps"))
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
         return Splits(ImageSet(images, None, (), tuple(map(str, range(count))), "noise"), None)
@@ -65,6 +75,14 @@ def data_of() -> Callable[..., Data]:
 
 
 FRAMES = 4
+SAMPLES = 2560
+
+
+def sweeps(count: int, samples: int) -> Tensor:
+    """(count, samples) in [-1, 1]: tones, each of another pitch, that rise."""
+    time = torch.linspace(0, 1, samples)
+    pitch = torch.arange(1, count + 1)[:, None]
+    return 0.5 * torch.sin(40 * pitch * (time + time**2))
 
 
 @dataclass(frozen=True)

@@ -67,9 +67,10 @@ def test_a_state_dict_goes_on_to_the_same_bits() -> None:
     copied = copy.deepcopy(first)
     for other in (first, second, copied):
         other.step(*images(3))
+    assert first.steps == second.steps == copied.steps == 4
     for name, value in first.state_dict().items():
-        assert torch.equal(value, second.state_dict()[name]), name
-        assert torch.equal(value, copied.state_dict()[name]), name
+        for other in (second, copied):
+            assert name == "_extra_state" or torch.equal(value, other.state_dict()[name]), name
 
 
 def test_it_steps_where_no_gradient_is_kept_and_keeps_its_weights_when_it_fails() -> None:

@@ -56,6 +56,8 @@ def test_shared_memory_that_nobody_wrote_is_poisoned(program: Path) -> None:
         ("half_a_barrier", "threads wait for one another for ever"),
         ("gone_lane", "names lane 5, which has ended"),
         ("beyond_shared", "a write beyond the end of the shared memory"),
+        ("shared_as_global", "an access to global memory with an address in shared memory"),
+        ("local_as_global", "an access to global memory with an address of a local variable"),
     ],
 )
 def test_a_fault_fails_the_launch_in_words(program: Path, name: str, complaint: str) -> None:

@@ -154,6 +154,14 @@ def test_normalized_tiles(engine) -> None:
     torch.testing.assert_close(rest.var((-2, -1), correction=0), torch.ones(3, 9, 3).double(), rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_normalized_tiles_whose_rows_lie_on_16_bytes(engine, dtype: torch.dtype) -> None:
+    """A GPU's kernel moves these in packs, and keeps them in the block's memory meanwhile."""
+    images = images_of((2, 3, 48, 48), dtype)
+    got, want = tiles(images, 3, normalize=True).double(), normalized(tiles(images, 3))
+    assert (got - want).abs().max() <= 4 * max(torch.finfo(dtype).eps, 1e-7) * want.abs().max()
+
+
 def test_large_means_lose_no_digits(engine) -> None:
     images = images_of((2, 3, 64, 64)).double() + 1e4
     want = normalized(

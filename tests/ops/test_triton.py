@@ -188,8 +188,8 @@ def test_compiles_for_tensor_cores_without_spills(op: str, dtype: torch.dtype, d
         assert used.shared <= SHARED[architecture], (launch.name, used)
         if has_products:
             wanted = r"\b(mma|wgmma|tcgen05)\b"
-            if architecture == 90 and dtype != torch.float32:
-                wanted = r"\bwgmma\b"
+            if dtype != torch.float32 and architecture > 80:
+                wanted = r"\bwgmma\b" if architecture == 90 else r"\btcgen05\b"
             assert re.search(wanted, compiled.asm["ptx"]), f"{launch.name}: no tensor-core instruction"
     changed = kernels.outdated(kernels.rows(published), "triton", triton.__version__)
     assert not changed, "run python -m benchmarks.kernels, then python -m benchmarks.publish"

@@ -3,6 +3,7 @@
     out_ik = factor * scalar * weight_i * sum_p sums_pik        scalar and weights are 1 where not given
 
 Grid: one program a run of elements; float32 sums, rounded once to the type of ``out``. Bytes: sums once, out once.
+Triton and not CUDA: the kernels whose sums these are are Triton's, and so are their types and launches.
 Reference and tests: those of the ops that call it.
 """
 

@@ -15,8 +15,8 @@ A similarity that is NaN counts as infinite: its row is chosen, and what it has 
 that its length overflows has similarity 0 to all, as in the reference.
 Operations: 2 Q M D on the tensor cores, about 5 for each similarity, and few for what lies above a threshold. Memory:
 8 bytes for each of splits Q k candidates, and at most _WORKSPACE for the buffers; similarities are never stored.
-Triton and not CUDA: matrix products, with comparisons and prefix sums that Triton has; a sort would cost it more than
-the product.
+Triton and not CUDA: matrix products, with comparisons and prefix sums that Triton has; a sort is reckoned to cost more
+than the product.
 """
 
 from __future__ import annotations

@@ -51,6 +51,7 @@ void wait_for_block();
 void wait_for_warp(unsigned lanes);  // those of a mask, which all must arrive with the same one
 void* slot(unsigned lane);           // 16 bytes of each lane of the calling thread's warp
 unsigned lane();
+void require_global(const void* p);
 cudaError_t run(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& body);
 constexpr std::uintptr_t kStream = 0x57;  // tests/ops/emulated.py
 
@@ -118,10 +119,17 @@ inline unsigned __ballot_sync(unsigned lanes, int predicate) {
 
 // ---- memory ----
 
+// These name the GPU's memory in their instruction: of a block's shared memory or a thread's own they fail the launch.
 template <class T>
-T __ldg(const T* p) { return *p; }
+T __ldg(const T* p) {
+    emulator::require_global(p);
+    return *p;
+}
 template <class T>
-void __stwb(T* p, T value) { *p = value; }
+void __stwb(T* p, T value) {
+    emulator::require_global(p);
+    *p = value;
+}
 
 template <class T, class F>
 T emulated_atomic(T* p, F change) {
