@@ -69,8 +69,8 @@ needs no GPU. Compiled by nvcc {nvcc} and Triton {triton}.
 """
 READ_CHOICE = """\
 A call is served by the kernel of its device unless plain torch was faster there at the nearest measured size;
-`fastssl.ops.explain` says which, and why. `python -m benchmarks.crossover`, with `--device cuda` for a GPU, writes the table that the
-choice reads. Ops without an entry below always take the kernel. A forced backend is always honoured.
+`fastssl.ops.explain` says which, and why. `python -m benchmarks.crossover`, with `--device cuda` for a GPU, writes the
+table that the choice reads. Ops without an entry below always take the kernel. A forced backend is always honoured.
 """
 READ_PROVEN = """\
 A kernel is *proven* where its tests passed on a GPU and nothing has changed since of its file, of what it includes or

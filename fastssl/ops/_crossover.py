@@ -73,9 +73,7 @@ def read(measured: dict[str, Any]) -> Crossover:
     return Crossover(points, f"measured on {measured['processor']} on {measured['date']}")
 
 
-def crossover(
-    op: str, sizes: Callable[..., dict[str, int] | None], device: str = "cpu"
-) -> Callable[..., str | None]:
+def crossover(op: str, sizes: Callable[..., dict[str, int] | None], device: str = "cpu") -> Callable[..., str | None]:
     """The ``slower`` of an op's kernel: why the reference is to be preferred for a call's arguments.
 
     Args:

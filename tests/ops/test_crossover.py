@@ -97,9 +97,7 @@ def test_a_gpus_choice_follows_its_own_entries_alone(tmp_path: Path, monkeypatch
     assert crossover("another op", rows, "cuda")(16) is None
 
 
-MEASURED_OPS = [
-    name for name in ops._backend.ops() if name.removesuffix("_backward").rstrip("_") in table("cpu")
-]
+MEASURED_OPS = [name for name in ops._backend.ops() if name.removesuffix("_backward").rstrip("_") in table("cpu")]
 
 
 @pytest.mark.parametrize("name", MEASURED_OPS)
