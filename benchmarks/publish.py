@@ -74,8 +74,8 @@ table that the choice reads. Ops without an entry below always take the kernel. 
 """
 READ_PROVEN = """\
 A kernel is *proven* where its tests passed on a GPU and nothing has changed since of its file, of what it includes or
-imports, of the bindings, and of its op's own file: [benchmarking.md](benchmarking.md) tells of the ledger. An
-unproven kernel was compiled for three GPU generations and tested on a CPU, emulated or interpreted.
+imports, of the bindings and the compilers' options, and of its op's own file: [benchmarking.md](benchmarking.md) tells
+of the ledger. An unproven kernel was compiled for three GPU generations and tested on a CPU, emulated or interpreted.
 """
 READ_DEMO = """\
 `{command}` runs the settings of `make demo` with three seeds. Gain by kNN over the same encoder at random
