@@ -30,31 +30,38 @@ def write(path: Path, content: Any) -> None:
 class Record:
     """A stage's file in the folder of results: the circumstances, and the parts that are done."""
 
+    stage: Stage
     path: Path
-    subject: dict[str, Any]  # what the results are of: sources and environment
+    subject: dict[str, Any]  # what the results are of besides their sources
     parts: dict[str, Result] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
-    def opened(path: Path, subject: dict[str, Any]) -> Record:
-        """With the parts of an earlier run, if it was of the same sources in the same environment."""
+    def opened(out: Path, stage: Stage, dry: bool) -> Record:
+        """With the parts of an earlier run in the same environment whose sources are the same now."""
+        path, subject = out / f"{stage.name}.json", {"dry_run": dry, **environment()}
         found = json.loads(path.read_text()) if path.exists() else {}
         if found.get("subject") != subject:
-            return Record(path, subject)
-        return Record(path, subject, found["parts"], found.get("run", {}))
+            return Record(stage, path, subject)
+        parts = {name: result for name, result in found["parts"].items() if same_sources(stage, name, result)}
+        return Record(stage, path, subject, parts, found.get("run", {}))
 
     def keep(self, part: str, result: Result) -> None:
         self.run = result.pop("run", self.run)
-        self.parts[part] = result
+        self.parts[part] = {**result, "sources": sources(self.stage, part)}
         write(self.path, {"subject": self.subject, "run": self.run, "parts": self.parts})
 
 
-def subject(stage: Stage, dry: bool) -> dict[str, Any]:
-    """What a stage's results are of: a run that finds another one here does its parts anew."""
+def sources(stage: Stage, part: str) -> str:
+    """The hash of all files that a part's result is of."""
     digest = hashlib.sha256()
-    for path in files_of(stage.sources):
+    for path in files_of(sorted(stage.sources(part))):
         digest.update(f"{path} {ledger.sha256(path)}\n".encode())
-    return {"sources": digest.hexdigest(), "dry_run": dry, **environment()}
+    return digest.hexdigest()
+
+
+def same_sources(stage: Stage, part: str, result: Result) -> bool:
+    return bool(result["sources"] == sources(stage, part))
 
 
 def told(part: str, result: Result) -> str:
@@ -67,13 +74,13 @@ def told(part: str, result: Result) -> str:
         best = ours["times_faster_than"].get(ours["best_rival"])
         against = f", {best:.2f} times as fast as {ours['best_rival']}" if best else ""
         return f"{part}: {1e3 * ours['median']:.1f} us by {ours['backend']}{against}"
-    found = ", ".join(f"{key} {value}" for key, value in result.items() if value)
+    found = ", ".join(f"{key} {value}" for key, value in result.items() if value and key != "sources")
     return f"{part}: {found or 'nothing that runs here'}"
 
 
 def perform(stage: Stage, out: Path, seconds: float, dry: bool, say: Say) -> bool:
     """Does what is left of a stage; whether all its parts are done and none failed."""
-    record = Record.opened(out / f"{stage.name}.json", subject(stage, dry))
+    record = Record.opened(out, stage, dry)
     if not dry and stage.undone():
         record.parts.clear()
     wanted = stage.parts(dry)
@@ -113,7 +120,7 @@ def run(out: Path, minutes: float, only: str | None, dry: bool, say: Say) -> boo
 def kept(out: Path, stage: str, dry: bool) -> Record:
     """What an earlier run or this one left of a stage, if its sources are still the same."""
     (found,) = (each for each in STAGES if each.name == stage)
-    return Record.opened(out / f"{stage}.json", subject(found, dry))
+    return Record.opened(out, found, dry)
 
 
 def write_ledger(out: Path, dry: bool, say: Say) -> None:
@@ -157,7 +164,7 @@ def adopt(out: Path, into: Path = ledger.ROOT) -> list[Path]:
         folder / "check" / f"{stage}.json": record for stage, record in records.items() if stage != "benchmarks"
     }
     if measured := records.get("benchmarks"):
-        same = measured["subject"]["sources"] == subject(STAGES[-1], dry=False)["sources"]
+        same = all(same_sources(STAGES[-1], part, result) for part, result in measured["parts"].items())
         measured["run"]["commit"] = measured["run"].get("commit") or (harness.commit() if same else "")
         contents |= {folder / f"{op}.json": report for op, report in pages.reports(measured)}
     if (out / LEDGER).exists():

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
-LINES = 60  # kept of what a process said last
+LINES = 200  # kept of what a process said last
 GRACE = 5.0  # seconds between the request to end and the end
 
 

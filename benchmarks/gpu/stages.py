@@ -44,12 +44,12 @@ FIRST += ("ema_update",)
 class Stage:
     """``share`` is of the minutes that are left, against the shares of the stages to come.
 
-    ``sources`` are the files that its results are of.
+    ``sources`` gives the files and folders that a part's result is of.
     """
 
     name: str
     share: float
-    sources: tuple[str, ...]
+    sources: Callable[[str], Iterable[str]]
     parts: Callable[[bool], list[str]]
     run: Callable[[list[str], float, Tell, bool], None]
     undone: Callable[[], bool] = lambda: False  # whether it must be done again, whatever its results say
@@ -152,7 +152,7 @@ def tests(parts: list[str], seconds: float, tell: Tell, dry: bool) -> None:
     A dry run collects them all and runs some of each op, with its formula in place of its kernels.
     """
     deadline = time.monotonic() + seconds
-    pytest = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider"]
+    pytest = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "--tb=short"]
     by_op: dict[str, list[str]] = {part: [] for part in parts}
     for test in collected([*pytest, "--collect-only", "tests/ops"], seconds):
         by_op.setdefault(op_of(test), []).append(test)
@@ -168,11 +168,13 @@ def tests(parts: list[str], seconds: float, tell: Tell, dry: bool) -> None:
             if code is None:
                 return
             result = outcome(report, dry) if report.exists() else {"failed": said}
+            if result.get("failures"):
+                result["said"] = said
         result["collected"] = len(by_op[part])
         with telling:
             tell(part, {**result, "seconds": round(time.monotonic() - start, 1)})
 
-    with ThreadPoolExecutor(2 if dry else max(1, min(8, (os.cpu_count() or 2) // 2))) as pool:
+    with ThreadPoolExecutor(2 if dry else max(1, min(12, (os.cpu_count() or 2) - 2))) as pool:
         list(pool.map(one, (part for part in parts if by_op[part])))
     for part in parts:
         if not by_op[part]:
@@ -271,14 +273,43 @@ def benchmarks(parts: list[str], seconds: float, tell: Tell, dry: bool) -> None:
     processes.each(command, parts, seconds, lambda part, result, said: tell(part, result))
 
 
+# ---- what the results of a part are of ----
+
+
 BUILT = ("csrc", "CMakeLists.txt", "setup.py", "pyproject.toml")
 TESTED = (*BUILT, "fastssl/ops", "tests/ops", "tests/conftest.py")
 MEASURED = ("csrc", "fastssl/ops", "fastssl/losses", "fastssl/compat", "benchmarks")
+
+
+def of_op(op: str) -> set[str]:
+    """The files of an op's kernels, and those that they take to build and call."""
+    backends = [backend for name, backend in ledger.kernels() if name == op]
+    return {path for backend in backends for path in (ledger.FILES[backend].format(op), *ledger.uses(op, backend))}
+
+
+def tested(op: str) -> set[str]:
+    """Also its tests, and those that are of many ops."""
+    if op == OTHERS:
+        return {*TESTED}
+    files = {path.stem.removeprefix("test_"): path for path in (ROOT / "tests" / "ops").glob("*.py")}
+    shared = {str(path.relative_to(ROOT)) for name, path in files.items() if name not in OPS or name == op}
+    return of_op(op) | shared | {"tests/conftest.py"}
+
+
+def measured(case: str) -> set[str]:
+    """Also its benchmark, and how it is measured."""
+    op = case.partition(" ")[0]
+    if op not in OPS:
+        return {*MEASURED}
+    how = {str(path.relative_to(ROOT)) for path in (ROOT / "benchmarks").glob("*.py")}
+    return of_op(op) | how | {f"benchmarks/ops/{op}.py", "benchmarks/gpu"}
+
+
 STAGES = (
-    Stage("build", 3, BUILT, lambda dry: ["build"], build, lambda: not module_is_there()),
-    Stage("tests", 4, TESTED, lambda dry: [*ops_with_kernels(), OTHERS], tests),
-    Stage("memcheck", 2, TESTED, lambda dry: ops_with_kernels(), memcheck),
-    Stage("benchmarks", 4, MEASURED, cases_in_order, benchmarks),
+    Stage("build", 3, lambda part: BUILT, lambda dry: ["build"], build, lambda: not module_is_there()),
+    Stage("tests", 6, tested, lambda dry: [*ops_with_kernels(), OTHERS], tests),
+    Stage("memcheck", 2, tested, lambda dry: ops_with_kernels(), memcheck),
+    Stage("benchmarks", 4, measured, cases_in_order, benchmarks),
 )
 
 

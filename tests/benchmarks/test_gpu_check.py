@@ -94,6 +94,10 @@ def test_without_a_gpu_the_check_says_so(monkeypatch: pytest.MonkeyPatch, capsys
 # ---- what a run leaves to the next ----
 
 
+def no_files(part: str) -> tuple[str, ...]:
+    return ()
+
+
 class Counted:
     """A stage whose parts count how often they are done; one of them has no time at first."""
 
@@ -102,7 +106,7 @@ class Counted:
         self.in_time = False
 
     def stage(self, sources: tuple[str, ...] = ("setup.py",)) -> Stage:
-        return Stage("counted", 1, sources, lambda dry: ["a", "b", "c"], self.run)
+        return Stage("counted", 1, lambda part: sources, lambda dry: ["a", "b", "c"], self.run)
 
     def run(self, parts: list[str], seconds: float, tell: stages.Tell, dry: bool) -> None:
         for part in parts:
@@ -124,6 +128,32 @@ def test_a_part_is_done_once_for_the_same_sources(tmp_path: Path) -> None:
     assert counted.done == ["a", "c", "b", "a", "b", "c"]
 
 
+def test_only_parts_whose_own_sources_changed_are_done_anew(tmp_path: Path) -> None:
+    counted, each = Counted(), {"a": "setup.py", "b": "MANIFEST.in", "c": "CMakeLists.txt"}
+    counted.in_time = True
+    stage = Stage("counted", 1, lambda part: (each[part],), lambda dry: ["a", "b", "c"], counted.run)
+    check.perform(stage, tmp_path, 10, True, lambda line: None)
+    each["b"] = "pyproject.toml"
+    check.perform(stage, tmp_path, 10, True, lambda line: None)
+    assert counted.done == ["a", "b", "c", "b"]
+
+
+def test_an_ops_results_are_of_its_own_files() -> None:
+    for sources in (stages.tested, stages.measured):
+        files = set(stages.files_of(sources("tiles")))
+        assert {"csrc/cuda/tiles.cu", "csrc/bindings/cuda.cpp", "fastssl/ops/tiles.py", "CMakeLists.txt"} <= files
+        assert "csrc/cuda/ema_update.cu" not in files
+        everything = set(stages.files_of(sources(stages.OTHERS)))
+        assert {"csrc/cuda/ema_update.cu", *files} <= everything | {"CMakeLists.txt"}
+    assert {"tests/ops/test_tiles.py", "tests/ops/test_gpu.py", "tests/conftest.py"} <= set(
+        stages.files_of(stages.tested("tiles"))
+    )
+    assert "tests/ops/test_ema_update.py" not in stages.tested("tiles")
+    assert {"benchmarks/ops/tiles.py", "benchmarks/gpu/timing.py", "benchmarks/harness.py"} <= set(
+        stages.files_of(stages.measured("tiles of 3"))
+    )
+
+
 def test_stages_share_the_time_that_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[float] = []
 
@@ -131,7 +161,7 @@ def test_stages_share_the_time_that_is_left(tmp_path: Path, monkeypatch: pytest.
         given.append(seconds)
         tell("only", {})
 
-    shares = [Stage(name, share, (), lambda dry: ["only"], run) for name, share in (("a", 1), ("b", 3))]
+    shares = [Stage(name, share, no_files, lambda dry: ["only"], run) for name, share in (("a", 1), ("b", 3))]
     monkeypatch.setattr(check, "STAGES", shares)
     monkeypatch.setattr(check, "write_ledger", lambda *_: None)
     assert check.run(tmp_path, 1.0, None, True, lambda line: None)
@@ -149,7 +179,10 @@ def test_nothing_is_tested_of_a_module_that_is_not_built(tmp_path: Path, monkeyp
         done.append("tests")
         tell("only", {})
 
-    found = [Stage("build", 1, (), lambda dry: ["all"], building), Stage("tests", 1, (), lambda dry: ["only"], testing)]
+    found = [
+        Stage("build", 1, no_files, lambda dry: ["all"], building),
+        Stage("tests", 1, no_files, lambda dry: ["only"], testing),
+    ]
     monkeypatch.setattr(check, "STAGES", found)
     monkeypatch.setattr(check, "write_ledger", lambda *_: None)
     said: list[str] = []

@@ -159,7 +159,7 @@ def test_readme_and_info_tell_what_the_ledger_says() -> None:
 
 
 def test_a_checks_results_are_adopted(repository: Path, tmp_path: Path) -> None:
-    subject = {"device": H100, "dry_run": False, "sources": "others"}
+    subject = {"device": H100, "dry_run": False}
     row = {
         "op": "nt_xent",
         "shape": "n=1",
@@ -169,7 +169,10 @@ def test_a_checks_results_are_adopted(repository: Path, tmp_path: Path) -> None:
         "best_rival": None,
     }
     run = {"machine": H100, "processor": "A CPU", "date": "2026-01-01"}
-    parts = {"nt_xent n=1 float32": {"op": "nt_xent", "rows": [row]}, "ema": {"failed": "out of memory"}}
+    parts = {
+        "nt_xent n=1 float32": {"op": "nt_xent", "rows": [row], "sources": "others"},
+        "ema_update": {"failed": "out of memory", "sources": "others"},
+    }
     out = tmp_path / "out"
     check.write(out / "benchmarks.json", {"subject": subject, "run": run, "parts": parts})
     check.write(out / "tests.json", {"subject": subject, "run": {}, "parts": PASSED})
