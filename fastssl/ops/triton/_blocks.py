@@ -115,6 +115,18 @@ def excluded_of(i, exclude, n, VIEWS: tl.constexpr):
 
 
 @triton.jit
+def span(numbers, counting):
+    """The least and the most of the numbers that count."""
+    return tl.min(tl.where(counting, numbers, 2**31 - 1), 0), tl.max(tl.where(counting, numbers, -1), 0)
+
+
+@triton.jit
+def touches(second, COLUMNS: tl.constexpr, least, most):
+    """Whether the columns from ``second`` may hold a number of that span."""
+    return (second <= most) & (least < second + COLUMNS)
+
+
+@triton.jit
 def log1p(x):
     """log(1 + x), as exact for a small x as for a large one: what 1 + x rounds away is added by its derivative."""
     rounded = 1.0 + x

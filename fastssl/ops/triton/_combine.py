@@ -18,8 +18,9 @@ from fastssl.ops.triton import _blocks, _launch
 
 @_blocks.kernel
 def _combine_kernel(
-    sums, out, scalar, weights, n, parts, factor, D: tl.constexpr, PARTS: tl.constexpr, ELEMENTS: tl.constexpr
-):
+    sums, out, scalar, weights, n, parts, factor,
+    D: tl.constexpr, OUT: tl.constexpr, PARTS: tl.constexpr, ELEMENTS: tl.constexpr,
+):  # fmt: skip
     e = tl.program_id(0).to(tl.int64) * ELEMENTS + tl.arange(0, ELEMENTS)
     size = n.to(tl.int64) * D
     total = tl.zeros((ELEMENTS,), tl.float32)
@@ -33,15 +34,19 @@ def _combine_kernel(
         total *= tl.load(scalar)
     if weights is not None:
         total *= tl.load(weights + e // D, mask=e < size, other=0.0)
-    tl.store(out + e, total, mask=e < size)
+    if OUT == D:
+        tl.store(out + e, total, mask=e < size)
+    else:  # features beyond the rows' own
+        tl.store(out + e // D * OUT + e % D, total, mask=(e < size) & (e % D < OUT))
 
 
 def combine(
     sums: Tensor, out: Tensor, factor: float, scalar: Tensor | None = None, weights: Tensor | None = None
 ) -> None:
-    """sums (parts, n, d), out (n, d), scalar () float32, weights (n) float32; all contiguous."""
+    """sums (parts, n, d), out (n, d or fewer), scalar () float32, weights (n) float32; all contiguous."""
     parts, n, d = sums.shape
     at_once = _launch.parts_at_once(parts)
     elements = _launch.ELEMENTS // at_once
     grid = (triton.cdiv(n * d, elements),)
-    _combine_kernel[grid](sums, out, scalar, weights, n, parts, factor, D=d, PARTS=at_once, ELEMENTS=elements)
+    fixed = {"D": d, "OUT": out.shape[1], "PARTS": at_once, "ELEMENTS": elements}
+    _combine_kernel[grid](sums, out, scalar, weights, n, parts, factor, **fixed)

@@ -28,8 +28,10 @@ from fastssl.ops.triton._blocks import (
     log1p,
     part_of_columns,
     similarities,
+    span,
     store_sums,
     target_of,
+    touches,
 )
 
 
@@ -54,20 +56,25 @@ def _stream_kernel(
     if KEYS:
         target = target_of(i, targets, n, VIEWS)
         excluded = excluded_of(i, exclude, n, VIEWS)
+        least_target, most_target = span(target, i < n)
+        least_excluded, most_excluded = span(excluded, i < n)
     start, end = part_of_columns(m, per, COLUMNS)
     for block in range(start, end):
         second = block * COLUMNS
         j = second + tl.arange(0, COLUMNS)
         s = similarities(queries, columns, first, second, n, m, scale, D, CHUNK, ROWS, COLUMNS, OPERAND, PRECISION)
-        left_out = (j >= m)[None, :]
+        special = second + COLUMNS > m  # most blocks have no column that is left out
         if KEYS:
-            own = j[None, :] == target[:, None]
-            if positives is not None:
-                positive += tl.sum(tl.where(own, s, 0.0), 1)
-            left_out = left_out | own
-            if VIEWS or exclude is not None:
-                left_out = left_out | (j[None, :] == excluded[:, None])
-        s = tl.where(left_out, float("-inf"), s)
+            special |= touches(second, COLUMNS, least_target, most_target)
+            special |= touches(second, COLUMNS, least_excluded, most_excluded)
+        if special:
+            left_out = (j >= m)[None, :]
+            if KEYS:
+                own = j[None, :] == target[:, None]
+                if positives is not None:
+                    positive += tl.sum(tl.where(own, s, 0.0), 1)
+                left_out = left_out | own | (j[None, :] == excluded[:, None])
+            s = tl.where(left_out, float("-inf"), s)
         maximum, total, weights, kept = absorb(s, maximum, total)
         if OUT > 0:
             weighted = add_weighted(
@@ -106,7 +113,7 @@ def _positives(
 def _finish_kernel(
     queries, keys, targets, exclude, positives, maxima, totals, sums, losses, lse, share, direction,
     n, m, parts, scale, factor,
-    D: tl.constexpr, ROWS: tl.constexpr, PARTS: tl.constexpr, FEATURES: tl.constexpr,
+    D: tl.constexpr, OUT: tl.constexpr, ROWS: tl.constexpr, PARTS: tl.constexpr, FEATURES: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     maximum = tl.full((ROWS,), -3.0e38, tl.float32)
@@ -150,7 +157,7 @@ def _finish_kernel(
         inside = (i < n)[:, None] & (k < D)[None, :]
         key = tl.load(keys + target[:, None] * D + k[None, :], mask=inside & good[:, None], other=0.0)
         result = factor * (weighted - others_share[:, None] * key.to(tl.float32))
-        tl.store(direction + i.to(tl.int64)[:, None] * D + k[None, :], result, mask=inside)
+        tl.store(direction + i.to(tl.int64)[:, None] * OUT + k[None, :], result, mask=inside & (k < OUT)[None, :])
 
 
 def contrast(
@@ -168,10 +175,10 @@ def contrast(
     direction: Tensor | None = None,
     factor: float = 1.0,
 ) -> None:
-    """Writes what is given of each row's loss (n), log-sum-exp in two parts (2, n), share (n) and direction (n, d).
+    """Writes what is given of each row's loss (n), log-sum-exp in two parts (2, n), share (n), direction (n, most d).
 
     Args:
-        queries: (n, d); like all tensors here contiguous.
+        queries: (n, d); like all tensors here contiguous, and like all rows aligned.
         keys: (m, d), those that targets count.
         streams: the columns that pass by, and whether they are the keys, whose targets and excluded are left out.
         targets, exclude: (n) int64, by default each row's own number, and none.
@@ -198,5 +205,6 @@ def contrast(
     rows = max(1, _launch.ELEMENTS // (at_once * features))
     _finish_kernel[(triton.cdiv(n, rows), 1 if direction is None else triton.cdiv(d, features))](
         queries, keys, targets, exclude, positives, maxima, totals, sums, losses, lse, share, direction,
-        n, len(keys), parts, scale, factor, D=d, ROWS=rows, PARTS=at_once, FEATURES=features,
+        n, len(keys), parts, scale, factor,
+        D=d, OUT=d if direction is None else direction.shape[1], ROWS=rows, PARTS=at_once, FEATURES=features,
     )  # fmt: skip

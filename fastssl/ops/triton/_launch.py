@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.nn.functional import pad
 
 PROCESSORS = 132  # of an H100, where the tensors are on no GPU
 PROLOGUE = 4  # blocks of columns that a program could do in the time it takes to begin and to write its sums
@@ -43,22 +44,10 @@ _WIDE_SUMS = {128: _Blocks(64, 32, 32, 128), _ANY: _Blocks(32, 32, 32, 256)}
 _CROWDED = {_ANY: _Blocks(128, 32, 64)}
 _CROWDED_SUMS = {128: _Blocks(128, 32, 128, 128), 256: _Blocks(64, 64, 64, 256), _ANY: _Blocks(64, 32, 64, 512)}
 _WIDE_CROWDED_SUMS = {128: _Blocks(64, 32, 32, 128), _ANY: _Blocks(32, 16, 32, 256)}
-# Where rows begin anywhere, no 16 bytes are loaded at once, nor ahead of time: each feature passes through a register
-# of its own, with its mask. So a quarter of the features at a time, and half of the rows or the columns. Rows padded
-# with zeros to 16 bytes take the blocks above.
-_RAGGED = {_ANY: _Blocks(128, 64, 32)}
-_RAGGED_SUMS = {128: _Blocks(64, 32, 32, 128), _ANY: _Blocks(64, 32, 32, 256)}
-_RAGGED_WIDE = {_ANY: _Blocks(64, 32, 32)}
-_RAGGED_WIDE_SUMS = {128: _Blocks(64, 16, 32, 128), _ANY: _Blocks(32, 16, 32, 256)}
-
 REGISTERS = 255  # of a thread, the most there are: a processor has them for one program of 8 warps
 
 
-def _table(wide: bool, sums: bool, crowded: bool, ragged: bool, masked: bool) -> dict[int, _Blocks]:
-    if ragged:
-        if wide:
-            return _RAGGED_WIDE_SUMS if sums else _RAGGED_WIDE
-        return _RAGGED_SUMS if sums else _RAGGED
+def _table(wide: bool, sums: bool, crowded: bool, masked: bool) -> dict[int, _Blocks]:
     if wide:
         return _WIDE if not sums else _WIDE_CROWDED_SUMS if crowded else _WIDE_SUMS
     if crowded:
@@ -86,9 +75,8 @@ def constants(rows: Tensor, columns: Tensor, *, sums: bool, crowded: bool = Fals
     """
     operand = rows.dtype if rows.dtype == columns.dtype else torch.float32  # what holds both
     wide, d = operand == torch.float32, rows.shape[1]
-    ragged = d * min(rows.element_size(), columns.element_size()) % 16 != 0
     padded = max(16, triton.next_power_of_2(d))
-    table = _table(wide, sums, crowded, ragged, d != padded)
+    table = _table(wide, sums, crowded, d != padded)
     blocks = next(blocks for most, blocks in table.items() if d <= most)
     fixed = {
         "D": d,
@@ -99,7 +87,7 @@ def constants(rows: Tensor, columns: Tensor, *, sums: bool, crowded: bool = Fals
         "OPERAND": _TYPES[operand],
         "PRECISION": float32_precision() if wide else "tf32",
         "num_warps": 8,
-        "num_stages": 1 if wide or ragged else 2,
+        "num_stages": 1 if wide else 2,
     }
     spilling = d != padded or (crowded and sums and d < 128)
     return {**fixed, "maxnreg": REGISTERS} if spilling else fixed
@@ -132,6 +120,22 @@ def grid(rows: Tensor, parts: int, fixed: dict[str, Any]) -> tuple[int, int, int
 def parts_at_once(parts: int) -> int:
     """How many parts a program that combines them loads together."""
     return min(16, int(triton.next_power_of_2(parts)))
+
+
+def aligned(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Contiguous rows (n, d), each of which begins at 16 bytes: where they do not, copies with zeros behind them.
+
+    Rows that begin anywhere would be loaded one feature at a time, and not ahead of time.
+    """
+    missing = -tensors[0].shape[1] % (16 // min(x.element_size() for x in tensors))
+
+    def one(x: Tensor) -> Tensor:
+        if missing:
+            return pad(x, (0, missing)).contiguous()
+        x = x.contiguous()
+        return x.clone() if x.data_ptr() % 16 else x
+
+    return tuple(one(x) for x in tensors)
 
 
 def floats(*shape: int, like: Tensor) -> Tensor:

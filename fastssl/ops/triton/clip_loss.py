@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastssl.ops.triton import _blocks, _launch
-from fastssl.ops.triton._blocks import add_weighted, part_of_columns, similarities, store_sums
+from fastssl.ops.triton._blocks import add_weighted, part_of_columns, similarities, store_sums, touches
 from fastssl.ops.triton._combine import combine
 from fastssl.ops.triton._contrast import contrast
 
@@ -47,16 +47,17 @@ def _side_kernel(
         s = similarities(rows, columns, first, second, n, n, scale, D, CHUNK, ROWS, COLUMNS, OPERAND, PRECISION)
         g = tl.exp(s - row_maximum[:, None] - row_log[:, None])
         g += tl.exp(s - column_maximum[None, :] - column_log[None, :])
-        g = tl.where(j[None, :] == i[:, None], -(row_share[:, None] + column_share[None, :]), g)
-        # columns past the end are zeros, and what multiplies them must be finite
-        g = tl.where((j < n)[None, :], g, 0.0)
+        if (second + COLUMNS > n) | touches(second, COLUMNS, first, first + ROWS):
+            g = tl.where(j[None, :] == i[:, None], -(row_share[:, None] + column_share[None, :]), g)
+            # columns past the end are zeros, and what multiplies them must be finite
+            g = tl.where((j < n)[None, :], g, 0.0)
         weighted = add_weighted(weighted, g, columns, second, n, D, OUT, COLUMNS, OPERAND, PRECISION)
     store_sums(weighted, sums, n, D, ROWS, OUT)
 
 
 def forward(a: Tensor, b: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """a, b (N, D). Returns the loss () and, of a above b, log-sum-exps in two parts and shares (6, N); float32."""
-    a, b = a.contiguous(), b.contiguous()
+    a, b = _launch.aligned(a, b)
     n = len(a)
     losses, statistics = _launch.floats(2, n, like=a), _launch.floats(6, n, like=a)
     for rows, columns, of_rows, out in ((a, b, statistics[:3], losses[0]), (b, a, statistics[3:], losses[1])):
@@ -68,16 +69,16 @@ def backward(
     grad: Tensor, a: Tensor, b: Tensor, statistics: Tensor, scale: float, for_a: bool, for_b: bool
 ) -> tuple[Tensor, Tensor]:
     """grad () float32, statistics of the forward. Returns the gradients of a and b, or (0, D)."""
-    a, b = a.contiguous(), b.contiguous()
     n, d = a.shape
     of_a, of_b = statistics.contiguous().chunk(2)
     grads = a.new_empty((n if for_a else 0, d)), b.new_empty((n if for_b else 0, d))
+    a, b = _launch.aligned(a, b)
     for out, rows, columns, of_rows, of_columns in ((grads[0], a, b, of_a, of_b), (grads[1], b, a, of_b, of_a)):
         if len(out) == 0:
             continue
         fixed = _launch.constants(rows, columns, sums=True)
         parts, per = _launch.split(rows, columns, fixed)
-        sums = _launch.floats(parts, n, d, like=a)
+        sums = _launch.floats(parts, *a.shape, like=a)
         _side_kernel[_launch.grid(rows, parts, fixed)](rows, columns, of_rows, of_columns, sums, n, per, scale, **fixed)
         combine(sums, out, scale / (2 * n), scalar=grad)
     return grads

@@ -21,7 +21,15 @@ import triton.language as tl
 from torch import Tensor
 
 from fastssl.ops.triton import _blocks, _launch
-from fastssl.ops.triton._blocks import add_weighted, excluded_of, part_of_columns, similarities, store_sums, target_of
+from fastssl.ops.triton._blocks import (
+    add_weighted,
+    excluded_of,
+    part_of_columns,
+    similarities,
+    store_sums,
+    target_of,
+    touches,
+)
 from fastssl.ops.triton._combine import combine
 from fastssl.ops.triton._contrast import contrast
 
@@ -46,7 +54,8 @@ def _keys_kernel(
         maximum = tl.load(statistics + i, mask=i < n, other=float("inf"))
         s = similarities(keys, queries, first, second, m, n, scale, D, CHUNK, ROWS, COLUMNS, OPERAND, PRECISION)
         g = tl.exp(s - maximum[None, :]) * weight[None, :]
-        g = tl.where(j[:, None] == target_of(i, targets, n, False)[None, :], at_target[None, :], g)
+        if (targets is not None) | touches(second, COLUMNS, first, first + ROWS):
+            g = tl.where(j[:, None] == target_of(i, targets, n, False)[None, :], at_target[None, :], g)
         if exclude is not None:
             g = tl.where(j[:, None] == excluded_of(i, exclude, n, False)[None, :], 0.0, g)
         weighted = add_weighted(weighted, g, queries, second, n, D, OUT, COLUMNS, OPERAND, PRECISION)
@@ -72,14 +81,14 @@ def forward(
     Returns the loss, () or (N); the log-sum-exps in two parts and 1 - P(target), (3, N); and the gradient of each row's
     own loss to its query, (N, D) or (0, D); float32.
     """
-    queries, keys = queries.contiguous(), keys.contiguous()
     n, d = queries.shape
     losses, statistics = _launch.floats(n, like=queries), _launch.floats(3, n, like=queries)
     direction = _launch.floats(n if for_queries else 0, d, like=queries)
+    queries, keys, *others = _launch.aligned(queries, keys, *(() if negatives is None else (negatives,)))
     contrast(
         queries,
         keys,
-        [(keys, True)] if negatives is None else [(keys, True), (negatives.contiguous(), False)],
+        [(keys, True), *((columns, False) for columns in others)],
         losses,
         1.0 / temperature,
         targets=_contiguous(targets),
@@ -106,15 +115,16 @@ def backward(
     for_keys: bool,
 ) -> tuple[Tensor, Tensor]:
     """grad (N) float32 of the rows' losses; the forward's statistics and direction. Returns dq and dk, or (0, D)."""
-    queries, keys, grad = queries.contiguous(), keys.contiguous(), grad.contiguous()
+    grad = grad.contiguous()
     (n, d), m = queries.shape, len(keys)
     grad_queries, grad_keys = queries.new_empty((n if for_queries else 0, d)), keys.new_empty((m if for_keys else 0, d))
     if for_queries:
         combine(direction.contiguous()[None], grad_queries, 1.0, weights=grad)
     if for_keys:
+        queries, keys = _launch.aligned(queries, keys)
         fixed = _launch.constants(keys, queries, sums=True, crowded=True)
         parts, per = _launch.split(keys, queries, fixed)
-        sums = _launch.floats(parts, m, d, like=keys)
+        sums = _launch.floats(parts, *keys.shape, like=keys)
         largest = grad.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
         _keys_kernel[_launch.grid(keys, parts, fixed)](
             keys, queries, _contiguous(targets), _contiguous(exclude), grad, largest, statistics.contiguous(), sums,

@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastssl.ops.triton import _blocks, _launch
-from fastssl.ops.triton._blocks import add_weighted, part_of_columns, similarities, store_sums, target_of
+from fastssl.ops.triton._blocks import add_weighted, part_of_columns, similarities, span, store_sums, target_of, touches
 from fastssl.ops.triton._combine import combine
 from fastssl.ops.triton._contrast import contrast
 
@@ -37,6 +37,7 @@ def _backward_kernel(
     row_maximum = tl.load(lse + i, mask=i < n, other=float("inf"))
     row_log = tl.load(lse + n + i, mask=i < n, other=0.0)
     other_view = target_of(i, None, n, True)
+    least, most = span(other_view, i < n)
     weighted = tl.zeros((ROWS, OUT), tl.float32)
     start, end = part_of_columns(n, per, COLUMNS)
     for block in range(start, end):
@@ -47,16 +48,18 @@ def _backward_kernel(
         s = similarities(z, z, first, second, n, n, scale, D, CHUNK, ROWS, COLUMNS, OPERAND, PRECISION)
         g = tl.exp(s - row_maximum[:, None] - row_log[:, None])
         g += tl.exp(s - column_maximum[None, :] - column_log[None, :])
-        g = tl.where(j[None, :] == other_view[:, None], g - 2.0, g)
-        # rows past the end weigh nothing by their infinite maximum; their columns are zeros, and 0 * exp(s) must be 0
-        g = tl.where((j[None, :] == i[:, None]) | (j >= n)[None, :], 0.0, g)
+        positives = touches(second, COLUMNS, least, most)
+        if positives | touches(second, COLUMNS, first, first + ROWS) | (second + COLUMNS > n):
+            g = tl.where(j[None, :] == other_view[:, None], g - 2.0, g)
+            # rows past the end weigh nothing by their infinite maximum; their columns are zeros: 0 * exp(s) must be 0
+            g = tl.where((j[None, :] == i[:, None]) | (j >= n)[None, :], 0.0, g)
         weighted = add_weighted(weighted, g, z, second, n, D, OUT, COLUMNS, OPERAND, PRECISION)
     store_sums(weighted, sums, n, D, ROWS, OUT)
 
 
 def forward(z0: Tensor, z1: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """z0, z1 (N, D). Returns the loss () and the rows' log-sum-exp in two parts (2, 2N), float32."""
-    z = torch.cat([z0, z1])
+    (z,) = _launch.aligned(torch.cat([z0, z1]))
     losses, lse = _launch.floats(len(z), like=z), _launch.floats(2, len(z), like=z)
     contrast(z, z, [(z, True)], losses, 1.0 / temperature, views=True, lse=lse)
     return losses.mean(), lse
@@ -64,9 +67,10 @@ def forward(z0: Tensor, z1: Tensor, temperature: float) -> tuple[Tensor, Tensor]
 
 def backward(grad: Tensor, z0: Tensor, z1: Tensor, lse: Tensor, temperature: float) -> Tensor:
     """grad () float32, lse (2, 2N) of the forward. Returns z0's gradient above z1's, (2N, D), in their dtype."""
-    z = torch.cat([z0, z1])
+    grads = torch.cat([z0, z1])
+    (z,) = _launch.aligned(grads)
     n, d = z.shape
-    grads = torch.empty_like(z)
+    grads = torch.empty_like(grads)
     fixed = _launch.constants(z, z, sums=True)
     parts, per = _launch.split(z, z, fixed)
     sums = _launch.floats(parts, n, d, like=z)

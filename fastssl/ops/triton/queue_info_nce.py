@@ -23,10 +23,10 @@ def forward(
     query: Tensor, key: Tensor, queue: Tensor, temperature: float, for_query: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """query, key (N, D), queue (K, D). Returns the loss (), 1 - P_i0 (N) and dloss/dq (N, D) or (0, D), float32."""
-    query, key, queue = query.contiguous(), key.contiguous(), queue.contiguous()
     n, d = query.shape
     losses, share = _launch.floats(n, like=query), _launch.floats(n, like=query)
     direction = _launch.floats(n if for_query else 0, d, like=query)
+    query, key, queue = _launch.aligned(query, key, queue)
     contrast(
         query,
         key,

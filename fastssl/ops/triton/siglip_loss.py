@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastssl.ops.triton import _blocks, _launch
-from fastssl.ops.triton._blocks import add_weighted, log1p, part_of_columns, similarities, store_sums
+from fastssl.ops.triton._blocks import add_weighted, log1p, part_of_columns, similarities, store_sums, touches
 from fastssl.ops.triton._combine import combine
 
 
@@ -50,11 +50,16 @@ def _side_kernel(
         second = block * COLUMNS
         j = second + tl.arange(0, COLUMNS)
         s = similarities(rows, columns, first, second, n, n, scale, D, CHUNK, ROWS, COLUMNS, OPERAND, PRECISION)
-        pair = j[None, :] == i[:, None]
-        value, derivative = _softplus(tl.where(pair, -(s + shift), s + shift))
-        derivative = tl.where((j < n)[None, :], tl.where(pair, -derivative, derivative), 0.0)
+        logits = s + shift
+        special = (second + COLUMNS > n) | touches(second, COLUMNS, first, first + ROWS)
+        if special:
+            logits = tl.where(j[None, :] == i[:, None], -logits, logits)
+        value, derivative = _softplus(logits)
+        if special:
+            derivative = tl.where(j[None, :] == i[:, None], -derivative, derivative)
+            derivative, value = tl.where((j < n)[None, :], derivative, 0.0), tl.where((j < n)[None, :], value, 0.0)
         if losses is not None:
-            loss += tl.sum(tl.where((j < n)[None, :], value, 0.0), 1)
+            loss += tl.sum(value, 1)
             slope += tl.sum(derivative, 1)
         if OUT > 0:
             weighted = add_weighted(weighted, derivative, columns, second, n, D, OUT, COLUMNS, OPERAND, PRECISION)
@@ -85,9 +90,9 @@ def forward(
     a: Tensor, b: Tensor, bias: Tensor, scale: float, for_a: bool, for_b: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """a, b (N, D), bias (). Returns loss and dloss/dbias (), dloss/da and dloss/db (N, D), or (0, D); float32."""
-    a, b = a.contiguous(), b.contiguous()
     n, d = a.shape
     direction_a, direction_b = (_launch.floats(n if wanted else 0, d, like=a) for wanted in (for_a, for_b))
+    a, b = _launch.aligned(a, b)
     # the loss is found with whichever side asks, so that no pass is made for it alone
     sides = [(a, b, direction_a), (b, a, direction_b)]
     first, *others = sorted(sides, key=lambda side: len(side[2]), reverse=True)
