@@ -15,7 +15,7 @@ import triton.language as tl
 kernel = triton.jit(
     do_not_specialize=["n", "m", "parts", "per"],
     do_not_specialize_on_alignment=[
-        "maxima", "totals", "losses", "slopes", "lse", "share", "of_rows", "of_columns",
+        "maxima", "totals", "losses", "slopes", "lse", "share", "of_rows", "of_columns", "statistics",
     ],
 )  # fmt: skip
 
@@ -112,6 +112,18 @@ def excluded_of(i, exclude, n, VIEWS: tl.constexpr):
     else:
         excluded = tl.full(i.shape, -1, tl.int32)
     return excluded
+
+
+@triton.jit
+def two_of(statistics, j, n, OTHER: tl.constexpr):
+    """Two statistics (2, n) of each column, OTHER past the end.
+
+    They are loaded together since of fewer numbers than a program has threads each thread would load all that it needs
+    for its part of the similarities, one by one.
+    """
+    which = tl.arange(0, 2)[:, None]
+    both = tl.load(statistics + which * n + j[None, :], mask=(j < n)[None, :], other=OTHER)
+    return tl.sum(tl.where(which == 0, both, 0.0), 0), tl.sum(tl.where(which == 1, both, 0.0), 0)
 
 
 @triton.jit

@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastssl.ops.triton import _blocks, _launch
-from fastssl.ops.triton._blocks import add_weighted, part_of_columns, similarities, store_sums, touches
+from fastssl.ops.triton._blocks import add_weighted, part_of_columns, similarities, store_sums, touches, two_of
 from fastssl.ops.triton._combine import combine
 from fastssl.ops.triton._contrast import contrast
 
@@ -41,13 +41,12 @@ def _side_kernel(
     for block in range(start, end):
         second = block * COLUMNS
         j = second + tl.arange(0, COLUMNS)
-        column_maximum = tl.load(of_columns + j, mask=j < n, other=float("inf"))
-        column_log = tl.load(of_columns + n + j, mask=j < n, other=0.0)
-        column_share = tl.load(of_columns + 2 * n + j, mask=j < n, other=0.0)
+        column_maximum, column_log = two_of(of_columns, j, n, float("inf"))
         s = similarities(rows, columns, first, second, n, n, scale, D, CHUNK, ROWS, COLUMNS, OPERAND, PRECISION)
         g = tl.exp(s - row_maximum[:, None] - row_log[:, None])
         g += tl.exp(s - column_maximum[None, :] - column_log[None, :])
         if (second + COLUMNS > n) | touches(second, COLUMNS, first, first + ROWS):
+            column_share = tl.load(of_columns + 2 * n + j, mask=j < n, other=0.0)
             g = tl.where(j[None, :] == i[:, None], -(row_share[:, None] + column_share[None, :]), g)
             # columns past the end are zeros, and what multiplies them must be finite
             g = tl.where((j < n)[None, :], g, 0.0)

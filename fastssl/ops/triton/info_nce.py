@@ -29,6 +29,7 @@ from fastssl.ops.triton._blocks import (
     store_sums,
     target_of,
     touches,
+    two_of,
 )
 from fastssl.ops.triton._combine import combine
 from fastssl.ops.triton._contrast import contrast
@@ -36,7 +37,7 @@ from fastssl.ops.triton._contrast import contrast
 
 @_blocks.kernel
 def _keys_kernel(
-    keys, queries, targets, exclude, grad, largest, statistics, sums, m, n, per, scale,
+    keys, queries, targets, exclude, softmax, shares, sums, m, n, per, scale,
     D: tl.constexpr, CHUNK: tl.constexpr, OUT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     OPERAND: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -47,14 +48,11 @@ def _keys_kernel(
     for block in range(start, end):
         second = block * COLUMNS
         i = second + tl.arange(0, COLUMNS)
-        # a mean's 1 / N would vanish in float16: rows weigh at most 1 here, and the largest is multiplied in later
-        weight = tl.load(grad + i, mask=i < n, other=0.0) / tl.load(largest)
-        at_target = -weight * tl.load(statistics + 2 * n + i, mask=i < n, other=0.0)
-        weight *= tl.exp(-tl.load(statistics + n + i, mask=i < n, other=0.0))
-        maximum = tl.load(statistics + i, mask=i < n, other=float("inf"))
+        maximum, weight = two_of(softmax, i, n, 0.0)
         s = similarities(keys, queries, first, second, m, n, scale, D, CHUNK, ROWS, COLUMNS, OPERAND, PRECISION)
-        g = tl.exp(s - maximum[None, :]) * weight[None, :]
+        g = tl.exp(s - maximum[None, :]) * weight[None, :]  # past the end 1 times 0
         if (targets is not None) | touches(second, COLUMNS, first, first + ROWS):
+            at_target = tl.load(shares + i, mask=i < n, other=0.0)
             g = tl.where(j[:, None] == target_of(i, targets, n, False)[None, :], at_target[None, :], g)
         if exclude is not None:
             g = tl.where(j[:, None] == excluded_of(i, exclude, n, False)[None, :], 0.0, g)
@@ -125,9 +123,12 @@ def backward(
         fixed = _launch.constants(keys, queries, sums=True, crowded=True)
         parts, per = _launch.split(keys, queries, fixed)
         sums = _launch.floats(parts, *keys.shape, like=keys)
+        # a mean's 1 / N would vanish in float16: rows weigh at most 1 here, and the largest is multiplied in later
         largest = grad.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
+        weight = grad / largest
+        softmax = torch.stack([statistics[0], weight * (-statistics[1]).exp()])
         _keys_kernel[_launch.grid(keys, parts, fixed)](
-            keys, queries, _contiguous(targets), _contiguous(exclude), grad, largest, statistics.contiguous(), sums,
+            keys, queries, _contiguous(targets), _contiguous(exclude), softmax, -weight * statistics[2], sums,
             m, n, per, 1.0 / temperature, **fixed,
         )  # fmt: skip
         combine(sums, grad_keys, 1.0 / temperature, scalar=largest)

@@ -20,7 +20,16 @@ import triton.language as tl
 from torch import Tensor
 
 from fastssl.ops.triton import _blocks, _launch
-from fastssl.ops.triton._blocks import add_weighted, part_of_columns, similarities, span, store_sums, target_of, touches
+from fastssl.ops.triton._blocks import (
+    add_weighted,
+    part_of_columns,
+    similarities,
+    span,
+    store_sums,
+    target_of,
+    touches,
+    two_of,
+)
 from fastssl.ops.triton._combine import combine
 from fastssl.ops.triton._contrast import contrast
 
@@ -43,8 +52,7 @@ def _backward_kernel(
     for block in range(start, end):
         second = block * COLUMNS
         j = second + tl.arange(0, COLUMNS)
-        column_maximum = tl.load(lse + j, mask=j < n, other=float("inf"))
-        column_log = tl.load(lse + n + j, mask=j < n, other=0.0)
+        column_maximum, column_log = two_of(lse, j, n, float("inf"))
         s = similarities(z, z, first, second, n, n, scale, D, CHUNK, ROWS, COLUMNS, OPERAND, PRECISION)
         g = tl.exp(s - row_maximum[:, None] - row_log[:, None])
         g += tl.exp(s - column_maximum[None, :] - column_log[None, :])
