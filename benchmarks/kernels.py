@@ -108,8 +108,8 @@ def triton_kernels() -> Iterator[Kernel]:
     """Every Triton kernel of a training step on bfloat16 and float32 rows of FEATURES features."""
     for op in launches.STEPS:
         for dtype in (torch.bfloat16, torch.float32):
-            for launch in launches.launches(op, dtype, FEATURES):
-                for architecture in launches.ARCHITECTURES:
+            for architecture in launches.ARCHITECTURES:
+                for launch in launches.launches(op, dtype, FEATURES, architecture):
                     yield triton_kernel(launch, dtype, architecture, launch.compile(architecture))
 
 

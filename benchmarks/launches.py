@@ -25,6 +25,7 @@ from triton.runtime.jit import JITFunction, create_function_from_signature
 
 from fastssl import ops
 from fastssl.ops import _backend
+from fastssl.ops.triton import _launch
 
 ARCHITECTURES = (80, 90, 100)
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -87,8 +88,9 @@ def resources(compiled: Any) -> Resources:
 
 
 @contextmanager
-def recorded(op: str) -> Iterator[list[Launch]]:
-    """Inside, CPU tensors are served by the Triton backend, whose launches are noted and compute nothing."""
+def recorded(op: str, architecture: int = ARCHITECTURES[0]) -> Iterator[list[Launch]]:
+    """Inside, CPU tensors are served by the Triton backend, whose launches, as on a GPU of that compute capability, are
+    noted and compute nothing."""
     found: list[Launch] = []
     placed, backend = _backend._placed, make_backend(GPUTarget("cuda", ARCHITECTURES[0], 32))
 
@@ -100,6 +102,7 @@ def recorded(op: str) -> Iterator[list[Launch]]:
 
     with (
         mock.patch.object(JITFunction, "run", note),
+        mock.patch.object(_launch, "gpu", return_value=_launch.Gpu(architecture // 10)),
         mock.patch.object(_backend, "_placed", lambda device, *tensors: placed("cpu", *tensors)),
         ops.backend("triton"),
     ):
@@ -156,13 +159,14 @@ STEPS: dict[str, Callable[[Rows], Tensor]] = {
 }
 
 
-def launches(op: str, dtype: torch.dtype, d: int) -> list[Launch]:
-    """Every launch of a training step of ``op`` with rows of d features that is compiled to code of its own."""
+def launches(op: str, dtype: torch.dtype, d: int, architecture: int) -> list[Launch]:
+    """Every launch of a training step of ``op`` with rows of d features that is compiled to code of its own, as a GPU
+    of compute capability ``architecture`` has it."""
 
     def rows(n: int) -> Tensor:
         return torch.zeros(n, d, dtype=dtype, requires_grad=True)
 
-    with recorded(op) as found:
+    with recorded(op, architecture) as found:
         result = STEPS[op](rows)
         if result.requires_grad:
             result.backward()

@@ -113,7 +113,8 @@ def triton_on_cpu() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_backend, "_placed", _interpretable)
         # as of a small GPU: the interpreter takes one program after the other, and what many do one can
-        patch.setattr(importlib.import_module("fastssl.ops.triton._launch"), "PROCESSORS", 3)
+        launch = importlib.import_module("fastssl.ops.triton._launch")
+        patch.setattr(launch, "gpu", lambda device: launch.Gpu(processors=3))
         # and it takes as long for a small piece of a tile as for a large one
         patch.setattr(importlib.import_module("fastssl.ops.triton._neighbours"), "PIECE", 64)
         yield
