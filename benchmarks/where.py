@@ -17,6 +17,7 @@ T = TypeVar("T")
 AUTOTUNED = " max-autotune"  # ends the name of a compiled provider that is compiled so too, on a GPU
 _device = torch.device("cpu")
 _small = False
+_searching = False
 _mode: str | None = None
 _compiler = "inductor"
 _compiled: dict[Any, Any] = {}
@@ -26,6 +27,16 @@ def use(name: str) -> None:
     """From now on cases run on ``name``, "cpu" or "cuda"."""
     global _device
     _device = torch.device(name)
+
+
+def search() -> None:
+    """From now on compiled providers are there a second time, tuned: that takes a minute or so each."""
+    global _searching
+    _searching = True
+
+
+def searching() -> bool:
+    return _searching
 
 
 def device() -> torch.device:
@@ -113,8 +124,8 @@ def autotuned() -> Iterator[None]:
 
 
 def with_autotuned(providers: Mapping[str, Callable[[], T]]) -> dict[str, Callable[[], T]]:
-    """On a GPU each compiled provider twice: by torch's default, and tuned; once where it is only traced."""
-    if _small or not on_gpu():
+    """On a GPU each compiled provider twice, by torch's default and tuned, if that was asked for."""
+    if not _searching or _small or not on_gpu():
         return dict(providers)
     found = {}
     for name, make in providers.items():

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import where
 from benchmarks.gpu import check, processes
 from benchmarks.gpu.stages import STAGES
 from fastssl.errors import UserError
@@ -35,6 +36,7 @@ def main() -> int:
     )
     parser.add_argument("--minutes", type=positive, default=8.0, help="for all stages together (%(default)s)")
     parser.add_argument("--only", choices=[*(stage.name for stage in STAGES), "ledger"], help="one stage")
+    parser.add_argument("--max-autotune", action="store_true", help="rivals compiled so too: a minute or so a case")
     parser.add_argument("--dry-run", action="store_true", help="all stages on a CPU, with all but the kernels")
     parser.add_argument("--adopt", type=Path, metavar="FOLDER", help="copy a check's results into the repository")
     options = parser.parse_args()
@@ -52,6 +54,8 @@ def main() -> int:
         if not options.dry_run and not torch.cuda.is_available():
             raise UserError("torch finds no GPU here; --dry-run goes through the stages without one")
         processes.end_with_this_one()
+        if options.max_autotune:
+            where.search()
         say(check.date_and_device(options.dry_run))
         fine = check.run(options.out, options.minutes, options.only, options.dry_run, say)
     except UserError as error:

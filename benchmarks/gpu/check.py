@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import harness, summary
+from benchmarks import harness, summary, where
 from benchmarks.gpu import ledger, pages, pretend
 from benchmarks.gpu.stages import STAGES, Result, Stage, environment, files_of, module_is_there
 from fastssl.errors import UserError
@@ -39,7 +39,8 @@ class Record:
     @staticmethod
     def opened(out: Path, stage: Stage, dry: bool) -> Record:
         """With the parts of an earlier run in the same environment whose sources are the same now."""
-        path, subject = out / f"{stage.name}.json", {"dry_run": dry, **environment()}
+        path = out / f"{stage.name}.json"
+        subject = {"dry_run": dry, "max-autotune": where.searching(), **environment()}
         found = json.loads(path.read_text()) if path.exists() else {}
         if found.get("subject") != subject:
             return Record(stage, path, subject)

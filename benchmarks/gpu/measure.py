@@ -1,6 +1,7 @@
 """``python -m benchmarks.gpu.measure CASE...``: measures cases and prints a line of JSON for each when it is done.
 
-With ``--dry-run`` small cases on a pretended GPU, which compute on this machine's processor.
+With ``--dry-run`` small cases on a pretended GPU, which compute on this machine's processor; with ``--compile`` their
+compiled providers are called once, and nothing is measured.
 """
 
 from __future__ import annotations
@@ -8,9 +9,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 from unittest import mock
+
+import torch
 
 from benchmarks import harness, where
 from benchmarks.gpu import floors, pretend, timing
@@ -33,9 +36,19 @@ def told(rows: list[dict[str, Any]], dry: bool) -> list[dict[str, Any]]:
     return rows
 
 
+def compile_all(names: list[str]) -> None:
+    """Calls what torch compiles once; what it raises is told when it is measured."""
+    cases = {case.name: case for case in harness.cases()}
+    for name in names:
+        where.forget_compiled()
+        for provider, make in cases[name].providers.items():
+            if "torch.compile" in provider or provider == harness.OURS:
+                with suppress(Exception):
+                    make()()
+            torch.cuda.empty_cache()
+
+
 def main(names: list[str], dry: bool) -> None:
-    if not dry:
-        where.use("cuda")
     with pretended() if dry else nullcontext():
         found = floors.measured(64, (0.25, 1)) if dry else floors.measured()
         run = {**harness.circumstances(), "floors": found.report()}
@@ -48,4 +61,13 @@ def main(names: list[str], dry: bool) -> None:
 
 
 if __name__ == "__main__":
-    main([word for word in sys.argv[1:] if word != "--dry-run"], "--dry-run" in sys.argv)
+    options = {word for word in sys.argv[1:] if word.startswith("--")}
+    wanted = [word for word in sys.argv[1:] if word not in options]
+    if "--max-autotune" in options:
+        where.search()
+    if "--dry-run" not in options:
+        where.use("cuda")
+    if "--compile" in options:
+        compile_all(wanted)
+    else:
+        main(wanted, "--dry-run" in options)

@@ -35,9 +35,9 @@ Result = dict[str, Any]
 Tell = Callable[[str, Result], None]
 OTHERS = "others"  # the tests that are of no single op
 PRETENDED = "pretended"  # in place of a backend, of tests that a dry run passes
-# measured first, one case each, then the others' first cases, then the second ones
-FIRST = ("nt_xent", "queue_info_nce", "distillation_loss", "sinkhorn_knopp", "random_masking", "take_patches")
-FIRST += ("ema_update",)
+# so many cases of these are measured first, then the others' first cases, then the second ones
+FIRST = {"nt_xent": 2, "queue_info_nce": 1, "distillation_loss": 1, "sinkhorn_knopp": 1, "random_masking": 1}
+FIRST |= {"take_patches": 2, "ema_update": 2, "augment": 1}
 
 
 @dataclass(frozen=True)
@@ -259,18 +259,47 @@ def memcheck(parts: list[str], seconds: float, tell: Tell, dry: bool) -> None:
 # ---- benchmarks ----
 
 
+AHEAD = 0.3  # of the benchmarks' time, at most, goes into compiling what is measured then
+
+
 def cases_in_order(dry: bool) -> list[str]:
     """The names of all cases, such that a run that is cut short has measured something of every op and library."""
     if not dry:
         where.use("cuda")
     with pretend.gpu() if dry else nullcontext():
-        of_op = [cases(op) for op in (*FIRST, *(op for op in (*OPS, *WHOLE) if op not in FIRST))]
-    return [case.name for turn in zip_longest(*of_op) for case in turn if case is not None]
+        names = {op: [case.name for case in cases(op)] for op in (*FIRST, *OPS, *WHOLE)}
+    first = [name for op, count in FIRST.items() for name in names[op][:count]]
+    in_turns = (name for turn in zip_longest(*names.values()) for name in turn if name is not None)
+    return list(dict.fromkeys((*first, *in_turns)))
 
 
 def benchmarks(parts: list[str], seconds: float, tell: Tell, dry: bool) -> None:
-    command = [sys.executable, "-m", "benchmarks.gpu.measure", *(["--dry-run"] if dry else [])]
-    processes.each(command, parts, seconds, lambda part, result, said: tell(part, result))
+    deadline = time.monotonic() + seconds
+    command = [sys.executable, "-m", "benchmarks.gpu.measure", *(["--max-autotune"] if where.searching() else [])]
+    command += ["--dry-run"] if dry else []
+    with tempfile.TemporaryDirectory(prefix="fastssl-compiled-") as cache:
+        environment = {"TORCHINDUCTOR_CACHE_DIR": cache}
+        if not dry:
+            compile_ahead([*command, "--compile"], parts, seconds * AHEAD, environment)
+        left = deadline - time.monotonic()
+        processes.each(command, parts, left, lambda part, result, said: tell(part, result), **environment)
+
+
+def compile_ahead(command: list[str], parts: list[str], seconds: float, environment: dict[str, str]) -> None:
+    """Lets torch.compile fill its cache by many processes, which one that measures alone would take minutes for.
+
+    What it chose by timing while they shared the GPU is forgotten, and chosen again where it is measured.
+    """
+    count = min(12, (os.cpu_count() or 2) - 2)
+    if count < 2:
+        return
+    with ThreadPoolExecutor(count) as pool:
+        several = [[*command, *parts[first::count]] for first in range(count)]
+        list(
+            pool.map(lambda one: processes.run(one, seconds, TORCHINDUCTOR_COMPILE_THREADS="1", **environment), several)
+        )
+    for chosen in Path(environment["TORCHINDUCTOR_CACHE_DIR"]).rglob("*.best_config"):
+        chosen.unlink()
 
 
 # ---- what the results of a part are of ----

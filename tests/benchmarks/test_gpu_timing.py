@@ -122,7 +122,7 @@ def test_inputs_are_made_anew_for_each_buffer(monkeypatch: pytest.MonkeyPatch) -
     assert inputs(3) is inputs(3)
 
 
-def test_a_compiled_provider_is_compiled_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_provider_is_compiled_twice_if_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     modes = []
 
     def make() -> Work:
@@ -132,6 +132,8 @@ def test_a_compiled_provider_is_compiled_twice(monkeypatch: pytest.MonkeyPatch) 
     providers = {OURS: make, "torch.compile": make, "torch.compile, chunked": make}
     assert where.with_autotuned(providers) == providers  # where cases are small, and only traced
     monkeypatch.setattr(where, "_small", False)
+    assert where.with_autotuned(providers) == providers  # where nobody asked for the search
+    monkeypatch.setattr(where, "_searching", True)
     doubled = where.with_autotuned(providers)
     assert list(doubled) == [OURS, "torch.compile", "torch.compile max-autotune", "torch.compile, chunked"]
     for provider in doubled.values():

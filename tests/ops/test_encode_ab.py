@@ -55,7 +55,7 @@ def test_equals_the_definition(engine, shape: tuple[int, ...], dtype: torch.dtyp
 
 def test_all_colours_of_a_photograph(engine) -> None:
     rgb = torch.rand(2, 3, 120, 121, generator=torch.Generator().manual_seed(0))
-    assert_right(rgb_to_lab(rgb)[:, 1:].to(engine.device), gamut_bins(device=engine.device))
+    assert_right(rgb_to_lab(rgb, backend="reference")[:, 1:].to(engine.device), gamut_bins(device=engine.device))
 
 
 @pytest.mark.parametrize("case", ["random", "clustered", "one line", "all equal", "five", "many"])

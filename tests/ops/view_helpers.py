@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL.Image import Resampling
 from torch import Tensor
 
 from fastssl.ops import ViewParams
@@ -120,8 +121,8 @@ def params_of(drawn: dict[str, Any]) -> ViewParams:
 def by_torchvision(functional: Any, x: Tensor, drawn: dict[str, Any]) -> Tensor:
     """A case by ``torchvision.transforms.v2.functional``, in the type of ``x`` (3, H, W)."""
     top, left, height, width = drawn["crop"]
-    size, how = drawn["size"], "bicubic" if drawn["bicubic"] else "bilinear"
-    x = functional.resize(functional.crop(x, top, left, height, width), [size, size], how, antialias=True)
+    size, how = drawn["size"], Resampling.BICUBIC if drawn["bicubic"] else Resampling.BILINEAR
+    x = functional.resize(functional.crop(x, top, left, height, width), [size, size], int(how), antialias=True)
     x = x.clamp(0, 1) if x.is_floating_point() else x
     x = functional.horizontal_flip(x) if drawn.get("flip") else x
     x = x.rot90(drawn.get("rot90", 0), (1, 2))

@@ -57,25 +57,25 @@ _GENERAL: _Tables = {
     "wide sums": {128: _Blocks(64, 32, 32, 128, stages=1), _ANY: _Blocks(32, 32, 32, 256, stages=1)},
     "wide crowded sums": {128: _Blocks(64, 32, 32, 128, stages=1), _ANY: _Blocks(32, 16, 32, 256, stages=1)},
 }
-# The fastest of those that were tried on an H100: up to half the time of the general ones in 16 bits, a fifth in 32. A
-# warp group's products are of 64 rows, so that fewer than 128 for 8 warps are multiplied twice.
+# The fastest of those that were tried on an H100, where a few spilled bytes cost less than smaller blocks. A warp group
+# multiplies 64 rows at once, so programs of 64 rows have 4 warps: for 8, half of a product would be done twice.
 _HOPPER: _Tables = {
     "narrow": {
-        64: _Blocks(128, 256, 64, stages=3),
+        64: _Blocks(128, 128, 64, stages=3),
         128: _Blocks(64, 128, 128, warps=4, stages=3),
         256: _Blocks(128, 128, 256),
         _ANY: _Blocks(128, 256, 64, stages=3),
     },
     "narrow masked": {128: _Blocks(128, 128, 128, stages=3), _ANY: _Blocks(128, 128, 64, stages=3)},
     "narrow sums": {
-        128: _Blocks(128, 128, 128, 128, stages=3),
+        128: _Blocks(64, 64, 128, 128, warps=4, stages=3),
         256: _Blocks(128, 64, 256, 256),
-        512: _Blocks(64, 32, 512, 512),
+        512: _Blocks(64, 32, 512, 512),  # 8 warps, for the registers of 512 sums a row
         _ANY: _Blocks(64, 64, 64, 512, stages=4),
     },
     "narrow crowded": {_ANY: _Blocks(128, 128, 64, stages=3)},
     "narrow crowded sums": {
-        128: _Blocks(128, 128, 128, 128),
+        128: _Blocks(64, 64, 128, 128, warps=4),
         256: _Blocks(128, 64, 256, 256),
         512: _Blocks(64, 32, 512, 512),
         _ANY: _Blocks(64, 64, 64, 512, stages=4),
@@ -104,12 +104,11 @@ def gpu(device: torch.device) -> Gpu:
 
 
 def _blocks(kind: str, d: int, generation: int) -> _Blocks:
-    """The generation's own, or else the general ones; kinds that have none are like those with a word less."""
+    """The generation's own, or else the general ones; a kind without a table is like that with a word less."""
     tables = _HOPPER if generation == 9 else _GENERAL
-    for name in (kind, kind.replace(" masked", ""), kind.replace(" crowded", "")):
-        if name in tables:
-            return next(blocks for most, blocks in tables[name].items() if d <= most)
-    raise AssertionError(kind)
+    without = (kind.replace(word, "") for word in ("", " masked", " crowded"))
+    found = next(tables[name] for name in (*without, kind.split()[0]) if name in tables)
+    return next(blocks for most, blocks in found.items() if d <= most)
 
 
 def float32_precision() -> str:
