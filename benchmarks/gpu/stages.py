@@ -35,9 +35,10 @@ Result = dict[str, Any]
 Tell = Callable[[str, Result], None]
 OTHERS = "others"  # the tests that are of no single op
 PRETENDED = "pretended"  # in place of a backend, of tests that a dry run passes
-# so many cases of these are measured first, then the others' first cases, then the second ones
-FIRST = {"nt_xent": 2, "queue_info_nce": 1, "distillation_loss": 1, "sinkhorn_knopp": 1, "random_masking": 1}
-FIRST |= {"take_patches": 2, "ema_update": 2, "augment": 1}
+# measured first, one case each and then some of their second ones; then the others' first cases, then their second ones
+FIRST = ("nt_xent", "queue_info_nce", "distillation_loss", "sinkhorn_knopp", "random_masking", "take_patches")
+FIRST += ("ema_update", "augment")
+SECOND = ("take_patches", "ema_update", "nt_xent")
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def op_of(test: str) -> str:
 
 
 def tests(parts: list[str], seconds: float, tell: Tell, dry: bool) -> None:
-    """Each op's tests in a process of their own, for a kernel that goes wrong leaves its process without a GPU.
+    """Each op's tests in processes of their own, for a kernel that goes wrong leaves its process without a GPU.
 
     A dry run collects them all and runs some of each op, with its formula in place of its kernels.
     """
@@ -158,27 +159,59 @@ def tests(parts: list[str], seconds: float, tell: Tell, dry: bool) -> None:
         by_op.setdefault(op_of(test), []).append(test)
     if time.monotonic() > deadline:
         return
+    workers = 2 if dry else max(1, min(12, (os.cpu_count() or 2) - 2))
+    left = {part: portions(by_op[part], sum(map(len, by_op.values())), workers, dry) for part in parts}
+    found: dict[str, list[Result]] = {part: [] for part in parts}
     telling = threading.Lock()
 
-    def one(part: str) -> None:
+    def one(part: str, portion: list[str]) -> None:
         with tempfile.TemporaryDirectory(prefix="fastssl-gpu-") as folder:
             report, start = Path(folder) / "report.xml", time.monotonic()
-            chosen = ["--pretend-gpu", *some_of(part, by_op[part])] if dry else by_op[part]
+            chosen = ["--pretend-gpu", *some_of(part, portion)] if dry else portion
             code, said = processes.run([*pytest, f"--junitxml={report}", *chosen], deadline - start, **ENVIRONMENT)
             if code is None:
                 return
             result = outcome(report, dry) if report.exists() else {"failed": said}
             if result.get("failures"):
                 result["said"] = said
-        result["collected"] = len(by_op[part])
+        result |= {"collected": len(portion), "seconds": round(time.monotonic() - start, 1)}
         with telling:
-            tell(part, {**result, "seconds": round(time.monotonic() - start, 1)})
+            found[part].append(result)
+            if len(found[part]) == len(left[part]):
+                tell(part, together(found[part]))
 
-    with ThreadPoolExecutor(2 if dry else max(1, min(12, (os.cpu_count() or 2) - 2))) as pool:
-        list(pool.map(one, (part for part in parts if by_op[part])))
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(lambda task: one(*task), ((part, portion) for part in parts for portion in left[part])))
     for part in parts:
         if not by_op[part]:
             tell(part, {"collected": 0} if part == OTHERS else {"failed": "no tests of it were collected"})
+
+
+def portions(tests: list[str], total: int, workers: int, dry: bool) -> list[list[str]]:
+    """What one process runs of an op's tests: some of many, so that none is still at it when the others are done."""
+    size = len(tests) if dry else max(16, total // (3 * workers))
+    return [tests[first : first + size] for first in range(0, len(tests), max(size, 1))]
+
+
+def together(results: list[Result]) -> Result:
+    """One result of those of several processes."""
+    if len(results) == 1:
+        return results[0]
+    passed: dict[str, int] = {}
+    for result in results:
+        for backend, count in result.get("passed", {}).items():
+            passed[backend] = passed.get(backend, 0) + count
+    failures = [each for result in results for each in result.get("failures", [])]
+    found: Result = {"passed": passed, "skipped": sum(result.get("skipped", 0) for result in results)}
+    found |= {"failures": failures, "collected": sum(result["collected"] for result in results)}
+    found["seconds"] = round(sum(result["seconds"] for result in results), 1)
+    if died := [result["failed"] for result in results if "failed" in result and "failures" not in result]:
+        found["failed"] = died[0]
+    elif failures:
+        found["failed"] = f"{len(failures)} tests"
+    if said := [result["said"] for result in results if "said" in result]:
+        found["said"] = said[0]
+    return found
 
 
 def collected(command: Sequence[object], seconds: float) -> list[str]:
@@ -259,7 +292,7 @@ def memcheck(parts: list[str], seconds: float, tell: Tell, dry: bool) -> None:
 # ---- benchmarks ----
 
 
-AHEAD = 0.3  # of the benchmarks' time, at most, goes into compiling what is measured then
+AHEAD = 0.2  # of the benchmarks' time, at most, goes into compiling what is measured then
 
 
 def cases_in_order(dry: bool) -> list[str]:
@@ -268,7 +301,7 @@ def cases_in_order(dry: bool) -> list[str]:
         where.use("cuda")
     with pretend.gpu() if dry else nullcontext():
         names = {op: [case.name for case in cases(op)] for op in (*FIRST, *OPS, *WHOLE)}
-    first = [name for op, count in FIRST.items() for name in names[op][:count]]
+    first = [*(names[op][0] for op in FIRST), *(names[op][1] for op in SECOND)]
     in_turns = (name for turn in zip_longest(*names.values()) for name in turn if name is not None)
     return list(dict.fromkeys((*first, *in_turns)))
 
@@ -278,7 +311,7 @@ def benchmarks(parts: list[str], seconds: float, tell: Tell, dry: bool) -> None:
     command = [sys.executable, "-m", "benchmarks.gpu.measure", *(["--max-autotune"] if where.searching() else [])]
     command += ["--dry-run"] if dry else []
     with tempfile.TemporaryDirectory(prefix="fastssl-compiled-") as cache:
-        environment = {"TORCHINDUCTOR_CACHE_DIR": cache}
+        environment = {"TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", cache)}
         if not dry:
             compile_ahead([*command, "--compile"], parts, seconds * AHEAD, environment)
         left = deadline - time.monotonic()

@@ -317,7 +317,7 @@ def test_every_op_is_measured_before_its_further_cases(monkeypatch: pytest.Monke
     monkeypatch.setattr(where, "_device", where.device())  # put back afterwards
     names = stages.cases_in_order(dry=False)
     assert names[0] == "nt_xent rows=16384 d=128 bfloat16"
-    once = len(harness.OPS) + sum(count - 1 for count in stages.FIRST.values())
+    once = len(harness.OPS) + len(stages.SECOND)
     assert {name.partition(" ")[0] for name in names[:once]} == set(harness.OPS)
     assert len(set(names)) == len(names)
 
@@ -339,3 +339,24 @@ def test_what_a_dry_run_passes_is_of_no_backend(tmp_path: Path) -> None:
     found = stages.outcome(report, dry=True)
     assert found["passed"] == {stages.PRETENDED: 1}
     assert ledger.verdict("ema_update", "cuda", {"ema_update": found}, {}) == "none of its tests ran"
+
+
+def test_an_ops_tests_are_shared_among_processes_and_counted_together() -> None:
+    names = [f"t{i}" for i in range(25)]
+    shared = stages.portions(names, 330, 10, dry=False)
+    assert [len(portion) for portion in shared] == [16, 9]
+    assert [*shared[0], *shared[1]] == names
+    assert stages.portions(names, 400, 10, dry=True) == [names]
+    assert stages.portions([], 400, 10, dry=False) == []
+    fine = {"passed": {"cuda": 3}, "skipped": 1, "failures": [], "collected": 4, "seconds": 1.0}
+    wrong = {**fine, "failures": ["t::a"], "failed": "1 tests", "said": "words"}
+    assert stages.together([fine]) == fine
+    both = stages.together([fine, wrong])
+    assert (both["passed"], both["failures"], both["failed"], both["said"]) == (
+        {"cuda": 6},
+        ["t::a"],
+        "1 tests",
+        "words",
+    )
+    died = {"failed": "the end", "collected": 4, "seconds": 1.0}
+    assert stages.together([fine, died])["failed"] == "the end"

@@ -82,8 +82,9 @@ def assert_as_good_as_plain_torch(student: Tensor, teacher: Tensor, **settings: 
     chance = torch.finfo(torch.float64 if student.dtype == torch.float64 else torch.float32).eps * (1 + largest_logit)
     for got, rival, want in zip(ours, rivals, exact, strict=True):
         error, rival_error = ((x.double() - want).abs().max().item() for x in (got, rival))
-        # of one prototype the gradient is 0, and what is rounded is a probability of 1
-        scale = want.abs().max().item() if want.dim() and want.any() else max(want.abs().max().item(), 1.0)
+        # of one prototype the gradient is 0, and what is rounded is a probability of 1 over the temperature
+        natural = 1 / settings["student_temp"] if want.dim() and not want.any() else 1.0 - bool(want.dim())
+        scale = max(want.abs().max().item(), natural)
         rounded = torch.finfo(got.dtype).eps * scale
         assert error <= 2 * rival_error + 2 * chance * scale + rounded, (error, rival_error, scale)
 
