@@ -38,10 +38,14 @@ class Record:
 
     @staticmethod
     def opened(out: Path, stage: Stage, dry: bool) -> Record:
-        """With the parts of an earlier run in the same environment whose sources are the same now."""
+        """With the parts of an earlier run in the same environment whose sources are the same now: of what is in
+        ``out``, or else of what the repository has adopted."""
         path = out / f"{stage.name}.json"
         subject = {"dry_run": dry, "max-autotune": where.searching(), **environment()}
-        found = json.loads(path.read_text()) if path.exists() else {}
+        earlier = next(
+            (file for file in (path, ledger.ROOT / results_of(subject["device"]) / path.name) if file.exists()), None
+        )
+        found = json.loads(earlier.read_text()) if earlier else {}
         if found.get("subject") != subject:
             return Record(stage, path, subject)
         parts = {name: result for name, result in found["parts"].items() if same_sources(stage, name, result)}
@@ -51,6 +55,11 @@ class Record:
         self.run = result.pop("run", self.run)
         self.parts[part] = {**result, "sources": sources(self.stage, part)}
         write(self.path, {"subject": self.subject, "run": self.run, "parts": self.parts})
+
+
+def results_of(device: str) -> Path:
+    """Where, in the repository, what checks on a device found is kept."""
+    return Path("benchmarks", "results", summary.folder_of(device), "check")
 
 
 def sources(stage: Stage, part: str) -> str:
@@ -131,10 +140,7 @@ def write_ledger(out: Path, dry: bool, say: Say) -> None:
     if device == "none":
         say("ledger: nothing is written of a run without a GPU")
         return
-    results = f"benchmarks/results/{summary.folder_of(device)}/check"
-    versions = {name: str(tests.subject[name]) for name in ("torch", "triton", "nvcc")}
-    where = {"device": device, **versions, "results": results}
-    after = ledger.updated({} if dry else ledger.read(), tests.parts, memcheck.parts, where)
+    after = with_found({} if dry else ledger.read(), {**tests.subject, "device": device}, tests.parts, memcheck.parts)
     proven = ledger.proven(after)
     assert not (dry and proven), "a dry run proves no kernel"
     write(out / LEDGER, after)
@@ -144,10 +150,19 @@ def write_ledger(out: Path, dry: bool, say: Say) -> None:
     say(f"pages: {pages.write(out, {'run': measured.run, 'parts': measured.parts}, after, dry)}")
 
 
-def adopt(out: Path, into: Path = ledger.ROOT) -> list[Path]:
-    """Copies a check's results and ledger from ``out`` into the repository; the paths that were written.
+def with_found(
+    before: ledger.Ledger, subject: dict[str, Any], tests: dict[str, Result], memcheck: dict[str, Result]
+) -> ledger.Ledger:
+    """A ledger with what tests and memcheck found on the subject's device."""
+    versions = {name: str(subject[name]) for name in ("device", "torch", "triton", "nvcc")}
+    return ledger.updated(before, tests, memcheck, {**versions, "results": str(results_of(subject["device"]))})
 
-    Where the check ran without the repository's history, its results are of this commit if the sources are the same.
+
+def adopt(out: Path, into: Path = ledger.ROOT) -> list[Path]:
+    """Copies a check's results from ``out`` into the repository, its ledger too; the paths that were written.
+
+    Only what was found of these very sources goes into the ledger. Rows are of this commit if they are of its sources:
+    the check may have run without the repository's history.
 
     Raises:
         UserError: if there are none, or they are of a dry run.
@@ -160,19 +175,25 @@ def adopt(out: Path, into: Path = ledger.ROOT) -> list[Path]:
         raise UserError(f"the results in {out} are of a dry run: only those of a GPU are kept")
     if len(devices) > 1:
         raise UserError(f"the results in {out} are of several devices: {', '.join(sorted(devices))}")
-    folder = into / "benchmarks" / "results" / summary.folder_of(devices.pop())
-    contents = {
-        folder / "check" / f"{stage}.json": record for stage, record in records.items() if stage != "benchmarks"
-    }
+    folder = into / results_of(devices.pop())
+    contents = {folder / f"{stage}.json": record for stage, record in records.items()}
+    parts = {stage.name: of_these_sources(stage, records.get(stage.name, {})) for stage in STAGES}
     if measured := records.get("benchmarks"):
-        same = all(same_sources(STAGES[-1], part, result) for part, result in measured["parts"].items())
-        measured["run"]["commit"] = measured["run"].get("commit") or (harness.commit() if same else "")
-        contents |= {folder / f"{op}.json": report for op, report in pages.reports(measured)}
-    if (out / LEDGER).exists():
-        contents[into / "benchmarks" / LEDGER] = json.loads((out / LEDGER).read_text())
+        if parts["benchmarks"] == measured["parts"]:
+            measured["run"]["commit"] = harness.commit()
+        contents |= {folder.parent / f"{op}.json": report for op, report in pages.reports(measured)}
+    if "tests" in records:
+        path = into / "benchmarks" / LEDGER
+        before = ledger.read(path)
+        contents[path] = with_found(before, records["tests"]["subject"], parts["tests"], parts["memcheck"])
     for path, content in contents.items():
         write(path, content)
     return list(contents)
+
+
+def of_these_sources(stage: Stage, record: dict[str, Any]) -> dict[str, Result]:
+    """A record's parts whose sources are as they are here."""
+    return {part: result for part, result in record.get("parts", {}).items() if same_sources(stage, part, result)}
 
 
 def date_and_device(dry: bool) -> str:

@@ -6,6 +6,7 @@ A result with "failed" is a part that is not right.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -188,9 +189,12 @@ def tests(parts: list[str], seconds: float, tell: Tell, dry: bool) -> None:
 
 
 def portions(tests: list[str], total: int, workers: int, dry: bool) -> list[list[str]]:
-    """What one process runs of an op's tests: some of many, so that none is still at it when the others are done."""
-    size = len(tests) if dry else max(16, total // (3 * workers))
-    return [tests[first : first + size] for first in range(0, len(tests), max(size, 1))]
+    """What one process runs of an op's tests: some of many, so that none is still at it when the others are done.
+
+    Tests that compile much stand side by side: each process has some of them.
+    """
+    count = 1 if dry else math.ceil(len(tests) / max(16, total // (3 * workers)))
+    return [tests[first::count] for first in range(count)] if tests else []
 
 
 def together(results: list[Result]) -> Result:
@@ -340,7 +344,9 @@ def compile_ahead(command: list[str], parts: list[str], seconds: float, environm
 
 BUILT = ("csrc", "CMakeLists.txt", "setup.py", "pyproject.toml")
 TESTED = (*BUILT, "fastssl/ops", "tests/ops", "tests/conftest.py")
-MEASURED = ("csrc", "fastssl/ops", "fastssl/losses", "fastssl/compat", "benchmarks")
+MEASURING = tuple(f"benchmarks/{name}.py" for name in ("harness", "losses", "rivals", "where"))
+MEASURING += tuple(f"benchmarks/gpu/{name}.py" for name in ("exponential", "floors", "measure", "timing"))
+MEASURED = ("csrc", "fastssl/ops", "fastssl/losses", "fastssl/compat", "benchmarks/ops", "benchmarks/whole", *MEASURING)
 
 
 def of_op(op: str) -> set[str]:
@@ -361,10 +367,7 @@ def tested(op: str) -> set[str]:
 def measured(case: str) -> set[str]:
     """Also its benchmark, and how it is measured."""
     op = case.partition(" ")[0]
-    if op not in OPS:
-        return {*MEASURED}
-    how = {str(path.relative_to(ROOT)) for path in (ROOT / "benchmarks").glob("*.py")}
-    return of_op(op) | how | {f"benchmarks/ops/{op}.py", "benchmarks/gpu"}
+    return of_op(op) | {*MEASURING, f"benchmarks/ops/{op}.py"} if op in OPS else {*MEASURED}
 
 
 STAGES = (

@@ -138,6 +138,19 @@ def test_only_parts_whose_own_sources_changed_are_done_anew(tmp_path: Path) -> N
     assert counted.done == ["a", "b", "c", "b"]
 
 
+def test_what_the_repository_has_adopted_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted, there = Counted(), tmp_path / "repository"
+    counted.in_time = True
+    check.perform(counted.stage(), there / check.results_of("none"), 10, True, lambda line: None)
+    monkeypatch.setattr(check, "environment", lambda: {"device": "none"})
+    check.perform(counted.stage(), there / check.results_of("none"), 10, True, lambda line: None)
+    assert counted.done == ["a", "b", "c"] * 2  # in another environment
+    monkeypatch.setattr(ledger, "ROOT", there)
+    (there / "setup.py").write_text((Path(__file__).parents[2] / "setup.py").read_text())
+    check.perform(counted.stage(), tmp_path / "out", 10, True, lambda line: None)
+    assert counted.done == ["a", "b", "c"] * 2
+
+
 def test_an_ops_results_are_of_its_own_files() -> None:
     for sources in (stages.tested, stages.measured):
         files = set(stages.files_of(sources("tiles")))
@@ -344,8 +357,7 @@ def test_what_a_dry_run_passes_is_of_no_backend(tmp_path: Path) -> None:
 def test_an_ops_tests_are_shared_among_processes_and_counted_together() -> None:
     names = [f"t{i}" for i in range(25)]
     shared = stages.portions(names, 330, 10, dry=False)
-    assert [len(portion) for portion in shared] == [16, 9]
-    assert [*shared[0], *shared[1]] == names
+    assert shared == [names[::2], names[1::2]]
     assert stages.portions(names, 400, 10, dry=True) == [names]
     assert stages.portions([], 400, 10, dry=False) == []
     fine = {"passed": {"cuda": 3}, "skipped": 1, "failures": [], "collected": 4, "seconds": 1.0}

@@ -159,7 +159,7 @@ def test_readme_and_info_tell_what_the_ledger_says() -> None:
 
 
 def test_a_checks_results_are_adopted(repository: Path, tmp_path: Path) -> None:
-    subject = {"device": H100, "dry_run": False}
+    subject = {"device": H100, "dry_run": False, "torch": "2.11.0", "triton": "3.6.0", "nvcc": "13.0.88"}
     row = {
         "op": "nt_xent",
         "shape": "n=1",
@@ -168,20 +168,27 @@ def test_a_checks_results_are_adopted(repository: Path, tmp_path: Path) -> None:
         "median": 0.01,
         "best_rival": None,
     }
-    run = {"machine": H100, "processor": "A CPU", "date": "2026-01-01"}
+    run = {"machine": H100, "processor": "A CPU", "date": "2026-01-01", "commit": "then"}
     parts = {
         "nt_xent n=1 float32": {"op": "nt_xent", "rows": [row], "sources": "others"},
         "ema_update": {"failed": "out of memory", "sources": "others"},
     }
-    out = tmp_path / "out"
+    out, of = tmp_path / "out", {stage.name: stage for stage in check.STAGES}
+    now = {op: {**result, "sources": check.sources(of["tests"], op)} for op, result in PASSED.items()}
+    now["nt_xent"]["sources"] = "others"
+    checked = {op: {**result, "sources": check.sources(of["memcheck"], op)} for op, result in CHECKED.items()}
     check.write(out / "benchmarks.json", {"subject": subject, "run": run, "parts": parts})
-    check.write(out / "tests.json", {"subject": subject, "run": {}, "parts": PASSED})
-    check.write(out / check.LEDGER, ledger.updated({}, PASSED, CHECKED, WHERE))
+    check.write(out / "tests.json", {"subject": subject, "run": {}, "parts": now})
+    check.write(out / "memcheck.json", {"subject": subject, "run": {}, "parts": checked})
     written = {str(path.relative_to(repository)) for path in check.adopt(out, repository)}
     folder = "benchmarks/results/nvidia-h100-80gb-hbm3"
-    assert written == {f"{folder}/nt_xent.json", f"{folder}/check/tests.json", "benchmarks/gpu_ledger.json"}
+    stages_of = {f"{folder}/check/{stage}.json" for stage in ("benchmarks", "memcheck", "tests")}
+    assert written == {f"{folder}/nt_xent.json", *stages_of, "benchmarks/gpu_ledger.json"}
     (machine,) = summary.machines(repository / "benchmarks" / "results")
     assert (machine.name, [report.op for report in machine.reports]) == (H100, ["nt_xent"])
-    assert machine.reports[0].run["commit"] == ""  # of sources that are not these
+    assert machine.reports[0].run["commit"] == "then"  # of sources that are not these
+    found = ledger.read(repository / "benchmarks" / "gpu_ledger.json")
+    assert ledger.proven(found) == [CUDA]
+    assert found[CUDA]["results"] == f"{folder}/check"
     with pytest.raises(UserError, match="no results of a check"):
         check.adopt(tmp_path / "nowhere", repository)
