@@ -116,11 +116,12 @@ def reports(folder: Path) -> Iterator[Report]:
 
 
 def _held(row: Row, run: dict[str, Any]) -> Row:
-    """The row without its floor where that was not measured: of bfloat16 in runs that knew float32's rate alone."""
+    """The row without its floor where that was not measured: of bfloat16 on a CPU of which float32's rate is known."""
     floors = run.get("floors")
     if row["dtype"] != "bfloat16" or not isinstance(floors, dict) or "bandwidths" not in floors:
         return row
-    unknown = () if "bfloat16_gflops" in floors else ("floor", "percent_of_floor", "percent_of_fma_peak")
+    known = "bfloat16_gflops" in floors or "tf32_gflops" in floors  # of a CPU or of a GPU
+    unknown = () if known else ("floor", "percent_of_floor", "percent_of_fma_peak")
     return {key: value for key, value in row.items() if key not in unknown}
 
 

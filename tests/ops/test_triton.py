@@ -168,23 +168,26 @@ MASKED = [
 ]
 
 
-def faster_with_spills(kernel: str, dtype: torch.dtype, d: int) -> int:
-    """Bytes a thread that may be spilled on compute capability 9.0, where an H100 was measured to take less time so.
+FEW = 40  # bytes of a thread's values that may lie on its stack: ten of 255 registers
 
-    Without spills float32 took 1.6 times as long with up to 128 features, 2.3 times with 512 and, of knn_classify, 2.5
-    times; 16 bits 1.25 to 1.4 times with 256 features and 2.2 times with 512.
+
+def may_spill(kernel: str, dtype: torch.dtype, d: int, architecture: int) -> int:
+    """Bytes a thread that may be spilled: few, but on compute capability 9.0 what an H100 was measured to gain by.
+
+    Without spills float32 took 1.6 times as long there with up to 128 features, 2.3 times with 512 and, of knn_classify,
+    2.5 times; 16 bits 1.25 to 1.4 times with 256 features and 2.2 times with 512.
     """
-    if "_nearest" in kernel:
-        return 600 if dtype == torch.float32 else 0
+    if architecture != 90:
+        return FEW
     if dtype == torch.float32:
-        return 0 if d < 64 else 300 if d <= 128 else 1000
-    return 0 if d <= 128 else 360
+        return 600 if "_nearest" in kernel else FEW if d < 64 else 300 if d <= 128 else 1000
+    return FEW if d <= 128 else 360
 
 
 @pytest.mark.skipif(INTERPRETING, reason="interpreted kernels are not compiled")
 @pytest.mark.parametrize(("dtype", "d", "architecture"), [*COMPILED, *MASKED], ids=str)
 @pytest.mark.parametrize("op", STEPS)
-def test_compiles_for_tensor_cores_without_spills(op: str, dtype: torch.dtype, d: int, architecture: int) -> None:
+def test_compiles_for_tensor_cores_with_few_spills(op: str, dtype: torch.dtype, d: int, architecture: int) -> None:
     """As the op launches it: constants, options and the types of its arguments are those of a training step."""
     if (dtype, d, architecture) in MASKED and op in ("knn_classify", "propagate_labels"):
         pytest.skip("its blocks depend on little, and 128 features are launched as 127, too")
@@ -198,8 +201,7 @@ def test_compiles_for_tensor_cores_without_spills(op: str, dtype: torch.dtype, d
         if d == kernels.FEATURES and dtype != torch.float16:
             used = kernels.triton_kernel(launch, dtype, architecture, compiled)
             published.append(used)
-        may_spill = faster_with_spills(launch.name, dtype, d) if architecture == 90 else 0
-        assert used.stack <= may_spill, (launch.name, used)
+        assert used.stack <= may_spill(launch.name, dtype, d, architecture), (launch.name, used)
         assert used.local == 0, (launch.name, used)
         assert used.shared <= SHARED[architecture], (launch.name, used)
         if has_products:
