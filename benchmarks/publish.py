@@ -64,8 +64,8 @@ What each GPU kernel takes, as compiled for compute capability {generations}: re
 a block (of a CUDA kernel those known before the launch), and the share of a multiprocessor's warps that can be there
 at once, but for memory that only the launch asks for. Of a kernel's variants (types, widths) the one of least
 occupancy is told. *Wide* are the instructions that load and store 16 bytes a thread, in the variant that has the most.
-*Stack* are bytes a thread of what the registers do not hold. No CUDA kernel has any: tests/ops/test_cuda.py fails on it. Of
-Triton's, test_triton.py lets a few bytes pass, and on 9.0 what an H100 was measured to gain by: its blocks are larger.
+*Stack* are bytes a thread of what the registers do not hold. No CUDA kernel has any: tests/ops/test_cuda.py fails on
+it. Of Triton's, test_triton.py lets few bytes pass, and on 9.0 what an H100 was measured to gain by: larger blocks.
 `python -m benchmarks.kernels` measures anew; it needs no GPU. Compiled by nvcc {nvcc} and Triton {triton}.
 """
 READ_CHOICE = """\

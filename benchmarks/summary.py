@@ -116,7 +116,7 @@ def reports(folder: Path) -> Iterator[Report]:
 
 
 def _held(row: Row, run: dict[str, Any]) -> Row:
-    """The row without its floor where that was not measured: of bfloat16 on a CPU of which float32's rate is known."""
+    """The row without its floor where that was not measured: a CPU's of bfloat16 beside float32's rate alone."""
     floors = run.get("floors")
     if row["dtype"] != "bfloat16" or not isinstance(floors, dict) or "bandwidths" not in floors:
         return row
