@@ -130,5 +130,5 @@ def test_the_page_of_gpu_kernels_has_them_all() -> None:
     sources = {*root.glob("csrc/cuda/*.cu"), *root.glob("fastssl/ops/triton/[a-z]*.py")}
     told = {row["source"] for row in measured["rows"] if not row["source"].endswith("*.cuh")}
     assert told == {str(path.relative_to(root)) for path in sources}
-    assert not any(row["stack"] or row["local"] for row in measured["rows"])
+    assert not any(row["local"] or (row["stack"] and row["source"].endswith(".cu")) for row in measured["rows"])
     assert (publish.DOCS / "gpu-kernels.md").read_text() == publish.gpu_kernels(measured)

@@ -174,8 +174,8 @@ FEW = 40  # bytes of a thread's values that may lie on its stack: ten of 255 reg
 def may_spill(kernel: str, dtype: torch.dtype, d: int, architecture: int) -> int:
     """Bytes a thread that may be spilled: few, but on compute capability 9.0 what an H100 was measured to gain by.
 
-    Without spills float32 took 1.6 times as long there with up to 128 features, 2.3 times with 512 and, of knn_classify,
-    2.5 times; 16 bits 1.25 to 1.4 times with 256 features and 2.2 times with 512.
+    Without spills float32 took 1.6 times as long there with up to 128 features, 2.3 times with 512; knn_classify 2.5
+    times as long; 16 bits 1.25 to 1.4 times with 256 features and 2.2 times with 512.
     """
     if architecture != 90:
         return FEW
