@@ -30,10 +30,11 @@ SCRIPTS = {
     "open_clip_loop": r"6 steps; of 128 drawings, \d+ find their own caption first",
     "pml_simclr": r"6 steps on two views of 128 drawings each; NTXentLoss came from fastssl.compat.pml",
     "solo_simclr": r"6 steps of SimCLR on 3 views of 128 drawings each",
+    "torch_dense": r"6 steps; classes by nearest neighbours: \d\d.\d% right with the averaged encoder's places",
     "torch_dino": r"6 steps; the teacher gives 512 drawings \d\d+ of 512 prototypes",
     "torch_simclr": r"6 steps; classes by nearest neighbours: \d\d.\d% right with the averaged encoder",
 }
-RISES = {"facebook_moco", "lightly_moco", "torch_dino"}  # in the first steps, as their headers say
+RISES = {"facebook_moco", "lightly_moco", "torch_dense", "torch_dino"}  # in the first steps, as their headers say
 
 # of losses: their first difference is a rounding, and each step of training doubles it or so
 SAME = 2e-4

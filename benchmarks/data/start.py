@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import functools
 import io
+import itertools
 import os
 import shutil
 import tempfile
@@ -64,13 +65,8 @@ def by_cache(n: int) -> Work:
 
 
 def by_new_cache(n: int) -> Work:
-    place = folder(n).parent / "new"
-
-    def start() -> int:
-        shutil.rmtree(place, ignore_errors=True)
-        return _first_batch(n, Cache(place))
-
-    return start
+    new = itertools.count()  # of which none is cleared away while time is taken
+    return lambda: _first_batch(n, Cache(folder(n).parent / f"new-{next(new)}"))
 
 
 def by_stream(n: int) -> Work:
