@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from itertools import groupby
 from types import MappingProxyType
@@ -17,6 +18,8 @@ from fastssl.data.media import Modality
 from fastssl.data.plans import ViewPlan
 from fastssl.models import maps
 from fastssl.schedule import Schedule
+
+CANDIDATES = 256  # at most, among which a prediction is looked for by note_predictions
 
 
 class Method(nn.Module):
@@ -155,6 +158,23 @@ class Method(nn.Module):
         right = logits.argmax(dim=1) == targets
         self.note(pretext_accuracy=right.float().mean(), chance=1 / logits.shape[1])
         return F.cross_entropy(logits.float(), targets)
+
+    def note_predictions(self, predictions: Sequence[Tensor], targets: Sequence[Tensor], loss: Tensor) -> None:
+        """Notes how well what is to come was predicted (CPC, arXiv:1807.03748, section 2.3).
+
+        ``mutual_information_bound``, nats that prediction and target tell of each other at least: log N, the mean over
+        the steps, less the loss; ``pretext_accuracy``, the share of predictions of the first step that score their own
+        target above those of CANDIDATES of them, or of all if they are fewer; ``chance``, what guessing gives.
+
+        Args:
+            predictions, targets: of each step (N, D), alike in order.
+            loss: the mean InfoNCE over the steps, a scalar.
+        """
+        bound = sum(math.log(len(rows)) for rows in targets) / len(targets) - loss
+        apart = -(-len(targets[0]) // CANDIDATES)  # so that they are of many samples
+        some, own = (rows[0].detach()[::apart].float() for rows in (predictions, targets))
+        right = (some @ own.T).argmax(1) == torch.arange(len(own), device=own.device)
+        self.note(mutual_information_bound=bound, pretext_accuracy=right.float().mean(), chance=1 / len(own))
 
     def embed(self, frames: Tensor) -> Tensor:
         """What each position of an image looks like, to track it by: the encoder's last map, if a method has no other.

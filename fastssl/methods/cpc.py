@@ -11,7 +11,6 @@ Recipe:
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -107,8 +106,7 @@ class CPC(Method):
         contexts = self.context(latents.movedim(-1, 1)).movedim(1, -1)
         predictions, targets = self.ahead(contexts, latents)
         loss: Tensor = self.loss(predictions, targets)
-        candidates = sum(math.log(len(rows)) for rows in targets) / len(targets)
-        self.note(mutual_information_bound=candidates - loss)
+        self.note_predictions(predictions, targets, loss)
         return loss
 
     def patches(self, images: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ def test_the_loss_is_equation_4_number_by_number(plain: CPC) -> None:
     z = {(n, r, c): plain.encoder(views[n : n + 1, :, 4 * r : 4 * r + 8, 4 * c : 4 * c + 8])[0] for n, r, c in places}
     grid = torch.stack([z[place] for place in places]).view(3, 4, 4, -1)
     contexts = plain.context(grid.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    steps, bounds = [], []
+    steps, bounds, solved = [], [], []
     for k, matrix in ((1, plain.ahead.predict[0].weight), (2, plain.ahead.predict[1].weight)):
         candidates = [z[place] for place in places if place[1] >= k]
         terms = []
@@ -57,12 +57,18 @@ def test_the_loss_is_equation_4_number_by_number(plain: CPC) -> None:
             def score(latent: Tensor, predicted: list[float] = predicted) -> float:
                 return sum(a * b for a, b in zip(predicted, latent.tolist(), strict=True))
 
+            if k == 1:
+                solved.append(score(z[n, r + k, c]) == max(map(score, candidates)))
             total = sum(math.exp(score(latent)) for latent in candidates)
             terms.append(-math.log(math.exp(score(z[n, r + k, c])) / total))
         steps.append(sum(terms) / len(terms))
         bounds.append(math.log(len(candidates)) - steps[-1])
     assert plain([views]).item() == pytest.approx(sum(steps) / 2, rel=1e-10)
-    assert plain.metrics(0.0, 3) == {"mutual_information_bound": pytest.approx(sum(bounds) / 2, rel=1e-8)}
+    assert plain.metrics(0.0, 3) == {
+        "mutual_information_bound": pytest.approx(sum(bounds) / 2, rel=1e-8),
+        "pretext_accuracy": pytest.approx(sum(solved) / len(solved)),
+        "chance": pytest.approx(1 / len(solved)),
+    }
 
 
 def test_the_temperature_divides_the_scores(plain: CPC) -> None:
@@ -177,3 +183,13 @@ def test_images_that_are_too_small_are_refused() -> None:
 def test_settings_that_cannot_work_are_refused(settings: dict[str, float], said: str) -> None:
     with pytest.raises(UserError, match=said):
         CPCConfig(**settings)
+
+
+def test_a_prediction_is_looked_for_among_few_of_many_samples() -> None:
+    method = CPC(Corners(), CPCConfig(grid=4, first_step=1, last_step=2))
+    targets = torch.eye(1000)
+    method.note_predictions([-targets, targets], [targets, targets], torch.tensor(0.0))
+    assert method.metrics(0.0, 3)["pretext_accuracy"] == 0
+    method.note_predictions([targets, targets], [targets, targets], torch.tensor(0.0))
+    told = method.metrics(0.0, 3)
+    assert (told["pretext_accuracy"], told["chance"]) == (1, pytest.approx(1 / 250))

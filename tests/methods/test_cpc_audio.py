@@ -29,7 +29,7 @@ def test_the_loss_is_equation_4_number_by_number(method: CPCAudio) -> None:
     z = method.encoder.latents(views)
     c = method.encoder.contexts(z)
     assert z.shape == (2, 6, 6)
-    steps, bounds = [], []
+    steps, bounds, solved = [], [], []
     for k in (1, 2, 3):
         matrix = method.ahead.predict[k - 1].weight
         candidates = [z[n, t].tolist() for n in range(2) for t in range(k, 6)]
@@ -39,10 +39,16 @@ def test_the_loss_is_equation_4_number_by_number(method: CPCAudio) -> None:
             scores = [sum(a * b for a, b in zip(predicted, latent, strict=True)) for latent in candidates]
             own = sum(a * b for a, b in zip(predicted, z[n, t + k].tolist(), strict=True))
             terms.append(math.log(sum(map(math.exp, scores))) - own)
+            if k == 1:
+                solved.append(own == max(scores))
         steps.append(sum(terms) / len(terms))
         bounds.append(math.log(len(candidates)) - steps[-1])
     assert method([views]).item() == pytest.approx(sum(steps) / 3, rel=1e-10)
-    assert method.metrics(0.0, 2) == {"mutual_information_bound": pytest.approx(sum(bounds) / 3, rel=1e-8)}
+    assert method.metrics(0.0, 2) == {
+        "mutual_information_bound": pytest.approx(sum(bounds) / 3, rel=1e-8),
+        "pretext_accuracy": pytest.approx(sum(solved) / len(solved)),
+        "chance": pytest.approx(1 / len(solved)),
+    }
 
 
 def test_the_features_are_the_mean_of_the_contexts(method: CPCAudio) -> None:
