@@ -273,13 +273,13 @@ class _Trainer:
         low = self.config.precision == "bfloat16"
         with self.health.forward(step), torch.autocast(self.device.type, torch.bfloat16, enabled=low):
             loss = self.method(views)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise self._diverged(f"the loss is {value}")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         self.method.after_step((self.steps_done + 1) / self.steps_total)
+        value = float(loss.detach())  # waits for the device, which by now has all of the step to do
+        if not math.isfinite(value):
+            raise self._diverged(f"the loss is {value}")
         return value
 
     def _row(self, loss: float, seconds: float, waited: float) -> Row:
