@@ -32,12 +32,17 @@ _out = Console(highlight=False)
 
 
 @contextmanager
-def reading(source: str, what: str = "images") -> Iterator[Callable[[int, int], None]]:
-    """A bar of images, or ``what`` else, read; yields the callback (done, total) that moves it."""
-    columns = (TextColumn("reading {task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(what))
+def counting(doing: str, what: str = "images") -> Iterator[Callable[[int, int], None]]:
+    """A bar of images, or ``what`` else; yields the callback (done, total) that moves it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(what))
     with Bar(*columns, console=_err, transient=True, disable=not _err.is_terminal) as bar:
-        task = bar.add_task(source, total=None)
+        task = bar.add_task(doing, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def reading(source: str, what: str = "images") -> AbstractContextManager[Callable[[int, int], None]]:
+    """A bar of images, or ``what`` else, read; yields the callback (done, total) that moves it."""
+    return counting(f"reading {source}", what)
 
 
 def busy(what: str) -> AbstractContextManager[object]:
@@ -132,6 +137,11 @@ class TrainingDisplay:
         if row.step % progress.steps_per_epoch == 0:
             knn = "" if row.knn is None else f"  kNN {100 * row.knn:.1f} %"
             _err.print(f"{epoch}  {numbers}{knn}", markup=False, soft_wrap=True)
+
+    def watch_knn(self, done: int, total: int) -> None:
+        """Shows how many images the online kNN has features of."""
+        if self._task is not None:
+            self._bar.update(self._task, numbers=f"kNN: features of {done:,} of {total:,} images")
 
     def trained(self, epochs: int) -> None:
         """Says so of a run whose training was complete before: no step was shown."""

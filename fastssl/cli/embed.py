@@ -47,9 +47,9 @@ def run(words: list[str]) -> int:
     reading.refuse_recordings(config)
     found = reading.load_all(given.data, cache, size=config.image_size, max_skipped=given.max_skipped)
     console.describe_skipped(found.skipped)
-    with reproducible(config.seed, config.threads), console.busy("computing features"):
+    with reproducible(config.seed, config.threads), console.counting("computing features") as progress:
         device = resolve_device(config.device)
-        features = extract(trained.encoder.to(device), found.images, size=config.image_size)
+        features = extract(trained.encoder.to(device), found.images, size=config.image_size, progress=progress)
     write_features(features, found, out)
     print(f"{features.shape[0]} images x {features.shape[1]} features: {out}")
     return 0

@@ -66,7 +66,15 @@ def run(words: list[str]) -> int:
         known = len(_skipped(data))
         try:
             with console.TrainingDisplay() as display:
-                pretrain(config, data, folder, resume=resume, overwrite=overwrite, watch=display.watch)
+                pretrain(
+                    config,
+                    data,
+                    folder,
+                    resume=resume,
+                    overwrite=overwrite,
+                    watch=display.watch,
+                    watch_knn=display.watch_knn,
+                )
             display.trained(config.epochs)
             _finish(folder, data, known)
         except KeyboardInterrupt as stop:

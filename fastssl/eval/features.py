@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastssl.data import plans
+from fastssl.data.reading import Progress
 from fastssl.data.rows import Rows
 from fastssl.data.views import make_views
 
@@ -36,6 +37,7 @@ def extract(
     size: int,
     batch_size: int = BATCH_SIZE,
     device: torch.device | str | None = None,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Features of whole images (``plans.eval``), the encoder in evaluation mode and afterwards in its own again.
 
@@ -45,6 +47,7 @@ def extract(
         size: side of what the encoder sees, in pixels.
         batch_size: images a forward pass.
         device: where the encoder lies; None is the device of its first parameter.
+        progress: called with (images done, images in all) after each batch.
     Returns:
         (N, F) float32 on the CPU.
     Raises:
@@ -59,4 +62,6 @@ def extract(
         for start in range(0, max(1, len(images)), batch_size):
             (view,) = make_views(images[start : start + batch_size].to(device), plan, generator)
             features.append(encoder(view).float().cpu())
+            if progress is not None:
+                progress(min(start + batch_size, len(images)), len(images))
     return torch.cat(features)

@@ -19,6 +19,7 @@ from fastssl.data.clips import ClipLoader, ClipSet
 from fastssl.data.images import ImageSet, Splits
 from fastssl.data.loader import Batches
 from fastssl.data.media import Data
+from fastssl.data.reading import Progress as Counted
 from fastssl.errors import UserError
 from fastssl.eval.features import extract
 from fastssl.eval.knn import KNNConfig, knn_accuracy
@@ -109,6 +110,7 @@ def pretrain(
     resume: bool = False,
     overwrite: bool = False,
     watch: Watcher = lambda _: None,
+    watch_knn: Counted = lambda done, total: None,
 ) -> Checkpoint:
     """Trains ``config`` on ``data`` and leaves config, metrics and checkpoints in ``folder``.
 
@@ -122,6 +124,7 @@ def pretrain(
         resume: continue the run in ``folder``.
         overwrite: replace the run in ``folder``, as soon as the first checkpoint of the new one is on disk.
         watch: called after every step.
+        watch_knn: called with (images done, images in all) while the online kNN computes features.
     Returns:
         The last checkpoint.
     Raises:
@@ -136,7 +139,7 @@ def pretrain(
     method = build_method(config)
     check_views(method, config)
     with folder.lock(), reproducible(config.seed, config.threads), stop_on_signal() as stop:
-        trainer = _Trainer(config, method, data, device)
+        trainer = _Trainer(config, method, data, device, watch_knn)
         with closing(trainer.loader):
             state = _resumed(trainer, folder) if resume else _started(trainer, folder, stop)
             log = MetricsLog(folder, steps=trainer.steps_done)
@@ -196,8 +199,8 @@ def _open_loader(config: RunConfig, data: Data, device: torch.device) -> Batches
 class _Trainer:
     """What a step touches: method, optimizer, loader, and the position in the run."""
 
-    def __init__(self, config: RunConfig, method: Method, data: Data, device: torch.device) -> None:
-        self.config, self.device = config, device
+    def __init__(self, config: RunConfig, method: Method, data: Data, device: torch.device, watch_knn: Counted) -> None:
+        self.config, self.device, self.watch_knn = config, device, watch_knn
         self.splits = data if isinstance(data, Splits) else None
         self.method = method.to(device).train()
         self.loader = _open_loader(config, data, device)
@@ -336,8 +339,18 @@ class _Trainer:
         assert train.labels is not None
         assert test is not None
         assert test.labels is not None
-        labelled = self._features(train), train.labels, self._features(test), test.labels
+        labelled = self._features(train, 0), train.labels, self._features(test, len(train)), test.labels
         return knn_accuracy(*labelled, num_classes=len(train.classes), k=min(KNNConfig.k, len(train)))
 
-    def _features(self, images: ImageSet) -> Tensor:
-        return extract(self.method.kept, images.images, size=self.config.image_size, device=self.device)
+    def _features(self, images: ImageSet, before: int) -> Tensor:
+        """Of one of the two splits, after ``before`` images of the other."""
+        assert self.splits is not None
+        assert self.splits.test is not None
+        total = len(self.splits.train) + len(self.splits.test)
+        return extract(
+            self.method.kept,
+            images.images,
+            size=self.config.image_size,
+            device=self.device,
+            progress=lambda done, _: self.watch_knn(before + done, total),
+        )

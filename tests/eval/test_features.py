@@ -44,6 +44,12 @@ def test_batches_and_resizing():
     assert encoder.batches == [(2, 3, 4, 4), (2, 3, 4, 4), (1, 3, 4, 4)]
 
 
+def test_progress_is_told_after_each_batch():
+    told = []
+    extract(Channels(), images(5), size=4, batch_size=2, progress=lambda *done: told.append(done))
+    assert told == [(2, 5), (4, 5), (5, 5)]
+
+
 def test_batch_norm_neither_learns_nor_depends_on_the_batch():
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten())

@@ -357,6 +357,14 @@ def test_rows_tell_schedule_bound_and_knn(whole: RunFolder) -> None:
     assert 0.5 < rows[8].knn <= 1
 
 
+def test_the_online_knn_tells_how_far_it_is(config: RunConfig, splits: Splits, folder: RunFolder) -> None:
+    told: list[tuple[int, int]] = []
+    pretrain(config, splits, folder, watch_knn=lambda *done: told.append(done))
+    assert splits.test is not None
+    known, every = len(splits.train), len(splits.train) + len(splits.test)
+    assert told == 2 * [(known, every), (every, every)]
+
+
 def test_weight_decay_is_scheduled_and_logged(config: RunConfig, splits: Splits, folder: RunFolder) -> None:
     decaying = replace(config, optim=replace(config.optim, weight_decay=0.01, final_weight_decay=0.1))
     state = pretrain(decaying, splits, folder)

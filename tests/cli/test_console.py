@@ -1,0 +1,36 @@
+"""What a terminal shows while something takes long; elsewhere nothing moves."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from fastssl.cli import console
+from fastssl.train.log import Row
+from fastssl.train.loop import Progress
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    shown = io.StringIO()
+    monkeypatch.setattr(console, "_err", Console(file=shown, force_terminal=True, width=160, highlight=False))
+    return shown
+
+
+def test_a_bar_counts(terminal: io.StringIO) -> None:
+    with console.counting("computing features") as progress:
+        progress(3, 5)
+    assert "computing features" in terminal.getvalue()
+    assert "3/5" in terminal.getvalue()
+
+
+def test_the_bar_of_a_training_tells_of_the_online_knn(terminal: io.StringIO) -> None:
+    row = Row(step=1, epoch=1, lr=0.1, loss=2.0, images_per_second=10.0, seconds=0.1, waiting=0.0, knn=None, extra={})
+    with console.TrainingDisplay() as display:
+        display.watch_knn(1, 10)  # of an epoch of one step, before that is shown
+        display.watch(Progress(row, 4, 2, 2))
+        display.watch_knn(1024, 60000)
+    assert "loss 2.000" in terminal.getvalue()
+    assert "kNN: features of 1,024 of 60,000 images" in terminal.getvalue()
