@@ -68,6 +68,7 @@ class RunConfig:
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
         threads: CPU threads; 0 leaves torch's own choice.
         precision: "bfloat16" computes the forward pass under autocast; the weights stay float32.
+        channels_last: lays out the weights of convolutions, and so what they compute, by position: often faster.
         eval_every: epochs between two kNN evaluations while training, 0 for none; needs labels. The last epoch is
             always evaluated.
         media: which clips of videos, or windows of recordings, a method is given that takes them.
@@ -94,6 +95,7 @@ class RunConfig:
     device: str = "auto"
     threads: int = 0
     precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = False
     eval_every: int = 5
     max_skipped: float = MAX_SKIPPED
     media: MediaConfig = field(default_factory=MediaConfig)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -203,6 +204,8 @@ class _Trainer:
         self.config, self.device, self.watch_knn = config, device, watch_knn
         self.splits = data if isinstance(data, Splits) else None
         self.method = method.to(device).train()
+        if config.channels_last:
+            cast(Any, self.method).to(memory_format=torch.channels_last)  # which its annotations do not tell of
         self.loader = _open_loader(config, data, device)
         self.optimizer = build_optimizer(self.method, config.optim)
         self.health = CollapseWatch(self.method)

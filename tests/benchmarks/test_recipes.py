@@ -38,5 +38,6 @@ def test_the_fast_recipe_is_what_it_says() -> None:
     (path,) = (path for path in RECIPES if path.stem == "cifar10_fast")
     config = configs.read(path)
     assert (config.method, config.engine, config.precision) == ("simclr", "native", "bfloat16")
+    assert config.channels_last
     assert config.encoder_options()["width"] == 64
     assert config.view_plan().blur == 0

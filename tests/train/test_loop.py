@@ -102,6 +102,22 @@ def test_a_stopped_run_resumes_to_the_same_bits(
     assert_same_run(folder, whole)
 
 
+def test_channels_last_is_another_layout_of_the_same_run(config: RunConfig, splits: Splits, whole: RunFolder) -> None:
+    folder = RunFolder(whole.path.with_name("channels-last"))
+    config = replace(config, channels_last=True)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(config, splits, folder, watch=at_step(4, lambda: signal.raise_signal(signal.SIGINT)))
+    state = pretrain(config, splits, folder, resume=True)
+    weights = [weight for weight in state.model.values() if weight.ndim == 4 and min(weight.shape[1:3]) > 1]
+    assert weights
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+    undisturbed = RunFolder(whole.path.with_name("undisturbed"))
+    pretrain(config, splits, undisturbed)
+    assert_same_run(folder, undisturbed)
+    losses = [[row["loss"] for row in measured(run)] for run in (folder, whole)]
+    assert losses[0][:3] == pytest.approx(losses[1][:3], rel=1e-4)  # later ones magnify roundings
+
+
 def test_a_stopped_run_on_dali_resumes_to_the_same_bits(config: RunConfig, tmp_path: Path) -> None:
     pytest.importorskip("nvidia.dali", reason="NVIDIA DALI is not installed: pip install 'fastssl[dali]'")
     for i, image in enumerate(torch.randint(0, 256, (25, 20, 30, 3), dtype=torch.uint8)):
