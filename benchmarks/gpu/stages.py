@@ -305,7 +305,7 @@ def cases_in_order(dry: bool) -> list[str]:
         where.use("cuda")
     with pretend.gpu() if dry else nullcontext():
         names = {op: [case.name for case in cases(op)] for op in (*FIRST, *OPS, *WHOLE)}
-    first = [*(names[op][0] for op in FIRST), *(names[op][1] for op in SECOND)]
+    first = [name for ops, i in ((FIRST, 0), (SECOND, 1)) for op in ops for name in names[op][i : i + 1]]
     in_turns = (name for turn in zip_longest(*names.values()) for name in turn if name is not None)
     return list(dict.fromkeys((*first, *in_turns)))
 
