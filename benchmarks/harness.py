@@ -61,6 +61,7 @@ class Case:
     exponentials: float = 0.0
     recompute: float = 0.0
     peak: bool = False  # measure the memory too
+    by_turns: bool = True  # else one after the other: what works on ahead would take from the others' turns
 
     @property
     def name(self) -> str:
@@ -207,7 +208,8 @@ def measure(
     progress("making and compiling")
     works, failed = made(case)
     progress("timing")
-    times = interleaved(works)
+    together = [works] if case.by_turns else [{name: work} for name, work in works.items()]
+    times = {name: taken for some in together for name, taken in interleaved(some).items()}
     progress("float64")
     deviations = errors(case, works)
     allocator.return_freed_memory()

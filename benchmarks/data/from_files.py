@@ -133,6 +133,7 @@ def cases() -> list[Case]:
             shape=f"{plan} {size}, {n} JPEG files of {HEIGHT} x {WIDTH}",
             dtype="float32",
             providers={name: functools.partial(make, PLANS[plan](size), n) for name, make in makers.items()},
+            by_turns=False,  # DALI's threads go on making batches after the call
         )
         for plan, size, n in sizes()
     ]

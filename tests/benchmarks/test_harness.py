@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -81,6 +83,17 @@ def test_slow_works_have_fewer_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "timed", lambda work: work())
     taken = harness.interleaved({"fast": lambda: 0.001, "slow": lambda: 3.0, "very slow": lambda: 100.0})
     assert [len(seconds) for seconds in taken.values()] == [harness.SAMPLES, harness.FEWEST, harness.FEWEST]
+
+
+@pytest.mark.parametrize("by_turns", [True, False])
+def test_providers_take_turns_or_are_timed_one_after_the_other(by_turns: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    makers = {name: (lambda name=name: lambda: called.append(name)) for name in (OURS, "other")}
+    monkeypatch.setattr(harness, "errors", lambda case, works: dict.fromkeys(works))
+    monkeypatch.setattr(harness, "backend", lambda work: "none")
+    harness.measure(case(providers=makers, by_turns=by_turns), None)
+    changes = sum(a != b for a, b in itertools.pairwise(called))
+    assert changes == (2 * harness.SAMPLES if by_turns else 3)
 
 
 def test_the_floor_is_the_longer_of_moving_and_computing() -> None:
