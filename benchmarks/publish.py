@@ -247,7 +247,7 @@ def choices(tables: dict[str, dict[str, Crossover]]) -> str:
                 rows = [[*point.sizes.values(), f"{point.kernel:.2f}", f"{point.reference:.2f}"] for point in won]
                 parts.append(table_of([*won[0].sizes, f"{kernel} kernel, ms", "plain torch, ms"], 0, rows) + "\n")
     if not tables["cuda"]:
-        parts.append("On a GPU nothing was measured yet: its kernels serve every call that they can.\n")
+        parts.append("For a GPU this table was not measured yet: its kernels serve every call that they can.\n")
     return "\n".join(parts)
 
 

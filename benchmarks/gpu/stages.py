@@ -34,6 +34,7 @@ from fastssl import info
 
 Result = dict[str, Any]
 Tell = Callable[[str, Result], None]
+AT_ONCE = min(12, (os.cpu_count() or 2) - 2)  # processes that compile and test, which leave some processors to others
 OTHERS = "others"  # the tests that are of no single op
 PRETENDED = "pretended"  # in place of a backend, of tests that a dry run passes
 # measured first, one case each and then some of their second ones; then the others' first cases, then their second ones
@@ -160,7 +161,7 @@ def tests(parts: list[str], seconds: float, tell: Tell, dry: bool) -> None:
         by_op.setdefault(op_of(test), []).append(test)
     if time.monotonic() > deadline:
         return
-    workers = 2 if dry else max(1, min(12, (os.cpu_count() or 2) - 2))
+    workers = 2 if dry else max(1, AT_ONCE)
     left = {part: portions(by_op[part], sum(map(len, by_op.values())), workers, dry) for part in parts}
     found: dict[str, list[Result]] = {part: [] for part in parts}
     telling = threading.Lock()
@@ -327,11 +328,10 @@ def compile_ahead(command: list[str], parts: list[str], seconds: float, environm
 
     What it chose by timing while they shared the GPU is forgotten, and chosen again where it is measured.
     """
-    count = min(12, (os.cpu_count() or 2) - 2)
-    if count < 2:
+    if AT_ONCE < 2:
         return
-    with ThreadPoolExecutor(count) as pool:
-        several = [[*command, *parts[first::count]] for first in range(count)]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        several = [[*command, *parts[first::AT_ONCE]] for first in range(AT_ONCE)]
         list(
             pool.map(lambda one: processes.run(one, seconds, TORCHINDUCTOR_COMPILE_THREADS="1", **environment), several)
         )

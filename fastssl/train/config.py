@@ -68,7 +68,7 @@ class RunConfig:
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
         threads: CPU threads; 0 leaves torch's own choice.
         precision: "bfloat16" computes the forward pass under autocast; the weights stay float32.
-        channels_last: lays out the weights of convolutions, and so what they compute, by position: often faster.
+        channels_last: lays out the weights of convolutions, and so what they compute, by position, which can be faster.
         eval_every: epochs between two kNN evaluations while training, 0 for none; needs labels. The last epoch is
             always evaluated.
         media: which clips of videos, or windows of recordings, a method is given that takes them.
