@@ -31,7 +31,7 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("isa", [] { return isa_name(current_isa()); });
     m.def("supported_isa", [] { return isa_name(supported_isa()); });
     m.def("set_isa", [](const std::string& name) {
-        for (const Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512, Isa::avx512bf16})
+        for (const Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512, Isa::avx512bf16, Isa::amx})
             if (name == isa_name(isa)) return set_isa(isa);
         throw std::invalid_argument("unknown instruction set '" + name + "': choose baseline, avx2, avx512 or avx512bf16");
     });

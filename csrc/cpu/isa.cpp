@@ -3,6 +3,10 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if FASTSSL_MATRIX_UNIT
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include <atomic>
 #include <stdexcept>
@@ -18,15 +22,33 @@ static bool multiplies_bfloat16() {
 }
 #endif
 
-Isa supported_isa() {
+#if FASTSSL_MATRIX_UNIT
+// Linux gives the matrix unit, whose registers make each thread's state larger, to processes that ask for it.
+static bool may_use_matrix_unit() {
+    constexpr unsigned kBf16 = 1u << 22, kTiles = 1u << 24;
+    constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || (edx & kBf16) == 0 || (edx & kTiles) == 0) return false;
+    return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+}
+#else
+static bool may_use_matrix_unit() { return false; }
+#endif
+
+static Isa best_isa() {
 #if defined(__x86_64__)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
-        return multiplies_bfloat16() ? Isa::avx512bf16 : Isa::avx512;
+        return !multiplies_bfloat16() ? Isa::avx512 : may_use_matrix_unit() ? Isa::amx : Isa::avx512bf16;
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Isa::avx2;
 #endif
     return Isa::baseline;
+}
+
+Isa supported_isa() {
+    static const Isa best = best_isa();
+    return best;
 }
 
 static std::atomic<Isa>& chosen() {
@@ -45,6 +67,7 @@ void set_isa(Isa isa) {
 
 const char* isa_name(Isa isa) {
     switch (isa) {
+        case Isa::amx: return "amx";
         case Isa::avx512bf16: return "avx512bf16";
         case Isa::avx512: return "avx512";
         case Isa::avx2: return "avx2";

@@ -11,6 +11,13 @@
 #define FASTSSL_ISA baseline
 #endif
 
+// Whether the assembler, which is as old as the compiler, knows the matrix unit, and whom to ask for the use of it.
+#if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#define FASTSSL_MATRIX_UNIT 1
+#else
+#define FASTSSL_MATRIX_UNIT 0
+#endif
+
 #if defined(__x86_64__)
 #define FASTSSL_KERNEL(declaration)      \
     namespace fastssl::baseline {        \
@@ -41,7 +48,8 @@
 
 namespace fastssl {
 
-enum class Isa { baseline, avx2, avx512, avx512bf16 };
+// amx: the kernels for avx512bf16, which multiply rows of bfloat16 by the processor's matrix unit (matrix_unit.h).
+enum class Isa { baseline, avx2, avx512, avx512bf16, amx };
 
 Isa supported_isa();             // the best this processor and this build can run
 Isa current_isa();               // the one in use: the best, unless set_isa chose another
@@ -51,6 +59,7 @@ const char* isa_name(Isa isa);
 template <class F>
 F select(F baseline, [[maybe_unused]] F avx2 = nullptr, [[maybe_unused]] F avx512 = nullptr, F avx512bf16 = nullptr) {
     switch (current_isa()) {
+        case Isa::amx:
         case Isa::avx512bf16: return avx512bf16 != nullptr ? avx512bf16 : avx512;
         case Isa::avx512: return avx512;
         case Isa::avx2: return avx2;

@@ -40,7 +40,7 @@ void mask(T* tile, T outside, int rows, int columns, bool diagonal) {
 // The similarities of two blocks, with minus infinity for what is no pair.
 template <class O, class T = Sum<O>>
 void similarities(const Rows<O>& rows, std::int64_t first, std::int64_t second, Sum<O> scale, T* tile) {
-    inner_products<O>(rows.depth_block(first), rows.depth_block(second), rows.depth, tile);
+    inner_products<O>(rows.left_block(first), rows.depth_block(second), rows.depth, tile);
     for (int i = 0; i < kTile * kTile; i += kWidth<T>) store<T>(tile + i, load<T>(tile + i) * scale);
     mask<T>(tile, -kInfinity<T>, rows.size(first), rows.size(second), first == second);
 }
@@ -48,7 +48,7 @@ void similarities(const Rows<O>& rows, std::int64_t first, std::int64_t second, 
 // Replaces inner products by their exponentials, and by 0 where there is no pair.
 template <class O, class T = Sum<O>>
 void exponentials(const Rows<O>& rows, std::int64_t first, std::int64_t second, Sum<O> scale, T* tile) {
-    inner_products<O>(rows.depth_block(first), rows.depth_block(second), rows.depth, tile);
+    inner_products<O>(rows.left_block(first), rows.depth_block(second), rows.depth, tile);
     for (int i = 0; i < kTile * kTile; i += kWidth<T>) store<T>(tile + i, exp<T>(load<T>(tile + i) * scale));
     if (first == second || rows.size(second) < kTile)
         mask<T>(tile, T(0), rows.size(first), rows.size(second), first == second);
@@ -108,7 +108,7 @@ void similarities_of_pairs(const void* z0, const void* z1, std::int64_t n, std::
 template <class O, class T = Sum<O>>
 void forward(const void* z0, const void* z1, std::int64_t n, std::int64_t d, DType dtype, double temperature, void* loss,
              T* lse, int threads) {
-    Rows<O> rows(n, d);
+    Rows<O> rows(n, d, false);
     pack_all(rows, z0, z1, dtype, threads);
     const T scale = static_cast<T>(1.0 / temperature);
     const bool plain = rows.plain(scale);
@@ -187,7 +187,7 @@ void add_gradient(const Rows<O>& rows, std::int64_t first, std::int64_t second, 
 template <class O, class T = Sum<O>>
 void backward(const T* grad_loss, const void* z0, const void* z1, const T* lse, std::int64_t n, std::int64_t d,
               DType dtype, double temperature, void* grad0, void* grad1, int threads) {
-    Rows<O> rows(n, d);
+    Rows<O> rows(n, d, true);
     pack_all(rows, z0, z1, dtype, threads);
     const std::int64_t padded = rows.blocks * kTile, elements = padded * rows.columns;
     Buffer<T> grad(elements), inverse(padded);

@@ -1,4 +1,4 @@
-// How the system backs large results with memory.
+// How the system backs large results and working memory.
 #pragma once
 
 #include <cstdint>
@@ -34,5 +34,12 @@ namespace fastssl {
 // here, by all threads, huge ones where there are. False for outputs small enough for their reader to find them in the
 // cache, and where the system cannot do this.
 bool back_for_streaming(void* data, std::int64_t bytes, int threads);
+
+// Memory of at least *bytes, aligned to a cache line, and how many bytes it has; null if there is none. Give it back
+// with its size. Some is then kept for later calls, at most kMostKept bytes: the system zeroes the pages of large blocks
+// anew each time that they are allocated, which takes longer than the packing of rows into them.
+void* borrow(std::int64_t* bytes);
+void give_back(void* data, std::int64_t bytes);
+constexpr std::int64_t kMostKept = std::int64_t{64} << 20;
 
 }  // namespace fastssl

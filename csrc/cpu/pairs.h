@@ -54,12 +54,12 @@ struct RowSums {
 template <class O>
 inline void add_lanes_to_rows(const Weights<O>& weights, const Inner<O>& lanes, int rows, int lane_count,
                               std::int64_t d, Sum<O>* sums) {
-    constexpr int depth = kTile / kDepths<O>;
     const O* in = lanes.along_rows;
-    for (std::int64_t k = 0; k < d; k += kPanel<O>, in += depth * kPanel<O>, sums += kTile * kPanel<O>)
-        for (int j = 0; j < rows; j += kBlockRows)
-            multiply_block<O, depth, 1, true>(weights.along_rows + j * depth, in, kPanel<O>, operands<O>(lane_count),
-                                              sums + j * kPanel<O>, kPanel<O>);
+    [[maybe_unused]] const UnitFor<O> unit;
+    for (std::int64_t k = 0; k < d; k += kPanel<O>, in += kTile * kPanel<O> / kDepths<O>, sums += kTile * kPanel<O>)
+        for (int j = 0; j < rows; j += kRowsAtOnce<O>)
+            accumulate_block<O, false, kRowsAtOnce<O>>(weights, j, in, kPanel<O>, operands<O>(lane_count),
+                                                       sums + j * kPanel<O>, kPanel<O>);
 }
 
 // Calls visit(I, J, tile) once for every pair of blocks, in rounds: in round r block I of `a` meets block I + r of `b`.

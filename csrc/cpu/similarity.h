@@ -61,9 +61,25 @@ Inner<O> inner_at(const O* packed, std::int64_t d) {
     return {packed, kDepths<O> == 1 ? packed : packed + packed_size<O>(d) / 2};
 }
 
-// Packs a block of rows; zeros in the columns after d, and where rows are paired after the last row if it is alone.
+// Packs a block of rows of bfloat16 in pairs, in both orders.
 template <class O>
-void pack_inner(const RowMatrix& matrix, std::int64_t block, O* out) {
+void pack_pairs(const RowMatrix& matrix, std::int64_t block, O* out) {
+    constexpr int panel = kPanel<O>, width = panel / kDepths<O>;
+    const std::int64_t d = matrix.d;
+    const int rows = matrix.size(block), filled = static_cast<int>(operands<O>(rows)) * kDepths<O>;
+    const bfloat16* in = static_cast<const bfloat16*>(matrix.data) + block * kTile * d;
+    O* pairs = out + packed_size<O>(d) / 2;
+    for (std::int64_t first = 0; first < d; first += panel, out += kTile * width, pairs += kTile * width) {
+        const std::int64_t count = smaller(panel, d - first);
+        for (int j = 0; j < rows; ++j) copy_pairs(in + j * d + first, count, width, out + j * width);
+        for (int k = rows * width; k < filled * width; ++k) out[k] = O{};
+        for (int j = 0; j < filled; j += 2) interleave(out + j * width, out + (j + 1) * width, pairs + j * width);
+    }
+}
+
+// Packs a block of rows as numbers.
+template <class O>
+void pack_numbers(const RowMatrix& matrix, std::int64_t block, O* out) {
     const std::int64_t d = matrix.d;
     const int rows = matrix.size(block);
     with_type(matrix.dtype, [&](auto type) {
@@ -81,26 +97,13 @@ void pack_inner(const RowMatrix& matrix, std::int64_t block, O* out) {
     });
 }
 
-template <>
-inline void pack_inner<Pair>(const RowMatrix& matrix, std::int64_t block, Pair* out) {
-    constexpr int panel = kPanel<Pair>;
-    const std::int64_t d = matrix.d;
-    const int rows = matrix.size(block);
-    const bfloat16* in = static_cast<const bfloat16*>(matrix.data) + block * kTile * d;
-    Pair* pairs = out + packed_size<Pair>(d) / 2;
-    for (std::int64_t first = 0; first < d; first += panel, out += kTile * panel / 2, pairs += kTile * panel / 2) {
-        const std::int64_t width = smaller(panel, d - first);
-        for (int j = 0; j < rows; ++j)
-            copy_pairs(in + j * d + first, width, panel / 2, out + j * panel / 2);
-        for (int j = 0; j < rows; j += 2) {
-            const Pair* row = out + j * panel / 2;
-            for (int k = 0; k < panel / 2; ++k) {
-                const Pair a = row[k], b = j + 1 < rows ? row[panel / 2 + k] : Pair{};
-                pairs[j / 2 * panel + 2 * k] = Pair{a.first, b.first};
-                pairs[j / 2 * panel + 2 * k + 1] = Pair{a.second, b.second};
-            }
-        }
-    }
+// Packs a block of rows; zeros in the columns after d, and where rows are paired in those after the last that are read.
+template <class O>
+void pack_inner(const RowMatrix& matrix, std::int64_t block, O* out) {
+    if constexpr (kDepths<O> == 1)
+        pack_numbers(matrix, block, out);
+    else
+        pack_pairs(matrix, block, out);
 }
 
 // A block of rows as lanes: [kTile / kPanel][depth][kPanel], zeros in the lanes after the last row.
@@ -139,7 +142,7 @@ struct Lanes {
     Buffer<O> packed;
 };
 
-// kBlockRows inner rows against one panel of lanes.
+// kRowsAtOnce inner rows against one panel of lanes.
 template <class O>
 inline void similarity_block(const O* inner, const O* lanes, std::int64_t depth, Sum<O> scale, Sum<O>* tile) {
     using T = Sum<O>;
@@ -165,14 +168,25 @@ inline void similarity_block(const O* inner, const O* lanes, std::int64_t depth,
         for (int v = 0; v < kBlockVectors; ++v) store<T>(tile + j * kTile + v * kWidth<T>, sums[j][v] * scale);
 }
 
+template <>
+inline void similarity_block<UnitPair>(const UnitPair* inner, const UnitPair* lanes, std::int64_t depth, float scale,
+                                       float* tile) {
+    constexpr int rows = kRowsAtOnce<UnitPair>, panel = kPanel<UnitPair>;
+    MatrixUnit::multiply<false, rows>(inner, kUnit, kTile * kUnit, lanes, panel, depth, tile, kTile);
+    for (int j = 0; j < rows; ++j)
+        for (int i = 0; i < panel; i += kWidth<float>)
+            store<float>(tile + j * kTile + i, load<float>(tile + j * kTile + i) * scale);
+}
+
 // tile[j][i] = scale <inner_j, lane_i> for the first `rows` inner rows and `lane_count` lanes; what the register blocks
 // write beyond them has no meaning.
 template <class O>
 void similarities(const Inner<O>& inner, int rows, const O* lanes, int lane_count, std::int64_t d, Sum<O> scale,
                   Sum<O>* tile) {
     const std::int64_t depth = operands<O>(d);
+    [[maybe_unused]] const UnitFor<O> unit;
     for (int i = 0; i < lane_count; i += kPanel<O>)
-        for (int j = 0; j < rows; j += kBlockRows)
+        for (int j = 0; j < rows; j += kRowsAtOnce<O>)
             similarity_block<O>(inner.along_features + j * kPanel<O> / kDepths<O>, lanes + i * depth, depth, scale,
                                 tile + j * kTile + i);
 }
@@ -181,16 +195,16 @@ void similarities(const Inner<O>& inner, int rows, const O* lanes, int lane_coun
 template <class O>
 inline void add_rows_to_lanes(const Weights<O>& weights, const Inner<O>& inner, int rows, int lane_count,
                               std::int64_t columns, Sum<O>* sums) {
+    constexpr int whole = kRowsAtOnce<O>;
     const O* in = inner.along_rows;
+    [[maybe_unused]] const UnitFor<O> unit;
     for (std::int64_t k = 0; k < columns; k += kPanel<O>, in += kTile * kPanel<O> / kDepths<O>, sums += kTile * kPanel<O>)
-        for (int i = 0; i < lane_count; i += kBlockRows) {  // sums[i] += sum_j tile[j][i] inner[j]
-            const O* weight = weights.along_columns + i;
+        for (int i = 0; i < lane_count; i += whole) {  // sums[i] += sum_j tile[j][i] inner[j]
             Sum<O>* out = sums + i * kPanel<O>;
-            if (lane_count - i > kBlockRows / 2)
-                multiply_block<O, 1, kTile, true>(weight, in, kPanel<O>, operands<O>(rows), out, kPanel<O>);
+            if (lane_count - i > whole / 2)
+                accumulate_block<O, true, whole>(weights, i, in, kPanel<O>, operands<O>(rows), out, kPanel<O>);
             else  // the last few lanes
-                multiply_block<O, 1, kTile, true, kBlockRows / 2>(weight, in, kPanel<O>, operands<O>(rows), out,
-                                                                  kPanel<O>);
+                accumulate_block<O, true, whole / 2>(weights, i, in, kPanel<O>, operands<O>(rows), out, kPanel<O>);
         }
 }
 

@@ -1,7 +1,7 @@
 // Products of small matrices that stay in registers and the nearest cache.
 #pragma once
 
-#include "operand.h"
+#include "matrix_unit.h"
 
 namespace fastssl::FASTSSL_ISA {
 
@@ -13,6 +13,11 @@ constexpr int kBlockRows = kVectorRegisters == 32 ? 12 : 6;
 constexpr int kBlockVectors = 2;
 template <class T>
 constexpr int kBlockColumns = kBlockVectors * kWidth<T>;
+
+// Rows that products of O take at once.
+template <class O>
+constexpr int kRowsAtOnce = kByMatrixUnit<O> ? 2 * kUnit : kBlockRows;
+static_assert(kTile % kRowsAtOnce<UnitPair> == 0 && kTile % kDepthsAtOnce<UnitPair> == 0);
 
 // c[i][j] (+)= sum_k a(i, k) * b[k][j] for i < Rows, j < kBlockColumns, the depth counted in operands.
 // a(i, k) = a[i * RowStride + k * DepthStride]; both strides are constants, so every address is an immediate offset.
@@ -41,13 +46,19 @@ inline void multiply_block(const O* a, const O* b, std::int64_t b_stride, std::i
         }
 }
 
-// out (kTile, kTile) = x^T y for x, y (depth, kTile): the inner products of two blocks of rows, each packed with its
-// depth first.
+// out (kTile, kTile): the inner products of two blocks of rows, y packed with its depth first, (depth, kTile), and so x,
+// unless a matrix unit multiplies them, which takes x row by row, (kTile, depth).
 template <class O>
 inline void inner_products(const O* x, const O* y, std::int64_t depth, Sum<O>* out) {
+    [[maybe_unused]] const UnitFor<O> unit;
     for (int j = 0; j < kTile; j += kBlockColumns<O>)
-        for (int i = 0; i < kTile; i += kBlockRows)
-            multiply_block<O, 1, kTile, false>(x + i, y + j, kTile, depth, out + i * kTile + j, kTile);
+        for (int i = 0; i < kTile; i += kRowsAtOnce<O>) {
+            Sum<O>* const block = out + i * kTile + j;
+            if constexpr (kByMatrixUnit<O>)
+                MatrixUnit::multiply<false, kRowsAtOnce<O>>(x + i * depth, depth, kUnit, y + j, kTile, depth, block, kTile);
+            else
+                multiply_block<O, 1, kTile, false>(x + i, y + j, kTile, depth, block, kTile);
+        }
 }
 
 // A tile (kTile, kTile) of weights as the operands of products: g(i, k) with k along the tile's rows or its columns.
@@ -78,20 +89,58 @@ struct Weights<Pair> {
 };
 #endif
 
+#if FASTSSL_MATRIX_UNIT && defined(__AVX512BF16__)
+// The same for a matrix unit, to which both are rows; the depth is filled up with zeros.
+template <>
+struct Weights<UnitPair> {
+    Weights(float* tile, int rows, int columns) {
+        const int whole_rows = static_cast<int>(2 * operands<UnitPair>(rows));
+        const int whole_columns = static_cast<int>(2 * operands<UnitPair>(columns));
+        for (int k = rows * kTile; k < whole_rows * kTile; ++k) tile[k] = 0.0f;
+        for (int i = 0; i < rows; ++i)
+            for (int j = columns; j < whole_columns; ++j) tile[i * kTile + j] = 0.0f;
+        for (int i = 0; i < whole_rows; ++i)
+            for (int j = 0; j < kTile; j += 2 * kUnit)
+                store<Pair>(along_rows + (i * kTile + j) / 2, neighbours(tile + i * kTile + j));
+        for (int i = 0; i < whole_rows; i += 2 * kUnit)
+            for (int j = 0; j < kTile; j += kUnit) {
+                Vec<Pair> pairs[kUnit];
+#pragma GCC unroll 16
+                for (int k = 0; k < kUnit; ++k) {
+                    const float* upper = tile + (i + 2 * k) * kTile + j;
+                    pairs[k] = paired(load<float>(upper), load<float>(upper + kTile));
+                }
+                store_transposed(pairs, along_columns + (j * kTile + i) / 2, kTile / 2);
+            }
+    }
+    alignas(64) UnitPair along_rows[kTile * kTile / 2];     // [kTile][kTile / 2]
+    alignas(64) UnitPair along_columns[kTile * kTile / 2];  // [kTile][kTile / 2]
+};
+#endif
+
+// c (Rows, kBlockColumns) += rows i, i + 1 ... of g, or columns, times b (depth, kBlockColumns), the depth in operands.
+template <class O, bool Transposed, int Rows>
+inline void accumulate_block(const Weights<O>& g, int i, const O* b, std::int64_t b_stride, std::int64_t depth, Sum<O>* c,
+                             std::int64_t c_stride) {
+    constexpr int width = kTile / kDepths<O>;
+    if constexpr (kByMatrixUnit<O>)
+        MatrixUnit::multiply<true, Rows>((Transposed ? g.along_columns : g.along_rows) + i * width, width, kUnit, b,
+                                         b_stride, depth, c, c_stride);
+    else if constexpr (Transposed)
+        multiply_block<O, 1, kTile, true, Rows>(g.along_columns + i, b, b_stride, depth, c, c_stride);
+    else
+        multiply_block<O, width, 1, true, Rows>(g.along_rows + i * width, b, b_stride, depth, c, c_stride);
+}
+
 // out (kTile, columns) += g z, or g^T z, for g (kTile, kTile) and z (kTile, columns) with the depth in operands;
 // columns a multiple of kBlockColumns.
 template <class O, bool Transposed>
 inline void accumulate_product(const Weights<O>& g, const O* z, std::int64_t columns, Sum<O>* out) {
-    constexpr int depth = kTile / kDepths<O>;
+    [[maybe_unused]] const UnitFor<O> unit;
     for (std::int64_t j = 0; j < columns; j += kBlockColumns<O>)
-        for (int i = 0; i < kTile; i += kBlockRows) {
-            if constexpr (Transposed)
-                multiply_block<O, 1, kTile, true>(g.along_columns + i, z + j, columns, depth, out + i * columns + j,
-                                                  columns);
-            else
-                multiply_block<O, depth, 1, true>(g.along_rows + i * depth, z + j, columns, depth,
-                                                  out + i * columns + j, columns);
-        }
+        for (int i = 0; i < kTile; i += kRowsAtOnce<O>)
+            accumulate_block<O, Transposed, kRowsAtOnce<O>>(g, i, z + j, columns, kTile / kDepths<O>,
+                                                            out + i * columns + j, columns);
 }
 
 }  // namespace fastssl::FASTSSL_ISA

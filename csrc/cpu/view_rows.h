@@ -18,16 +18,18 @@ constexpr int kPlainBound = 64;
 template <class T, class S>
 T dot(const S* a, const S* b, std::int64_t d) {
     Vec<T> sums = {};
-    for (std::int64_t k = 0; k < d; k += kWidth<T>) {
-        T x[kWidth<T>] = {}, y[kWidth<T>] = {};
-        const std::int64_t left = d - k < kWidth<T> ? d - k : kWidth<T>;
-        for (std::int64_t lane = 0; lane < left; ++lane) {
+    std::int64_t k = 0;
+    for (; k + kWidth<T> <= d; k += kWidth<T>) {
+        T x[kWidth<T>], y[kWidth<T>];
+        for (int lane = 0; lane < kWidth<T>; ++lane) {
             x[lane] = static_cast<T>(widen(a[k + lane]));
             y[lane] = static_cast<T>(widen(b[k + lane]));
         }
         sums += load<T>(x) * load<T>(y);
     }
-    return sum<T>(sums);
+    T last = T(0);
+    for (; k < d; ++k) last += static_cast<T>(widen(a[k])) * static_cast<T>(widen(b[k]));
+    return sum<T>(sums) + last;
 }
 
 // The two views' rows one after the other.
@@ -41,37 +43,47 @@ struct Views {
 };
 
 // Row after row as the products' operands: [kTile][columns] of numbers, or of pairs of neighbours in a row.
-inline void copy_row(const bfloat16* in, std::int64_t d, std::int64_t columns, Pair* out) {
-    copy_pairs(in, d, columns, out);
-}
-template <class T, class S>
-void copy_row(const S* in, std::int64_t d, std::int64_t columns, T* out) {
-    for (std::int64_t k = 0; k < d; ++k) out[k] = static_cast<T>(widen(in[k]));
-    for (std::int64_t k = d; k < columns; ++k) out[k] = T(0);
+template <class O, class S>
+void copy_row(const S* in, std::int64_t d, std::int64_t columns, O* out) {
+    if constexpr (kDepths<O> == 1) {
+        for (std::int64_t k = 0; k < d; ++k) out[k] = static_cast<O>(widen(in[k]));
+        for (std::int64_t k = d; k < columns; ++k) out[k] = O(0);
+    } else {
+        copy_pairs(in, d, columns, out);
+    }
 }
 
-// The rows of both views, padded with zeros to whole tiles, in the two orders that the products read.
+// The rows of both views, padded with zeros to whole tiles, in the orders that the products read.
 template <class O>
 struct Rows {
     using T = Sum<O>;
 
-    Rows(std::int64_t n, std::int64_t d)
+    // `summed`: weighted sums of rows are wanted, not only their similarities.
+    Rows(std::int64_t n, std::int64_t d, bool summed)
         : n(n),
           count(2 * n),
           d(d),
           depth(operands<O>(d)),
           blocks((count + kTile - 1) / kTile),
           columns((d + kBlockColumns<T> - 1) / kBlockColumns<T> * kBlockColumns<T>),
+          summed(summed),
           by_depth(blocks * kTile * depth),
-          by_row(blocks * kTile / kDepths<O> * columns),
+          by_row(summed ? blocks * kTile / kDepths<O> * columns : 0),
+          row_after_row(kByMatrixUnit<O> ? blocks * kTile * depth : 0),
           squares(blocks) {}
 
     std::int64_t n, count, d, depth, blocks, columns;
-    Buffer<O> by_depth;  // [block][depth][kTile]
-    Buffer<O> by_row;    // [block][kTile / kDepths][columns]
-    Buffer<T> squares;   // [block]: the largest <z_i, z_i>
+    bool summed;
+    Buffer<O> by_depth;       // [block][depth][kTile]
+    Buffer<O> by_row;         // [block][kTile / kDepths][columns], for weighted sums
+    Buffer<O> row_after_row;  // [block][kTile][depth], for a matrix unit
+    Buffer<T> squares;        // [block]: the largest <z_i, z_i>
 
     const O* depth_block(std::int64_t block) const { return by_depth.get() + block * kTile * depth; }
+    // As the first block of inner_products.
+    const O* left_block(std::int64_t block) const {
+        return kByMatrixUnit<O> ? row_after_row.get() + block * kTile * depth : depth_block(block);
+    }
     O* row_block(std::int64_t block) const { return by_row.get() + block * kTile / kDepths<O> * columns; }
     int size(std::int64_t block) const {
         const std::int64_t left = count - block * kTile;
@@ -100,14 +112,15 @@ struct Rows {
             most = square <= most ? most : square;  // a NaN is kept
         }
         squares.get()[block] = most;
-        if constexpr (kDepths<O> == 1) {
-            pack_rows(block, views, row_block(block), columns);
-        } else {
-            const std::int64_t width = columns / 2;
-            const Buffer<O> pairs(kTile * width);
-            pack_rows(block, views, pairs.get(), width);
-            interleave(pairs.get(), width, row_block(block));
-        }
+        const std::int64_t width = columns / kDepths<O>;
+        const bool own = !kByMatrixUnit<O> && (kDepths<O> == 2 || !summed);  // else one of the orders is row after row
+        const Buffer<O> scratch(own ? kTile * width : 0);
+        O* rows = own ? scratch.get() : kByMatrixUnit<O> ? row_after_row.get() + block * kTile * depth : row_block(block);
+        pack_rows(block, views, rows, width);
+        if constexpr (kDepths<O> == 2)
+            for (std::int64_t k = 0; summed && k < kTile * width; k += 2 * width)
+                for (std::int64_t j = 0; j < width; j += kWidth<O>)
+                    interleave(rows + k + j, rows + k + width + j, row_block(block) + k + 2 * j);
     }
 
 private:
@@ -132,15 +145,6 @@ private:
                     store<O>(depth_first + k * kTile + i, load<O>(line));
                 }
         }
-    }
-
-    // Pairs of neighbours in a row [kTile][width] -> pairs of rows [kTile / 2][2 width].
-    static void interleave(const O* rows, std::int64_t width, O* out) {
-        for (int i = 0; i < kTile; i += 2, rows += 2 * width)
-            for (std::int64_t k = 0; k < width; ++k, out += 2) {
-                out[0] = O{rows[k].first, rows[width + k].first};
-                out[1] = O{rows[k].second, rows[width + k].second};
-            }
     }
 };
 

@@ -26,7 +26,8 @@ from fastssl.data.plans import ViewPlan
 from fastssl.data.sample import load_some
 from fastssl.errors import UserError
 from fastssl.models.resnet import Stem
-from fastssl.train.config import check_seed, plan_changes
+from fastssl.models.vit import Pool
+from fastssl.train.config import ENCODER_OPTIONS, check_seed, plan_changes
 from fastssl.train.memory import PeakMemory
 from fastssl.train.reproduce import check_threads, environment, reproducible, resolve_device
 
@@ -53,8 +54,10 @@ class BenchConfig:
         stem: first layers of a ResNet or AlexNet, "imagenet" or "cifar"; what is not set (null) is the
             encoder's own, here and below.
         width: channels of their first stage, or of a Vision Transformer's tokens.
+        max_stride: pixels a position of a ResNet's last map stands for, at most.
         depth: blocks of a Vision Transformer.
         patch_size: side of its patches, in pixels.
+        pool: what becomes its features: the "mean" of the patches' tokens, or the class "token".
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
         threads: CPU threads; 0 leaves torch's own choice.
         seconds: that each engine, and the step, is measured for, in five turns.
@@ -70,8 +73,10 @@ class BenchConfig:
     encoder: str = "resnet18"
     stem: Stem | None = None
     width: int | None = None
+    max_stride: int | None = None
     depth: int | None = None
     patch_size: int | None = None
+    pool: Pool | None = None
     device: str = "auto"
     threads: int = 0
     seconds: float = 10.0
@@ -79,7 +84,7 @@ class BenchConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "max_images", "width", "depth", "patch_size"):
+        for name in ("image_size", "max_images", "width", "max_stride", "depth", "patch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} must be 1 or more; got {value}")
@@ -98,7 +103,7 @@ class BenchConfig:
 
     def encoder_options(self) -> dict[str, Any]:
         """What the encoder is built with: its own defaults, and what is set."""
-        given = {name: getattr(self, name) for name in ("stem", "width", "depth", "patch_size")}
+        given = {name: getattr(self, name) for name in ENCODER_OPTIONS}
         return models.options(self.encoder, image_size=self.image_size, **given)
 
     def view_plan(self) -> ViewPlan:

@@ -18,7 +18,7 @@ from pretended import gpu_on_cpu
 from fastssl import ops
 from fastssl.ops import _native
 
-ISAS = ("baseline", "avx2", "avx512", "avx512bf16")
+ISAS = ("baseline", "avx2", "avx512", "avx512bf16", "amx")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,116 @@
+// Products of pairs of bfloat16 by the matrix unit of a processor that has one (AMX): an instruction multiplies 16 rows
+// of 16 pairs with 16 rows of 16 pairs, each product exact, and adds to 16 x 16 sums in float.
+#pragma once
+
+#include <type_traits>
+
+#include "operand.h"
+
+namespace fastssl::FASTSSL_ISA {
+
+// Rows, pairs of a row and columns of one of the unit's registers.
+constexpr int kUnit = 16;
+
+#if FASTSSL_MATRIX_UNIT && defined(__AVX512BF16__)
+// Shapes the registers of the thread, which other libraries use and shape too, for as long as it lives.
+class MatrixUnit {
+public:
+    MatrixUnit() { asm volatile("ldtilecfg %0" : : "m"(kShapes)); }
+    ~MatrixUnit() { asm volatile("tilerelease"); }
+    MatrixUnit(const MatrixUnit&) = delete;
+    MatrixUnit& operator=(const MatrixUnit&) = delete;
+
+    // While a MatrixUnit lives in this thread: c (Rows, 32) (+)= a (Rows, depth) b (depth, 32), the depth in pairs, a multiple of 16: a[i * a_stride + k], the next
+    // 16 pairs a_step further; b[k * b_stride + j].
+    template <bool Accumulate, int Rows>
+    static void multiply(const UnitPair* a, std::int64_t a_stride, std::int64_t a_step, const UnitPair* b,
+                         std::int64_t b_stride, std::int64_t depth, float* c, std::int64_t c_stride) {
+        static_assert(Rows == kUnit || Rows == 2 * kUnit);
+        constexpr bool two = Rows == 2 * kUnit;
+        if constexpr (Accumulate) {
+            read<0>(c, c_stride), read<1>(c + kUnit, c_stride);
+            if constexpr (two) read<2>(c + kUnit * c_stride, c_stride), read<3>(c + kUnit * c_stride + kUnit, c_stride);
+        } else {
+            clear<0>(), clear<1>();
+            if constexpr (two) clear<2>(), clear<3>();
+        }
+        for (std::int64_t k = 0; k < depth; k += kUnit, a += a_step, b += kUnit * b_stride) {
+            read<6>(b, b_stride), read<7>(b + kUnit, b_stride);
+            read<4>(a, a_stride);
+            multiply_add<0, 4, 6>(), multiply_add<1, 4, 7>();
+            if constexpr (two) {
+                read<5>(a + kUnit * a_stride, a_stride);
+                multiply_add<2, 5, 6>(), multiply_add<3, 5, 7>();
+            }
+        }
+        write<0>(c, c_stride), write<1>(c + kUnit, c_stride);
+        if constexpr (two) write<2>(c + kUnit * c_stride, c_stride), write<3>(c + kUnit * c_stride + kUnit, c_stride);
+    }
+
+private:
+    struct Shapes {
+        std::uint8_t palette, first_row, reserved[14];
+        std::uint16_t bytes_a_row[16];
+        std::uint8_t rows[16];
+    };
+    static_assert(sizeof(Shapes) == 64);
+    static constexpr Shapes kShapes{
+        1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {kUnit, kUnit, kUnit, kUnit, kUnit, kUnit, kUnit, kUnit}};
+
+    // `stride` in numbers of 4 bytes, as all addresses here
+    template <int Register, class T>
+    static void read(const T* from, std::int64_t stride) {
+        asm volatile("tileloadd (%0,%1,4), %%tmm%c2" : : "r"(from), "r"(stride), "i"(Register) : "memory");
+    }
+    template <int Register>
+    static void write(float* to, std::int64_t stride) {
+        asm volatile("tilestored %%tmm%c2, (%0,%1,4)" : : "r"(to), "r"(stride), "i"(Register) : "memory");
+    }
+    template <int Register>
+    static void clear() {
+        asm volatile("tilezero %%tmm%c0" : : "i"(Register));
+    }
+    template <int Sums, int A, int B>
+    static void multiply_add() {
+        asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(Sums), "i"(A), "i"(B));
+    }
+};
+
+// out[j * stride + i] = in[i] lane j, for 16 vectors of 16 pairs.
+inline void store_transposed(Vec<Pair> (&in)[kUnit], UnitPair* out, std::int64_t stride) {
+    // in each step, rows that lie so far apart exchange their squares beside the diagonal
+#pragma GCC unroll 4
+    for (int apart = 1; apart < kUnit; apart *= 2) {
+        Vec<Pair> upper{}, lower{};
+#pragma GCC unroll 16
+        for (int c = 0; c < kUnit; ++c) {
+            upper[c] = (c & apart) != 0 ? kUnit + c - apart : c;
+            lower[c] = (c & apart) != 0 ? kUnit + c : c + apart;
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < kUnit; ++i) {
+            if ((i & apart) != 0) continue;
+            const __m512i a = (__m512i)in[i], b = (__m512i)in[i + apart];
+            in[i] = (Vec<Pair>)_mm512_permutex2var_epi32(a, (__m512i)upper, b);
+            in[i + apart] = (Vec<Pair>)_mm512_permutex2var_epi32(a, (__m512i)lower, b);
+        }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kUnit; ++i) store<Pair>(out + i * stride, in[i]);
+}
+#else
+class MatrixUnit {  // none: nothing is multiplied as UnitPair (operand.h)
+public:
+    template <bool, int, class... Operands>
+    static void multiply(Operands...) {}
+};
+#endif
+
+// What lives while products of O are computed.
+struct NoUnit {
+    NoUnit() {}
+};
+template <class O>
+using UnitFor = std::conditional_t<kByMatrixUnit<O>, MatrixUnit, NoUnit>;
+
+}  // namespace fastssl::FASTSSL_ISA
