@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from fastssl.ops import _native
+
 SOURCE = Path(__file__).parent / "floors.cpp"
 FLAGS = "-std=c++17 -O3 -march=native -ffp-contract=fast -fno-math-errno -fno-trapping-math -Wno-psabi -fopenmp"
 COMPILERS = ("c++", "g++", "clang++")
@@ -37,7 +39,7 @@ class Floors:
     """Rates of all threads together; ``bandwidths`` has, for each size of memory in MB, GB/s of each way to walk it."""
 
     fma_gflops: float
-    bfloat16_gflops: float  # multiply-adds of bfloat16 summed in float32; float32's where the processor has none
+    bfloat16_gflops: float  # multiply-adds of bfloat16 summed in float32; float32's where those are the faster
     gemm_gflops: float
     exp_billions_per_second: float
     torch_exp_billions_per_second: float
@@ -122,7 +124,7 @@ def measured(threads: int) -> Floors:
     gemm, torch_exp = torch_rates()
     return Floors(
         fma_gflops=rate("fma_rate"),
-        bfloat16_gflops=rate("bfloat16_rate"),
+        bfloat16_gflops=rate("bfloat16_rate", ctypes.c_int(_native.cpu is not None and _native.cpu.isa() == "amx")),
         gemm_gflops=round(gemm, 2),
         exp_billions_per_second=rate("exp_rate"),
         torch_exp_billions_per_second=round(torch_exp, 2),

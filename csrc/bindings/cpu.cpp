@@ -33,7 +33,7 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("set_isa", [](const std::string& name) {
         for (const Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512, Isa::avx512bf16, Isa::amx})
             if (name == isa_name(isa)) return set_isa(isa);
-        throw std::invalid_argument("unknown instruction set '" + name + "': choose baseline, avx2, avx512 or avx512bf16");
+        throw std::invalid_argument("unknown instruction set '" + name + "': choose baseline, avx2, avx512, avx512bf16 or amx");
     });
 
     bind(m, "augment", +[] { return FASTSSL_SELECT(augment); });

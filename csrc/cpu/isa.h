@@ -3,8 +3,8 @@
 // CMake compiles the kernels once for each instruction set with FASTSSL_ISA set to its name, which becomes the
 // namespace of everything in them. FASTSSL_KERNEL declares a kernel in all of these namespaces; `select` (isa.cpp)
 // takes the one the processor can run. The products' kernels alone are compiled for avx512bf16 too, and chosen by
-// FASTSSL_SELECT_BF16: the others gain nothing from it. Kernels use no inline function of the standard library: the linker keeps
-// one copy of such a function for all objects, and might keep the copy that needs the newest processor.
+// FASTSSL_SELECT_BF16: the others gain nothing from it. Kernels use no inline function of the standard library: the linker
+// keeps one copy of such a function for all objects, and might keep the copy that needs the newest processor.
 #pragma once
 
 #ifndef FASTSSL_ISA
@@ -52,7 +52,7 @@ namespace fastssl {
 enum class Isa { baseline, avx2, avx512, avx512bf16, amx };
 
 Isa supported_isa();             // the best this processor and this build can run
-Isa current_isa();               // the one in use: the best, unless set_isa chose another
+Isa current_isa();               // the one in use: the fastest of these, unless set_isa chose another
 void set_isa(Isa isa);           // throws std::invalid_argument if the processor cannot run it
 const char* isa_name(Isa isa);
 

@@ -47,17 +47,7 @@ public:
         if constexpr (two) write<2>(c + kUnit * c_stride, c_stride), write<3>(c + kUnit * c_stride + kUnit, c_stride);
     }
 
-private:
-    struct Shapes {
-        std::uint8_t palette, first_row, reserved[14];
-        std::uint16_t bytes_a_row[16];
-        std::uint8_t rows[16];
-    };
-    static_assert(sizeof(Shapes) == 64);
-    static constexpr Shapes kShapes{
-        1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {kUnit, kUnit, kUnit, kUnit, kUnit, kUnit, kUnit, kUnit}};
-
-    // `stride` in numbers of 4 bytes, as all addresses here
+    // Its instructions; `stride` in numbers of 4 bytes, as all addresses here.
     template <int Register, class T>
     static void read(const T* from, std::int64_t stride) {
         asm volatile("tileloadd (%0,%1,4), %%tmm%c2" : : "r"(from), "r"(stride), "i"(Register) : "memory");
@@ -74,6 +64,16 @@ private:
     static void multiply_add() {
         asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(Sums), "i"(A), "i"(B));
     }
+
+private:
+    struct Shapes {
+        std::uint8_t palette, first_row, reserved[14];
+        std::uint16_t bytes_a_row[16];
+        std::uint8_t rows[16];
+    };
+    static_assert(sizeof(Shapes) == 64);
+    static constexpr Shapes kShapes{
+        1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {kUnit, kUnit, kUnit, kUnit, kUnit, kUnit, kUnit, kUnit}};
 };
 
 // out[j * stride + i] = in[i] lane j, for 16 vectors of 16 pairs.
