@@ -61,7 +61,9 @@ def test_an_instruction_set_the_processor_lacks_is_refused() -> None:
     _native.cpu.set_isa("baseline")
     assert _native.cpu.isa() == "baseline"
     _native.cpu.set_isa(best)
-    with pytest.raises(ValueError, match="unknown instruction set 'mmx': choose baseline, avx2, avx512, avx512bf16 or amx"):
+    with pytest.raises(
+        ValueError, match="unknown instruction set 'mmx': choose baseline, avx2, avx512, avx512bf16 or amx"
+    ):
         _native.cpu.set_isa("mmx")
     if best != "amx":
         with pytest.raises(ValueError, match=f"cannot run amx; its best is {best}"):
