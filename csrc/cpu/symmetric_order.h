@@ -22,12 +22,18 @@ inline void wait_for(const std::int64_t* counter, std::int64_t count) {
 // of the one meets block (q - a) mod size of the other in inner round q. So each block has one partner in each round.
 struct Order {
     Order(std::int64_t blocks, std::int64_t bytes_a_block)
-        : blocks(blocks),
-          size(bytes_a_block < kCache / 16 ? 8 : bytes_a_block < kCache / 2 ? kCache / (2 * bytes_a_block) : 1),
-          groups((blocks + size - 1) / size) {}
+        : blocks(blocks), size(group_size(blocks, bytes_a_block)), groups((blocks + size - 1) / size) {}
 
     static constexpr std::int64_t kCache = 5 << 18;  // bytes: most of a core's second-level cache
     std::int64_t blocks, size, groups;
+
+private:
+    // Of few blocks, groups are so small that threads seldom wait for each other's.
+    static std::int64_t group_size(std::int64_t blocks, std::int64_t bytes_a_block) {
+        const std::int64_t held = bytes_a_block < kCache / 16 ? 8 : kCache / (2 * bytes_a_block);
+        const std::int64_t most = blocks / 10 < held ? blocks / 10 : held;
+        return most < 1 ? 1 : most;
+    }
 };
 
 // Calls visit(I, J) once for every pair I <= J of blocks. Each thread takes the next meeting of two groups, or where
