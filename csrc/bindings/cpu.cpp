@@ -12,6 +12,7 @@
 #include "../cpu/knn_classify.h"
 #include "../cpu/lab_to_rgb.h"
 #include "../cpu/nt_xent.h"
+#include "../cpu/pages.h"
 #include "../cpu/propagate_labels.h"
 #include "../cpu/queue_info_nce.h"
 #include "../cpu/random_masking.h"
@@ -35,6 +36,8 @@ PYBIND11_MODULE(_cpu, m) {
             if (name == isa_name(isa)) return set_isa(isa);
         throw std::invalid_argument("unknown instruction set '" + name + "': choose baseline, avx2, avx512, avx512bf16 or amx");
     });
+
+    m.def("release_kept", &release_kept);
 
     bind(m, "augment", +[] { return FASTSSL_SELECT(augment); });
     bind(m, "block_masking", +[] { return FASTSSL_SELECT(block_masking); });

@@ -3,7 +3,7 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
-#if FASTSSL_MATRIX_UNIT
+#if FASTSSL_MATRIX_UNIT && !defined(__SANITIZE_ADDRESS__)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -22,7 +22,7 @@ static bool multiplies_bfloat16() {
 }
 #endif
 
-#if FASTSSL_MATRIX_UNIT
+#if FASTSSL_MATRIX_UNIT && !defined(__SANITIZE_ADDRESS__)
 // Linux gives the matrix unit, whose registers make each thread's state larger, to processes that ask for it.
 static bool may_use_matrix_unit() {
     constexpr unsigned kBf16 = 1u << 22, kTiles = 1u << 24;
@@ -31,8 +31,8 @@ static bool may_use_matrix_unit() {
     if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || (edx & kBf16) == 0 || (edx & kTiles) == 0) return false;
     return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
 }
-#else
-static bool may_use_matrix_unit() { return false; }
+#elif defined(__x86_64__)
+static bool may_use_matrix_unit() { return FASTSSL_MATRIX_UNIT != 0; }
 #endif
 
 static Isa best_isa() {

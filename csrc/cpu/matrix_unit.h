@@ -12,6 +12,26 @@ namespace fastssl::FASTSSL_ISA {
 constexpr int kUnit = 16;
 
 #if FASTSSL_MATRIX_UNIT && defined(__AVX512BF16__)
+#if defined(__SANITIZE_ADDRESS__)
+// In loops, which a sanitizer can follow.
+class MatrixUnit {
+public:
+    MatrixUnit() {}
+    template <bool Accumulate, int Rows>
+    static void multiply(const UnitPair* a, std::int64_t a_stride, std::int64_t a_step, const UnitPair* b,
+                         std::int64_t b_stride, std::int64_t depth, float* c, std::int64_t c_stride) {
+        for (int i = 0; i < Rows; ++i)
+            for (int j = 0; j < 2 * kUnit; ++j) {
+                float sum = Accumulate ? c[i * c_stride + j] : 0.0f;
+                for (std::int64_t k = 0; k < depth; ++k) {
+                    const Pair x = a[i * a_stride + k / kUnit * a_step + k % kUnit], y = b[k * b_stride + j];
+                    sum += widen(x.first) * widen(y.first) + widen(x.second) * widen(y.second);
+                }
+                c[i * c_stride + j] = sum;
+            }
+    }
+};
+#else
 // Shapes the registers of the thread, which other libraries use and shape too, for as long as it lives.
 class MatrixUnit {
 public:
@@ -75,6 +95,7 @@ private:
     static constexpr Shapes kShapes{
         1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {kUnit, kUnit, kUnit, kUnit, kUnit, kUnit, kUnit, kUnit}};
 };
+#endif
 
 // out[j * stride + i] = in[i] lane j, for 16 vectors of 16 pairs.
 inline void store_transposed(Vec<Pair> (&in)[kUnit], UnitPair* out, std::int64_t stride) {

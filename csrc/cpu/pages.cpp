@@ -109,4 +109,9 @@ void give_back(void* data, std::int64_t bytes) {
     std::free(data);
 }
 
+void release_kept() {
+    const Turn turn;
+    while (turn.is_mine && kept().count > 0) std::free(kept().take(0).data);
+}
+
 }  // namespace fastssl

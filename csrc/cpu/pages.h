@@ -42,4 +42,7 @@ void* borrow(std::int64_t* bytes);
 void give_back(void* data, std::int64_t bytes);
 constexpr std::int64_t kMostKept = std::int64_t{64} << 20;
 
+// Returns to the system what is kept, as far as no other thread is taking or giving back.
+void release_kept();
+
 }  // namespace fastssl

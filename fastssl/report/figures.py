@@ -1,4 +1,4 @@
-"""Curves and the map of features as SVG that takes its colours from the page's CSS, light or dark."""
+"""Curves, matrices and the map of features as SVG that takes its colours from the page's CSS, light or dark."""
 
 from __future__ import annotations
 
@@ -99,6 +99,31 @@ def scatter(points: Floats, classes: Sequence[int] | None, *, title: str) -> Mar
             )
             x, y = points[groups == group].T
             axes.scatter(x, y, s=16, c=colour, marker=shape, alpha=0.8, linewidths=0)
+        return _svg(figure, title)
+
+
+def matrix(values: Floats, groups: Sequence[tuple[str, int]], *, title: str) -> Markup:
+    """A symmetric (N, N) matrix of values in [-1, 1], with a scale.
+
+    Args:
+        groups: name and number of rows of each run of rows, in their order; lines divide them.
+    """
+    with mpl.rc_context(_style(title)):
+        figure = Figure(figsize=(4.8, 4.0), layout="constrained")
+        axes = figure.add_subplot()
+        axes.grid(visible=False)
+        shades = axes.imshow(values, cmap="viridis", vmin=-1, vmax=1, interpolation="none")
+        ends = np.cumsum([0, *(count for _, count in groups)])
+        for end in ends[1:-1] - 0.5:
+            axes.axhline(end, color="white", linewidth=0.5)
+            axes.axvline(end, color="white", linewidth=0.5)
+        axes.set_xticks([])
+        axes.set_yticks((ends[:-1] + ends[1:]) / 2 - 0.5, [name for name, _ in groups], fontsize=10)
+        axes.tick_params(length=0)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        scale = figure.colorbar(shades, ax=axes, ticks=[-1, 0, 1], shrink=0.6, aspect=16)
+        scale.outline.set_visible(False)  # type: ignore[operator]
         return _svg(figure, title)
 
 

@@ -28,8 +28,8 @@ from fastssl.data.engines import Choice, Engine
 from fastssl.data.images import ImageSet, Splits
 from fastssl.errors import UserError
 from fastssl.eval import Pretext, extract, tuning
-from fastssl.eval.protocol import RANDOM
-from fastssl.report import figures, pictures
+from fastssl.eval.protocol import RANDOM, TRAINED
+from fastssl.report import figures, pictures, similarity
 from fastssl.report.figures import Level
 from fastssl.report.sample import draw_sample
 from fastssl.train import config as configs
@@ -76,7 +76,12 @@ def render(trained: Trained, splits: Splits, saw: str | None = None, clips: Clip
     template = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    template.filters |= {"percent": lambda x: f"{100 * x:.1f}", "points": _points, "count": lambda n: f"{n:,}"}
+    template.filters |= {
+        "percent": lambda x: f"{100 * x:.1f}",
+        "points": _points,
+        "count": lambda n: f"{n:,}",
+        "cosine": lambda x: f"{x:.2f}".replace("-", "\N{MINUS SIGN}"),
+    }
     return template.from_string(files(__package__).joinpath("page.html").read_text("utf-8")).render(
         run=_summary(trained, saw or f"{len(splits.train):,} images", video=clips is not None),
         scores=scores,
@@ -86,6 +91,9 @@ def render(trained: Trained, splits: Splits, saw: str | None = None, clips: Clip
         curves=_curves(trained, scores),
         neighbours=pictures.neighbours(
             splits.train, bank, shown, queries, rows=NEIGHBOUR_ROWS, count=NEIGHBOURS, seed=seed
+        ),
+        similarities=similarity.matrices(
+            shown, {RANDOM: trained.random_encoder().to(device), TRAINED: method.kept}, size=size, seed=seed
         ),
         map=_map(shown, queries, seed),
         views=pictures.sample_views(splits.train, sample(splits.train)),

@@ -86,6 +86,12 @@ def test_it_tells_what_was_run_and_how_to_repeat_it(scored: Trained, html: str) 
     assert "not complete" not in words
 
 
+def test_it_shows_which_images_are_alike_before_and_after(html: str) -> None:
+    before, after = (html.index(f"Similarities of images, {name}") for name in ("random initialisation", "trained"))
+    assert before < after
+    assert "Images of one class" in Page(html).words
+
+
 def test_it_shows_the_views_under_words_for_the_plan(scored: Trained, html: str) -> None:
     words = Page(html).words
     assert " ".join(plans.describe(scored.config.view_plan()).split()) in words
