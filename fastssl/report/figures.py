@@ -123,7 +123,7 @@ def matrix(values: Floats, groups: Sequence[tuple[str, int]], *, title: str) -> 
         for spine in axes.spines.values():
             spine.set_visible(False)
         scale = figure.colorbar(shades, ax=axes, ticks=[-1, 0, 1], shrink=0.6, aspect=16)
-        scale.outline.set_visible(False)  # type: ignore[operator]
+        scale.outline.set_visible(False)
         return _svg(figure, title)
 
 

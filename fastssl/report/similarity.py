@@ -48,7 +48,7 @@ def matrices(images: ImageSet, encoders: Mapping[str, nn.Module], *, size: int, 
     known = images.subset((images.labels < CLASSES).nonzero().flatten())
     few = known.subset(choose(known, IMAGES, seed))
     assert few.labels is not None
-    if len(few.labels.unique()) < 2:
+    if len(set(few.labels.tolist())) < 2:
         return []
     return [_matrix(name, extract(encoder, few.images, size=size), few) for name, encoder in encoders.items()]
 
@@ -60,7 +60,7 @@ def _matrix(name: str, features: Tensor, images: ImageSet) -> Matrix:
     cosines = unit @ unit.T
     alike = labels[:, None] == labels
     others = alike & ~torch.eye(len(labels), dtype=torch.bool)
-    groups = [(images.classes[int(label)], int((labels == label).sum())) for label in labels.unique()]
+    groups = [(images.classes[label], int((labels == label).sum())) for label in sorted(set(labels.tolist()))]
     return Matrix(
         name,
         figures.matrix(cosines.numpy(), groups, title=f"Similarities of images, {name}"),
