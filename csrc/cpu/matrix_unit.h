@@ -12,8 +12,10 @@ namespace fastssl::FASTSSL_ISA {
 constexpr int kUnit = 16;
 
 #if FASTSSL_MATRIX_UNIT && defined(__AVX512BF16__)
+// c (Rows, 32) (+)= a (Rows, depth) b (depth, 32), the depth in pairs, a multiple of 16: MatrixUnit::multiply, which takes
+// a[i * a_stride + k], the next 16 pairs a_step further, and b[k * b_stride + j], while a MatrixUnit lives in the thread.
 #if defined(__SANITIZE_ADDRESS__)
-// In loops, which a sanitizer can follow.
+// By loops, which a sanitizer can follow.
 class MatrixUnit {
 public:
     MatrixUnit() {}
@@ -40,8 +42,6 @@ public:
     MatrixUnit(const MatrixUnit&) = delete;
     MatrixUnit& operator=(const MatrixUnit&) = delete;
 
-    // While a MatrixUnit lives in this thread: c (Rows, 32) (+)= a (Rows, depth) b (depth, 32), the depth in pairs, a multiple of 16: a[i * a_stride + k], the next
-    // 16 pairs a_step further; b[k * b_stride + j].
     template <bool Accumulate, int Rows>
     static void multiply(const UnitPair* a, std::int64_t a_stride, std::int64_t a_step, const UnitPair* b,
                          std::int64_t b_stride, std::int64_t depth, float* c, std::int64_t c_stride) {
