@@ -39,7 +39,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     **{
         f"step {i} by {factor}": case(factors=tuple(factor if j == i else (1.0, 1.0, 1.0, 0.0)[j] for j in range(4)))
-        for i, factors in enumerate(((0.0, 0.4, 1.7), (0.0, 0.4, 1.8), (0.0, 0.4, 1.8), (-0.5, -0.13, 0.07, 0.37)))
+        for i, factors in enumerate(((0.0, 0.4, 1.7), (0.0, 0.4, 1.8), (0.0, 0.1, 0.4, 1.8), (-0.5, -0.13, 0.07, 0.37)))
         for factor in factors
     },
     "step grayscale": case(gray=True),
