@@ -121,6 +121,7 @@ class Loader:
         device: where the views are made.
         rank: of this process among all, on all machines.
         world: how many processes train together; each sees images of its own.
+        dtype, channels_last: of the views, see `fastssl.data.views.make_views`.
 
     Raises:
         UserError: if a number is out of range.
@@ -136,12 +137,14 @@ class Loader:
         *,
         rank: int = 0,
         world: int = 1,
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = False,
     ) -> None:
         self.schedule = Schedule(len(data), batch_size, seed, rank, world)
         self.device = torch.device(device)
         self._lazy = data.images if isinstance(data.images, Decoded) else None
         self.images = data.images
-        self.plan = plan
+        self.plan, self.dtype, self.channels_last = plan, dtype, channels_last
         if self._lazy is None:
             self._move()
 
@@ -158,7 +161,8 @@ class Loader:
         for step, chosen in self._decoded(self.schedule.chosen(epoch, start_step)):
             images = self.images
             batch = images[chosen.to(images.device)] if isinstance(images, Tensor) else images[chosen].to(self.device)
-            yield make_views(batch, self.plan, self.schedule.generator(epoch, step))
+            generator = self.schedule.generator(epoch, step)
+            yield make_views(batch, self.plan, generator, dtype=self.dtype, channels_last=self.channels_last)
         self._move()
 
     def close(self) -> None:

@@ -72,6 +72,16 @@ def test_colours_and_blur_are_the_native_engines_own(name: str) -> None:
 
 
 @needs_dali
+def test_views_of_another_type_and_layout_are_the_same_rounded() -> None:
+    contents, plan = [encode(image) for image in photos(4)], plans.dino(32, local_views=1)
+    with DaliLoader(files(contents), plan, 4, 0, dtype=torch.bfloat16, channels_last=True) as loader:
+        (found,) = loader.epoch(0)
+    (plain,) = served(photos(4), plan, 4)
+    assert all(view.is_contiguous(memory_format=torch.channels_last) for view in found)
+    assert all(torch.equal(view, want.bfloat16()) for view, want in zip(found, plain, strict=True))
+
+
+@needs_dali
 def test_whole_plans_stay_near_the_native_engines_views() -> None:
     images, plan = photos(8, height=150, width=200), plans.simclr(96)
     for mine, theirs in zip(served(images, plan, 4), native(images, plan, 4), strict=True):

@@ -7,6 +7,7 @@ from fastssl.data import plans
 from fastssl.data.images import ImageSet
 from fastssl.data.loader import Loader
 from fastssl.data.plans import simclr
+from fastssl.data.views import draw, make_views
 from fastssl.errors import UserError
 
 
@@ -77,6 +78,26 @@ def test_ranks_see_images_of_their_own_and_draw_on_their_own() -> None:
     same = ImageSet(noise.expand(4, -1, -1, -1), None, (), tuple("abcd"), "test")
     one, other = (next(Loader(same, simclr(16), 2, 0, rank=rank, world=2).epoch(0)) for rank in (0, 1))
     assert not torch.equal(one[0], other[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_views_of_another_type_and_layout_are_the_same_rounded(dtype: torch.dtype) -> None:
+    data, plan = grey(6, size=12), simclr(8)
+    loader = Loader(data, plan, 3, 0, dtype=dtype, channels_last=True)
+    for found, plain in zip(loader.epoch(0), Loader(data, plan, 3, 0).epoch(0), strict=True):
+        for view, want in zip(found, plain, strict=True):
+            assert view.is_contiguous(memory_format=torch.channels_last)
+            assert torch.equal(view, want.to(dtype))
+
+
+def test_the_parameters_of_a_batch_can_be_drawn_again() -> None:
+    data, plan = grey(6, size=12), simclr(8)
+    loader = Loader(data, plan, 3, seed=4)
+    ((step, chosen),) = loader.schedule.chosen(2, 1)
+    params = draw(plan, (12, 12), loader.schedule.generator(2, step), count=3)
+    (views,) = loader.epoch(2, 1)
+    again = make_views(data.images[chosen], plan, torch.Generator(), params=params)
+    assert all(torch.equal(a, b) for a, b in zip(views, again, strict=True))
 
 
 def test_a_batch_may_be_the_whole_set() -> None:
