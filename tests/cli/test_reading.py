@@ -13,7 +13,9 @@ import pytest
 import torch
 from cli_helpers import QUICK, Run, write_images
 from PIL import Image
+from rich.console import Console
 
+from fastssl.cli import console
 from fastssl.cli.reading import cache, cache_folder
 from fastssl.train import checkpoint as checkpoints
 from fastssl.train import log
@@ -95,6 +97,17 @@ def test_a_second_run_starts_from_the_cache_and_ends_at_the_same_weights(
     monkeypatch.setattr("fastssl.data.rows.decode_each", None)
     assert run("evaluate", "first").code == 0
     assert run("embed", "first", "photos", "--out", "features.npz").code == 0
+
+
+def test_a_terminal_is_told_how_many_images_are_read(
+    run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(console, "_err", Console(file=shown, force_terminal=True, width=200, highlight=False))
+    assert run("pretrain", "--data", photos, "--out", "run", *QUICK).code == 0
+    told = re.findall(r"(\d+) of 30 images read", shown.getvalue())
+    assert told[0] == "8"  # those that were tried to see that there are any; the others are read in the first epoch
+    assert "0/" not in shown.getvalue().partition("epoch 1")[0]
 
 
 def test_streaming_keeps_no_image_and_scores_them_all_the_same(
