@@ -45,8 +45,10 @@ def make_views(
     """
     pixels, places = check_images("make_views", images)
     if params is None:
-        shape, count = (pixels.shape[2:], len(pixels)) if places is None else (places[:, 1:], None)
-        params = draw(plan, shape, generator, count=count, device=pixels.device)
+        if places is None:
+            params = draw(plan, pixels.shape[2:], generator, count=len(pixels), device=pixels.device)
+        else:
+            params = draw(plan, places[:, 1:], generator, device=pixels.device)
     return augmented(images, params, plan, dtype=dtype, channels_last=channels_last)
 
 
