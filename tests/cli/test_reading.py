@@ -107,7 +107,7 @@ def test_a_terminal_is_told_how_many_images_are_read(
     assert run("pretrain", "--data", photos, "--out", "run", *QUICK).code == 0
     told = re.findall(r"(\d+) of 30 images read", shown.getvalue())
     assert told[0] == "8"  # those that were tried to see that there are any; the others are read in the first epoch
-    assert "0/" not in shown.getvalue().partition("epoch 1")[0]
+    assert "0/?" not in shown.getvalue()
 
 
 def test_streaming_keeps_no_image_and_scores_them_all_the_same(
