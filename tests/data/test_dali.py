@@ -63,6 +63,19 @@ def test_every_plan_has_the_native_engines_views(name: str) -> None:
 
 
 @needs_dali
+@pytest.mark.parametrize("how", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("size", "average"), [(8, 1.8), (32, 0.7)])
+def test_strongly_reduced_crops_differ_at_their_edges_alone(how: str, size: int, average: float) -> None:
+    images, plan = photos(8, height=375, width=500), replace(bare(plans.simclr(size)), interpolation=how, **RAW)
+    for mine, theirs in zip(served(images, plan, 4), native(images, plan, 4), strict=True):
+        for a, b in zip(mine, theirs, strict=True):
+            apart = levels(a, b, plan)
+            assert apart[..., 2:-2, 2:-2].max() < 0.7
+            assert apart.max() < 33
+            assert apart.mean() < average
+
+
+@needs_dali
 @pytest.mark.parametrize("name", plans.names())
 def test_colours_and_blur_are_the_native_engines_own(name: str) -> None:
     images, plan = photos(6, height=48, width=48), still(plans.get(name)(48))
