@@ -28,8 +28,9 @@ from fastssl.ops import _crossover
 from fastssl.ops._crossover import Crossover
 
 READ_SUMMARY = """\
-Each op at each measured shape against the **best** of its rivals, all in turns in one process. *Times faster* is the
-best rival's median over ours: bold where we are **slower**, and *alike* where each lies in the spread of the other.
+Each op at each measured shape against the **best** of its rivals, all in turns in one process (`from_files` excepted,
+see below). *Times faster* is the best rival's median over ours: bold where we are **slower**, and *alike* where each
+lies in the spread of the other.
 The *floor* is the least time in which this machine can do the operations, exponentials and memory traffic that no
 implementation can do without, and *of the floor's speed* that time in percent of ours. Memory is what one call adds to
 the process's high-water mark, ours and then plain torch's. A machine *with freed memory kept* is the
@@ -48,6 +49,13 @@ the same under `torch.compile`, all in turns with ours in one process. Each *tim
 bold where we are **slower**, and *alike* where each lies in the spread of the other. Memory is what one call adds to
 the process's high-water mark.
 """
+# What a reader of some results must know beside that, here and on the machines' pages.
+NOTES = {
+    "from_files": "Its providers are timed one after the other, not in turns: DALI's threads go on making batches "
+    "after a call, and would take from the time of whoever has the next turn.",
+    "start": "In a process that has imported everything, of files whose names the system has in memory: what a command "
+    "takes to start Python and import torch comes on top, and so does a disk's first look at the folder.",
+}
 NOT_MEASURED = "Not yet measured."
 READ_DETAILS = """\
 *fastssl against it*: how many times faster fastssl is than that provider. Rates count what the algorithm itself must
@@ -256,13 +264,16 @@ def machine_page(machine: Machine, docs: Path, note: str = "") -> str:
     parts = [MADE, f"# Performance on {machine.name}\n", *([note, ""] if note else []), READ_DETAILS]
     parts += [line for report in machine.reports for line in pictures(report, docs / machine.folder)]
     for report in machine.reports:
-        parts += [f"## {report.op}\n", details(report), "", circumstances(report.run), ""]
+        note_of_op = [NOTES[report.op] + "\n"] if report.op in NOTES else []
+        parts += [f"## {report.op}\n", *note_of_op, details(report), "", circumstances(report.run), ""]
     return "\n".join(parts)
 
 
 def performance(machines: Sequence[Machine], found: Ledger, note: str = "") -> str:
     """The text of performance.md; ``note`` stands before all else."""
-    parts = [MADE, "# Performance\n", *([note, ""] if note else []), READ_SUMMARY, gpu_sentence(found), ""]
+    parts = [MADE, "# Performance\n", *([note, ""] if note else []), READ_SUMMARY]
+    measured = {report.op for machine in machines for report in machine.reports}
+    parts += [*(f"`{op}`: {told}\n" for op, told in NOTES.items() if op in measured), gpu_sentence(found), ""]
     for machine in machines:
         of_ops = [report for report in machine.reports if not report.is_whole]
         parts += [f"## [{machine.name}](performance/{machine.folder}.md)\n", first_table(of_ops), ""]

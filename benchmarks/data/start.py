@@ -5,7 +5,7 @@ makes room for all of them and decodes the first batch (and those made ahead). *
 nothing. torchvision's ``ImageFolder`` lists the files, and
 its first batch is made in the process, without workers to start. The files are of one colour and 8 x 8 pixels, so that
 listing them and not decoding them is what is measured; the disk's own first look at them is not, for the system has
-seen them when they were made.
+seen them when they were made. Nor is what a command takes before all that, to start Python and import torch.
 """
 
 from __future__ import annotations

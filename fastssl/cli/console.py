@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
+from rich.text import Text
 
 from fastssl.data.audio import Recordings
 from fastssl.data.clips import ClipSet
@@ -34,10 +36,21 @@ _out = Console(highlight=False)
 @contextmanager
 def counting(doing: str, what: str = "images") -> Iterator[Callable[[int, int], None]]:
     """A bar of images, or ``what`` else; yields the callback (done, total) that moves it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(what))
+    columns = (TextColumn("{task.description}"), BarColumn(), _Count(what))
     with Bar(*columns, console=_err, transient=True, disable=not _err.is_terminal) as bar:
         task = bar.add_task(doing, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class _Count(ProgressColumn):
+    """How many are done, once it is known of how many."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self._what = what
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.total is None else f"{int(task.completed)}/{int(task.total)} {self._what}")
 
 
 def reading(source: str, what: str = "images") -> AbstractContextManager[Callable[[int, int], None]]:
@@ -99,13 +112,34 @@ def describe_skipped(skipped: Sequence[Skipped], where_all_are: str | None = Non
         _err.print(f"  and {len(skipped) - len(shown)} more, {where_all_are}", markup=False)
 
 
-class TrainingDisplay:
-    """A live bar over the whole run, and one lasting line for each epoch."""
+class _Ready(ProgressColumn):
+    """How many images are read, until all are: looked up once a second, whether steps are done or not."""
 
-    def __init__(self) -> None:
+    def __init__(self, ready: Callable[[], tuple[int, int]]) -> None:
+        super().__init__()
+        self._ready, self._next, self._text = ready, 0.0, ""
+
+    def render(self, task: Task) -> Text:
+        if time.monotonic() >= self._next:
+            done, total = self._ready()
+            self._text = f"{done:,} of {total:,} images read" if done < total else ""
+            self._next = time.monotonic() + 1
+        return Text(self._text)
+
+
+class TrainingDisplay:
+    """A live bar over the whole run, and one lasting line for each epoch.
+
+    Args:
+        ready: tells how many images are read and of how many, where that is done on the way.
+    """
+
+    def __init__(self, ready: Callable[[], tuple[int, int]] | None = None) -> None:
         text = TextColumn("{task.description} {task.fields[numbers]}", markup=False)
-        columns = (text, BarColumn(), TimeRemainingColumn(), TextColumn("left"))
+        columns: list[ProgressColumn] = [text, BarColumn(), TimeRemainingColumn(), TextColumn("left")]
+        columns += [] if ready is None else [_Ready(ready)]
         self._bar = Bar(*columns, console=_err, transient=True, disable=not _err.is_terminal)
+        self._waiting = self._bar.add_task("before the first step", total=None, numbers="")
         self._task: TaskID | None = None
         self._epoch, self._steps, self._seconds, self._waited = 0, 0, 0.0, 0.0  # of an image of each step so far
 
@@ -130,6 +164,7 @@ class TrainingDisplay:
         speed = f"{self._steps / self._seconds:,.0f} images/s ({self._waited / self._seconds:.0%} waiting for data)"
         numbers = f"{speed}  {_told(progress)}"
         if self._task is None:
+            self._bar.remove_task(self._waiting)
             self._task = self._bar.add_task(epoch, total=progress.steps, completed=row.step - 1, numbers=numbers)
         self._bar.update(self._task, completed=row.step, description=epoch, numbers=numbers)
         if progress.warning is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from fastssl.data.audio import Recordings
 from fastssl.data.images import Skipped, Splits
 from fastssl.data.media import Data
 from fastssl.data.plans import ViewPlan
+from fastssl.data.rows import Decoded
 from fastssl.errors import UserError
 from fastssl.train import checkpoint as checkpoints
 from fastssl.train import config as configs
@@ -65,7 +66,7 @@ def run(words: list[str]) -> int:
         console.describe_sizes(config)
         known = len(_skipped(data))
         try:
-            with console.TrainingDisplay() as display:
+            with console.TrainingDisplay(_ready(data)) as display:
                 pretrain(
                     config,
                     data,
@@ -81,6 +82,13 @@ def run(words: list[str]) -> int:
             again = f"fastssl pretrain --out {shlex.quote(str(folder.path))} --resume"
             raise KeyboardInterrupt(f"{str(stop) or 'interrupted'}; go on with: {again}") from None
     return 0
+
+
+def _ready(data: Data) -> Callable[[], tuple[int, int]] | None:
+    """How many images are read and of how many, if each is decoded, and kept, when it is first asked for."""
+    parts = [data.train, data.test] if isinstance(data, Splits) else []
+    lazy = [part.images for part in parts if part is not None and isinstance(part.images, Decoded)]
+    return (lambda: (sum(rows.tried() for rows in lazy), sum(map(len, lazy)))) if lazy else None
 
 
 def _skipped(data: Data) -> Sequence[Skipped]:

@@ -81,7 +81,8 @@ def load(config: RunConfig, cache: Cache | None) -> Data:
             with console.reading(source, "shards") as progress:
                 return open_shards(source, size=size, max_skipped=skipped, progress=progress)
         if config.engine in ("stream", "dali"):
-            return _with_images(images.stream(source, size=size, seed=seed, max_skipped=skipped))
+            reader = f"the engine {config.engine!r}"
+            return _with_images(images.stream(source, size=size, seed=seed, max_skipped=skipped, reader=reader))
         with console.reading(source) as progress:
             found = images.load_lazily(
                 source, size=size, seed=seed, max_skipped=skipped, progress=progress, cache=cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -146,9 +147,12 @@ class AheadLoader(ABC):
         self._pools -= set(pools)
 
 
-def room(*shape: int) -> Tensor:
-    """New float32 memory of that shape, whatever it holds.
+def room(*shape: int, dtype: torch.dtype = torch.float32, channels_last: bool = False) -> Tensor:
+    """New memory of that shape, whatever it holds; with ``channels_last`` (N, C, H, W) is laid out as (N, H, W, C).
 
     By NumPy, which asks for huge pages: without them first writes to new memory take longer than the copying.
     """
-    return torch.from_numpy(np.empty(shape, np.float32))
+    count, *sides = shape
+    order = (count, *sides[1:], sides[0]) if channels_last else shape
+    made = torch.from_numpy(np.empty(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(order)
+    return made.movedim(-1, 1) if channels_last else made

@@ -78,6 +78,7 @@ class DaliLoader:
         threads: that DALI decodes and resizes with; by default as many as torch uses. Any number gives the same bits.
         max_skipped: the share of the files, in [0, 1], above which unreadable ones end the epoch with an error; one is
             always allowed. Files of a set of images are counted with all that the set was read from, as that has it.
+        dtype, channels_last: of the views, see `fastssl.data.views.make_views`.
 
     Raises:
         UserError: if DALI or, for "mixed", a GPU is missing, or a number is out of range.
@@ -95,6 +96,8 @@ class DaliLoader:
         world: int = 1,
         threads: int | None = None,
         max_skipped: float = MAX_SKIPPED,
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = False,
     ) -> None:
         require()
         if device not in ("cpu", "mixed"):
@@ -102,6 +105,7 @@ class DaliLoader:
         if device == "mixed" and not torch.cuda.is_available():
             raise UserError("the device 'mixed' needs an NVIDIA GPU, and torch finds none here: give 'cpu'")
         self.files, self.plan = files if isinstance(files, Files) else Files(files, max_skipped, ANOTHER), plan
+        self.dtype, self.channels_last = dtype, channels_last
         self.schedule = Schedule(len(self.files.listing.entries), batch_size, seed, rank, world)
         self._gpu = torch.cuda.current_device() if device == "mixed" else None
         self._threads = torch.get_num_threads() if threads is None else threads
@@ -120,7 +124,7 @@ class DaliLoader:
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[list[Tensor]]:
         """The batches of ``epoch`` from ``start_step`` on, each ``plan.total`` tensors (batch_size, 3, size, size).
 
-        float32, normalised by the plan's mean and std.
+        Normalised by the plan's mean and std.
 
         Raises:
             UserError: if more files cannot be read than are allowed, or a whole batch of them.
@@ -238,7 +242,8 @@ class _Run:
                 crops = self.pipeline.crops()
             except Exception as error:
                 self._rescue(error)
-        views = finish(crops, self.fed.popleft().params, self.loader.plan)
+        loader, params = self.loader, self.fed.popleft().params
+        views = finish(crops, params, loader.plan, dtype=loader.dtype, channels_last=loader.channels_last)
         self.pipeline.release()
         return views
 
@@ -322,20 +327,30 @@ class _Pipeline:
         self._pipeline.release_outputs()
 
 
-def finish(crops: Sequence[Tensor], params: ViewParams, plan: ViewPlan) -> list[Tensor]:
+def finish(
+    crops: Sequence[Tensor],
+    params: ViewParams,
+    plan: ViewPlan,
+    *,
+    dtype: torch.dtype = torch.float32,
+    channels_last: bool = False,
+) -> list[Tensor]:
     """All steps of a view but for crop and resizing.
 
     Args:
         crops: V tensors (N, size, size, 3) uint8, resized, of all views of ``plan``.
         params: of V views of N images.
         plan: gives mean and std.
+        dtype, channels_last: of the views.
     Returns:
-        V tensors (N, 3, size, size) float32.
+        V tensors (N, 3, size, size).
     """
     views = []
     for v, crop in enumerate(crops):
         own = ViewParams(*(x[v : v + 1].to(crop.device) for x in params))
         size = crop.shape[1]
         own = own._replace(crop=torch.tensor([0, 0, size, size], device=crop.device).expand_as(own.crop))
-        views += augment(crop.movedim(3, 1), own, size, mean=plan.mean, std=plan.std)
+        views += augment(
+            crop.movedim(3, 1), own, size, mean=plan.mean, std=plan.std, dtype=dtype, channels_last=channels_last
+        )
     return views

@@ -43,6 +43,7 @@ class Files:
         self._allowed = allowed(len(listing.entries), max_skipped)
         self._all = len(listing.entries)
         self._unreadable: set[int] = set()  # by their positions in the whole
+        self._names = _Names(listing.skipped)
         self._positions: Sequence[int] | None = None  # in the whole, of a part
 
     def part(self, positions: Sequence[int], instead: str) -> Files:
@@ -92,7 +93,7 @@ class Files:
                 return
             self._unreadable.add(self._in_whole(position))
             count = len(self._unreadable)
-            new = all(item.name != name for item in self.listing.skipped)
+            new = name not in self._names
             if new:
                 self.listing.skipped.append(Skipped(name, reason))
         if new and self._instead is not None:
@@ -117,6 +118,19 @@ class Files:
     def filled(self, found: Sequence[T | None]) -> list[T]:
         """A batch with each None replaced by its substitute. Raises as ``substitutes`` does."""
         return [use for use in (found[i] for i in self.substitutes(found)) if use is not None]
+
+
+class _Names:
+    """The names of what was skipped, in a list that only grows, by several readers."""
+
+    def __init__(self, skipped: Sequence[Skipped]) -> None:
+        self._skipped, self._known, self._seen = skipped, set[str](), 0
+
+    def __contains__(self, name: str) -> bool:
+        new = self._skipped[self._seen :]
+        self._seen += len(new)
+        self._known.update(item.name for item in new)
+        return name in self._known
 
 
 def allowed(count: int, max_skipped: float) -> int:

@@ -109,20 +109,23 @@ def load_lazily(
     return _split(begun(_wanted(source, size, max_skipped, in_split_only=True), cache, WHITE, progress), seed)
 
 
-def stream(source: str, *, size: int, seed: int = 0, max_skipped: float = MAX_SKIPPED) -> Splits:
+def stream(
+    source: str, *, size: int, seed: int = 0, max_skipped: float = MAX_SKIPPED, reader: str = "streaming"
+) -> Splits:
     """``load`` for what does not fit into memory: names alone are read, and images are decoded as they are asked for.
 
     So files that cannot be read are met on the way. They are then named by a warning and in ``skipped``, and white.
 
     Args:
         source: an embedded set, or the path of an image folder, a zip, or a tar that is not compressed.
-        size: of the images, as for ``load``; so are the other arguments.
+        size: of the images, as for ``load``; so are ``seed`` and ``max_skipped``.
+        reader: what reads the files one by one, for the error that refuses the source.
 
     Raises:
         UserError: if the source does not exist, holds no image, or its files cannot be read one by one in any order.
     """
     wanted = _wanted(source, size, max_skipped, in_split_only=True)
-    return _split(undecoded(wanted, _list_single(source, "streaming")), seed)
+    return _split(undecoded(wanted, _list_single(source, reader)), seed)
 
 
 def files_of(data: ImageSet, engine: str) -> Files:

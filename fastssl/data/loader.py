@@ -104,9 +104,9 @@ class Schedule:
 class Loader:
     """Batches of views of a data set, whole batches only, reshuffled every epoch.
 
-    The order is a function of (seed, epoch) and the augmentation of (seed, epoch, step) alone, so that a run resumed
-    in mid-epoch sees what an uninterrupted one sees. The views are made when they are asked for, by all threads that
-    torch uses; nothing is made ahead, for which there would be no thread to spare. A GPU gets all images once.
+    The order is a function of (seed, epoch) and the augmentation of (seed, epoch, step and rank) alone, so that a run
+    resumed in mid-epoch sees what an uninterrupted one sees. The views are made when they are asked for, by all threads
+    that torch uses; nothing is made ahead, for which there would be no thread to spare. A GPU gets all images once.
 
     Images that are decoded when they are first asked for (`fastssl.data.images.load_lazily`) are so for two batches
     ahead, on threads that give way to those of the training step; a GPU gets all of them once an epoch is done. Which
@@ -116,22 +116,35 @@ class Loader:
     Args:
         data: the images; labels are never used.
         plan: how views are made of each image.
-        batch_size: images a step, from 1 to ``len(data)``; what is left of an epoch and fills no batch is left out.
+        batch_size: images a step and process; what is left of an epoch and fills no batch is left out.
         seed: 0 or more.
         device: where the views are made.
+        rank: of this process among all, on all machines.
+        world: how many processes train together; each sees images of its own.
+        dtype, channels_last: of the views, see `fastssl.data.views.make_views`.
 
     Raises:
-        UserError: if the batch size or the seed is out of range.
+        UserError: if a number is out of range.
     """
 
     def __init__(
-        self, data: ImageSet, plan: ViewPlan, batch_size: int, seed: int, device: torch.device | str = "cpu"
+        self,
+        data: ImageSet,
+        plan: ViewPlan,
+        batch_size: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+        *,
+        rank: int = 0,
+        world: int = 1,
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = False,
     ) -> None:
-        self.schedule = Schedule(len(data), batch_size, seed)
+        self.schedule = Schedule(len(data), batch_size, seed, rank, world)
         self.device = torch.device(device)
         self._lazy = data.images if isinstance(data.images, Decoded) else None
         self.images = data.images
-        self.plan = plan
+        self.plan, self.dtype, self.channels_last = plan, dtype, channels_last
         if self._lazy is None:
             self._move()
 
@@ -148,7 +161,8 @@ class Loader:
         for step, chosen in self._decoded(self.schedule.chosen(epoch, start_step)):
             images = self.images
             batch = images[chosen.to(images.device)] if isinstance(images, Tensor) else images[chosen].to(self.device)
-            yield make_views(batch, self.plan, self.schedule.generator(epoch, step))
+            generator = self.schedule.generator(epoch, step)
+            yield make_views(batch, self.plan, generator, dtype=self.dtype, channels_last=self.channels_last)
         self._move()
 
     def close(self) -> None:

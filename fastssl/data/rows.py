@@ -161,6 +161,7 @@ class Decoded(FileRows):
     def __init__(self, files: Files, store: Store, rows: Tensor, order: Sequence[int] | None = None) -> None:
         super().__init__(files, rows, store.pixels.shape[-1])
         self.store = store
+        self._tried = np.zeros(len(store.pixels), bool)  # of all images, whichever part asked
         self._order = None if order is None else np.array(order)
 
     def usable(self, index: Tensor) -> Tensor:
@@ -176,14 +177,25 @@ class Decoded(FileRows):
         readable = [None if self.files.is_lost(row) else row for row in rows.tolist()]
         return index[torch.tensor(self.files.substitutes(readable))] if None in readable else index
 
+    def tried(self) -> int:
+        """How many of these images were asked for so far: they are kept now, or known to be unreadable."""
+        return int(self._tried[self.rows.numpy()].sum())
+
     def _try(self, rows: Tensor, progress: Progress | None = None) -> None:
         wanted = np.unique(rows.numpy())
-        missing = wanted[~self.store.there(wanted)]
+        there = self.store.there(wanted)
+        self._tried[wanted[there]] = True
+        missing = wanted[~there]
         if self._order is not None:
             missing = missing[self._order[missing].argsort()]
         still = [row for row in missing.tolist() if not self.files.is_lost(row)]
         if still:
-            self._each(still, self.store.put, progress)
+            self._each(still, self._keep, progress)
+        self._tried[missing] = True
+
+    def _keep(self, row: int, image: np.ndarray) -> None:
+        self.store.put(row, image)
+        self._tried[row] = True
 
     def _bring(self, rows: Tensor) -> Tensor:
         self._try(rows)

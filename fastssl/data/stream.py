@@ -49,6 +49,7 @@ class StreamLoader(AheadLoader):
         plan: how views are made of each image.
         batch_size: images a step and process; what is left of an epoch and fills no batch is left out.
         seed: 0 or more.
+        dtype, channels_last: of the views, see `fastssl.data.views.make_views`.
         settings: see `fastssl.data.ahead.Settings`.
 
     Raises:
@@ -56,7 +57,15 @@ class StreamLoader(AheadLoader):
     """
 
     def __init__(
-        self, files: Listing | Files, plan: ViewPlan, batch_size: int, seed: int, **settings: Unpack[Settings]
+        self,
+        files: Listing | Files,
+        plan: ViewPlan,
+        batch_size: int,
+        seed: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = False,
+        **settings: Unpack[Settings],
     ) -> None:
         listing = files.listing if isinstance(files, Files) else files
         if listing.forwards_only:
@@ -65,17 +74,18 @@ class StreamLoader(AheadLoader):
                 "pack it again as a zip or a plain tar"
             )
         super().__init__(files, batch_size, seed, **settings)
-        self.plan = plan
+        self.plan, self.dtype, self.channels_last = plan, dtype, channels_last
         self._sides: dict[int, tuple[int, int]] = {}  # of images that are of others than their headers tell
 
     def make(self, workers: ThreadPoolExecutor, epoch: int, step: int, chosen: list[int]) -> list[Tensor]:
-        """``plan.total`` views (batch_size, 3, size, size) float32, normalised by the plan's mean and std."""
+        """``plan.total`` views (batch_size, 3, size, size), normalised by the plan's mean and std."""
         while True:
             found = list(workers.map(self._open, chosen))
             images = self._files.filled(found)
             shapes = torch.tensor([(image.height, image.width) for image in images])
             params = draw(self.plan, shapes, self.schedule.generator(epoch, step))
-            views = [room(len(images), 3, size, size) for size in self.plan.sizes]
+            shapes_of_views = [(len(images), 3, size, size) for size in self.plan.sizes]
+            views = [room(*one, dtype=self.dtype, channels_last=self.channels_last) for one in shapes_of_views]
             if all(list(workers.map(partial(self._augment, images, params, views), _parts(images)))):
                 return views
 
@@ -94,9 +104,9 @@ class StreamLoader(AheadLoader):
         packed = _pack(pixels)
         own = ViewParams(*(x[:, part] for x in params))
         with on_one_thread():
-            made = augmented(packed, own, self.plan)
+            made = augmented(packed, own, self.plan, dtype=self.dtype, channels_last=self.channels_last)
         for view, some in zip(views, made, strict=True):
-            view.numpy()[part] = some.numpy()  # on this thread alone; torch would share it out among others
+            _array(view)[part] = _array(some)  # on this thread alone; torch would share it out among others
         return True
 
     def _decode(self, image: _Image) -> np.ndarray | None:
@@ -125,6 +135,12 @@ class _Image:
     data: bytes
     height: int
     width: int
+
+
+def _array(view: Tensor) -> np.ndarray:
+    """The same memory; of bfloat16, which NumPy has not, as integers."""
+    array: np.ndarray = (view.view(torch.int16) if view.dtype == torch.bfloat16 else view).numpy()
+    return array
 
 
 def _parts(images: Sequence[_Image]) -> list[slice]:

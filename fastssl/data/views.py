@@ -10,41 +10,67 @@ from torch import Tensor
 
 from fastssl.data.plans import ViewPlan
 from fastssl.ops import PackedImages, ViewParams, augment
+from fastssl.ops._views import check_images
 
 _CROP_ATTEMPTS = 10
 
 
 def make_views(
-    images: Tensor, plan: ViewPlan, generator: torch.Generator, *, params: ViewParams | None = None
+    images: Tensor | PackedImages,
+    plan: ViewPlan,
+    generator: torch.Generator,
+    *,
+    params: ViewParams | None = None,
+    dtype: torch.dtype = torch.float32,
+    channels_last: bool = False,
 ) -> list[Tensor]:
-    """Draws all views of ``plan`` of each image.
+    """Draws all views of ``plan`` of each image: ``draw``, for whoever wants the parameters too, then ``ops.augment``.
 
     Args:
-        images: (B, 3, H, W) uint8, on any device.
+        images: (B, 3, H, W) or (B, H, W, 3) uint8, on any device, or ``PackedImages`` of different sizes. A shape that
+            fits both is taken for the first.
         plan: how views are made.
         generator: the only source of randomness, on any device; a CPU generator gives the same draws for images on
             any device.
         params: what ``draw`` gave, to use in place of drawing: the same views again.
+        dtype: float32, bfloat16 or float16 of the views, which are computed in float32.
+        channels_last: whether the views are laid out as ``torch.channels_last``.
 
     Returns:
-        ``plan.total`` tensors (B, 3, size, size) float32 on the images' device, normalised by the plan's mean and std.
+        ``plan.total`` tensors (B, 3, size, size) on the images' device, normalised by the plan's mean and std.
 
     Raises:
         TypeError: if the images are not uint8.
-        ValueError: naming the shape, if it is not (B, 3, H, W) with at least one pixel.
+        ValueError: naming the shape, if it is none of these with at least one pixel.
     """
-    if images.dtype != torch.uint8:
-        raise TypeError(f"make_views: images must be uint8; got {images.dtype}")
-    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
-        raise ValueError(f"make_views: images must be (B, 3, H, W), none of them 0; got {tuple(images.shape)}")
+    pixels, places = check_images("make_views", images)
     if params is None:
-        params = draw(plan, images.shape[2:], generator, count=len(images), device=images.device)
-    return augmented(images, params, plan)
+        if places is None:
+            params = draw(plan, pixels.shape[2:], generator, count=len(pixels), device=pixels.device)
+        else:
+            params = draw(plan, places[:, 1:], generator, device=pixels.device)
+    return augmented(images, params, plan, dtype=dtype, channels_last=channels_last)
 
 
-def augmented(images: Tensor | PackedImages, params: ViewParams, plan: ViewPlan) -> list[Tensor]:
+def augmented(
+    images: Tensor | PackedImages,
+    params: ViewParams,
+    plan: ViewPlan,
+    *,
+    dtype: torch.dtype = torch.float32,
+    channels_last: bool = False,
+) -> list[Tensor]:
     """What ``ops.augment`` makes of images by parameters that were drawn for ``plan``."""
-    return augment(images, params, plan.sizes, mean=plan.mean, std=plan.std, interpolation=plan.interpolation)
+    return augment(
+        images,
+        params,
+        plan.sizes,
+        mean=plan.mean,
+        std=plan.std,
+        interpolation=plan.interpolation,
+        dtype=dtype,
+        channels_last=channels_last,
+    )
 
 
 def draw(

@@ -111,6 +111,7 @@ class ShardLoader(StreamLoader):
         window: the most samples that one is moved by while they are shuffled: what is read in a while should fit into
             the memory that the system keeps files in.
         files: what keeps account of the samples, as ``open_shards`` makes it; by default one of its own.
+        dtype, channels_last: of the views, see `fastssl.data.views.make_views`.
         settings: see `fastssl.data.ahead.Settings`.
 
     Raises:
@@ -127,10 +128,13 @@ class ShardLoader(StreamLoader):
         readers: int = 4,
         window: int = 5000,
         files: Files | None = None,
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = False,
         **settings: Unpack[Settings],
     ) -> None:
         self._in_turns = partial(ShardSchedule, counts=shards.counts, readers=readers, window=window)
-        super().__init__(files or _listing(shards), plan, batch_size, seed, **settings)
+        own = files or _listing(shards)
+        super().__init__(own, plan, batch_size, seed, dtype=dtype, channels_last=channels_last, **settings)
 
     def order(self, count: int, batch_size: int, seed: int, rank: int, world: int) -> Schedule:
         return self._in_turns(count, batch_size, seed, rank, world)

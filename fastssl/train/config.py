@@ -145,7 +145,8 @@ class RunConfig:
         if not _enough(plan, own, method):
             needed = f"the method {self.method!r} takes {'2 or more' if method.multi_crop else own.total}"
             remedy = self._remedy(own, preset)
-            raise UserError(f"{what} makes {_views(plan.total)} of each image, {needed}: {remedy}")
+            who = what if plan.total == preset.total else "the plan"  # the preset makes others than the changed plan
+            raise UserError(f"{who} makes {_views(plan.total)} of each image, {needed}: {remedy}")
         if not _fed_alike(plan, own):
             needed = f"the method {self.method!r} takes them {plans.normalization(own)}"
             raise UserError(f"of {what} {plans.normalization(plan)}; {needed}")

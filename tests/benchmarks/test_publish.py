@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import publish, summary
+from benchmarks import harness, publish, summary
 from benchmarks.summary import Machine, Measured, Report
 
 
@@ -112,6 +112,16 @@ def test_the_committed_results_can_be_published(tmp_path: Path) -> None:
     for machine in machines:
         assert f"[{machine.name}](performance/{machine.folder}.md)" in page
         assert publish.machine_page(machine, tmp_path).count("\n") > 50
+
+
+def test_what_is_not_timed_in_turns_is_said(tmp_path: Path) -> None:
+    (op,) = {case.op for case in harness.cases() if not case.by_turns}
+    assert f"(`{op}` excepted" in publish.READ_SUMMARY.replace("\n", " ")
+    assert "one after the other, not in turns" in publish.NOTES[op]
+    machine = Machine("a-machine", "A Machine, 2 threads", [Report(op, {}, [case(1.0, 2.0)])])
+    for page in (publish.performance([machine], {}), publish.machine_page(machine, tmp_path)):
+        assert publish.NOTES[op] in page
+        assert publish.NOTES["start"] not in page
 
 
 def test_a_machine_has_one_folder() -> None:

@@ -11,6 +11,8 @@ from fastssl.cli import console
 from fastssl.train.log import Row
 from fastssl.train.loop import Progress
 
+ROW = Row(step=1, epoch=1, lr=0.1, loss=2.0, images_per_second=10.0, seconds=0.1, waiting=0.0, knn=None, extra={})
+
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
@@ -23,14 +25,35 @@ def test_a_bar_counts(terminal: io.StringIO) -> None:
     with console.counting("computing features") as progress:
         progress(3, 5)
     assert "computing features" in terminal.getvalue()
-    assert "3/5" in terminal.getvalue()
+    assert "3/5 images" in terminal.getvalue()
+
+
+def test_a_bar_without_a_total_counts_nothing(terminal: io.StringIO) -> None:
+    with console.reading("photos"):
+        pass
+    assert "reading photos" in terminal.getvalue()
+    assert "0/" not in terminal.getvalue()
+    assert "images" not in terminal.getvalue()
+
+
+def test_the_bar_of_a_training_tells_how_many_images_are_read(terminal: io.StringIO) -> None:
+    with console.TrainingDisplay(lambda: (1536, 60_000)):
+        pass
+    assert "before the first step" in terminal.getvalue()
+    assert "1,536 of 60,000 images read" in terminal.getvalue()
+
+
+def test_once_all_images_are_read_the_bar_tells_of_none(terminal: io.StringIO) -> None:
+    with console.TrainingDisplay(lambda: (60_000, 60_000)) as display:
+        display.watch(Progress(ROW, 4, 2, 2))
+    assert "loss 2.000" in terminal.getvalue()
+    assert "images read" not in terminal.getvalue()
 
 
 def test_the_bar_of_a_training_tells_of_the_online_knn(terminal: io.StringIO) -> None:
-    row = Row(step=1, epoch=1, lr=0.1, loss=2.0, images_per_second=10.0, seconds=0.1, waiting=0.0, knn=None, extra={})
     with console.TrainingDisplay() as display:
         display.watch_knn(1, 10)  # of an epoch of one step, before that is shown
-        display.watch(Progress(row, 4, 2, 2))
+        display.watch(Progress(ROW, 4, 2, 2))
         display.watch_knn(1024, 60000)
     assert "loss 2.000" in terminal.getvalue()
     assert "kNN: features of 1,024 of 60,000 images" in terminal.getvalue()

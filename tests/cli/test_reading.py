@@ -13,7 +13,9 @@ import pytest
 import torch
 from cli_helpers import QUICK, Run, write_images
 from PIL import Image
+from rich.console import Console
 
+from fastssl.cli import console
 from fastssl.cli.reading import cache, cache_folder
 from fastssl.train import checkpoint as checkpoints
 from fastssl.train import log
@@ -97,6 +99,17 @@ def test_a_second_run_starts_from_the_cache_and_ends_at_the_same_weights(
     assert run("embed", "first", "photos", "--out", "features.npz").code == 0
 
 
+def test_a_terminal_is_told_how_many_images_are_read(
+    run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(console, "_err", Console(file=shown, force_terminal=True, width=200, highlight=False))
+    assert run("pretrain", "--data", photos, "--out", "run", *QUICK).code == 0
+    told = re.findall(r"(\d+) of 30 images read", shown.getvalue())
+    assert told[0] == "8"  # those that were tried to see that there are any; the others are read in the first epoch
+    assert "0/?" not in shown.getvalue()
+
+
 def test_streaming_keeps_no_image_and_scores_them_all_the_same(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,11 +161,15 @@ def test_the_report_of_a_streamed_run_shows_views_of_whole_files(run: Run, tmp_p
     assert all(tuple(tile[8, 1]) == (255, 0, 0) or tuple(tile[8, -2]) == (255, 0, 0) for tile in tiles)
 
 
-def test_streaming_from_what_can_only_be_read_forwards_is_refused(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["stream", "dali"])
+def test_an_engine_refuses_what_can_only_be_read_forwards(run: Run, tmp_path: Path, engine: str) -> None:
     import tarfile
 
     with tarfile.open(tmp_path / "photos.tar.gz", "w:gz") as archive:
         archive.add(write_images(tmp_path / "photos", {"cat": 10, "dog": 10}), "photos")
-    outcome = run("pretrain", "--data", "photos.tar.gz", "--out", "run", "--engine", "stream", *QUICK)
-    assert "'photos.tar.gz' is a compressed tar, and streaming reads single files in any order" in outcome.error()
+    if engine == "dali":
+        pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+    outcome = run("pretrain", "--data", "photos.tar.gz", "--out", "run", "--engine", engine, *QUICK)
+    refused = f"'photos.tar.gz' is a compressed tar, and the engine '{engine}' reads single files in any order"
+    assert refused in outcome.error()
     assert not Path("run").exists()

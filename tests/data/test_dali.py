@@ -63,12 +63,35 @@ def test_every_plan_has_the_native_engines_views(name: str) -> None:
 
 
 @needs_dali
+@pytest.mark.parametrize("how", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("size", "average"), [(8, 2.5), (32, 0.9)])
+def test_strongly_reduced_crops_differ_at_their_edges_alone(how: str, size: int, average: float) -> None:
+    images, plan = photos(8, height=375, width=500), replace(bare(plans.simclr(size)), interpolation=how, **RAW)
+    for mine, theirs in zip(served(images, plan, 4), native(images, plan, 4), strict=True):
+        for a, b in zip(mine, theirs, strict=True):
+            apart = levels(a, b, plan)
+            assert apart[..., 2:-2, 2:-2].max() < 0.7
+            assert apart.max() < 33
+            assert apart.mean() < average
+
+
+@needs_dali
 @pytest.mark.parametrize("name", plans.names())
 def test_colours_and_blur_are_the_native_engines_own(name: str) -> None:
     images, plan = photos(6, height=48, width=48), still(plans.get(name)(48))
     for mine, theirs in zip(served(images, plan, 3), native(images, plan, 3), strict=True):
         for a, b in zip(mine, theirs, strict=True):
             assert levels(a, b, plan).max() < 1e-2
+
+
+@needs_dali
+def test_views_of_another_type_and_layout_are_the_same_rounded() -> None:
+    contents, plan = [encode(image) for image in photos(4)], plans.dino(32, local_views=1)
+    with DaliLoader(files(contents), plan, 4, 0, dtype=torch.bfloat16, channels_last=True) as loader:
+        (found,) = loader.epoch(0)
+    (plain,) = served(photos(4), plan, 4)
+    assert all(view.is_contiguous(memory_format=torch.channels_last) for view in found)
+    assert all(torch.equal(view, want.bfloat16()) for view, want in zip(found, plain, strict=True))
 
 
 @needs_dali

@@ -120,6 +120,26 @@ def test_what_an_interrupted_run_has_decoded_is_there(source: str, tmp_path: Pat
     assert read == [again.names[4]]
 
 
+@pytest.mark.parametrize("start", ["first", "second"])
+def test_how_many_images_were_asked_for_is_told(source: str, tmp_path: Path, start: str) -> None:
+    cache = Cache(tmp_path / "cache")
+    if start == "second":
+        load_lazily(source, size=16, cache=cache).readable()
+    splits = load_lazily(source, size=16, cache=cache)
+    assert splits.test is not None
+    train, test = splits.train.images, splits.test.images
+    assert isinstance(train, Decoded)
+    assert isinstance(test, Decoded)
+    counts = [train.tried()]
+    for index in (torch.tensor([1, 5, 5]), torch.tensor([5, 7])):
+        train[index]
+        counts.append(train.tried())
+    assert counts == [0, 2, 3]
+    assert (train.subset(torch.tensor([1, 2])).tried(), test.tried()) == (1, 0)
+    splits.readable()
+    assert (train.tried(), test.tried()) == (len(train), len(test))
+
+
 def test_unreadable_files_are_named_and_left_out_of_scores(source: str, read: list[str]) -> None:
     splits = load_lazily(source, size=16)
     every = [*splits.train.names, *(splits.test.names if splits.test else ())]

@@ -7,6 +7,7 @@ from fastssl.data import plans
 from fastssl.data.images import ImageSet
 from fastssl.data.loader import Loader
 from fastssl.data.plans import simclr
+from fastssl.data.views import draw, make_views
 from fastssl.errors import UserError
 
 
@@ -64,6 +65,41 @@ def test_augmentation_differs_between_steps_and_epochs() -> None:
     assert not torch.equal(one[0], other[0])
 
 
+def test_ranks_see_images_of_their_own_and_draw_on_their_own() -> None:
+    loaders = [Loader(grey(11), plans.eval(4), 2, 0, rank=rank, world=2) for rank in (0, 1)]
+    for epoch in (0, 1):
+        seen = [order(loader, epoch) for loader in loaders]
+        assert [len(batches) for batches in seen] == [2, 2] == [loader.steps_per_epoch for loader in loaders]
+        assert len({i for batches in seen for batch in batches for i in batch}) == 8
+        alone = order(Loader(grey(11), plans.eval(4), 2, 0), epoch)  # they take turns at one process's batches
+        assert alone[:4] == [batch for step in zip(*seen, strict=True) for batch in step]
+        assert order(loaders[1], epoch, 1) == seen[1][1:]
+    noise = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    same = ImageSet(noise.expand(4, -1, -1, -1), None, (), tuple("abcd"), "test")
+    one, other = (next(Loader(same, simclr(16), 2, 0, rank=rank, world=2).epoch(0)) for rank in (0, 1))
+    assert not torch.equal(one[0], other[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_views_of_another_type_and_layout_are_the_same_rounded(dtype: torch.dtype) -> None:
+    data, plan = grey(6, size=12), simclr(8)
+    loader = Loader(data, plan, 3, 0, dtype=dtype, channels_last=True)
+    for found, plain in zip(loader.epoch(0), Loader(data, plan, 3, 0).epoch(0), strict=True):
+        for view, want in zip(found, plain, strict=True):
+            assert view.is_contiguous(memory_format=torch.channels_last)
+            assert torch.equal(view, want.to(dtype))
+
+
+def test_the_parameters_of_a_batch_can_be_drawn_again() -> None:
+    data, plan = grey(6, size=12), simclr(8)
+    loader = Loader(data, plan, 3, seed=4)
+    ((step, chosen),) = loader.schedule.chosen(2, 1)
+    params = draw(plan, (12, 12), loader.schedule.generator(2, step), count=3)
+    (views,) = loader.epoch(2, 1)
+    again = make_views(data.images[chosen], plan, torch.Generator(), params=params)
+    assert all(torch.equal(a, b) for a, b in zip(views, again, strict=True))
+
+
 def test_a_batch_may_be_the_whole_set() -> None:
     assert [len(batch) for batch in order(Loader(grey(5), plans.eval(4), 5, seed=0), 0)] == [5]
 
@@ -76,3 +112,15 @@ def test_what_cannot_be_loaded_is_refused(batch: int, seed: int, message: str) -
     with pytest.raises(UserError, match=message) as caught:
         Loader(grey(5), plans.eval(4), batch, seed)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rank", "world", "message"),
+    [
+        (2, 2, r"rank must be in \[0, 2\)"),
+        (0, 3, "a batch of 2 for each of 3 processes is larger than the data set of 5 images"),
+    ],
+)
+def test_ranks_that_cannot_be_are_refused(rank: int, world: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Loader(grey(5), plans.eval(4), 2, 0, rank=rank, world=world)

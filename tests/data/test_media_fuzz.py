@@ -26,7 +26,33 @@ from pathlib import Path
 warnings.simplefilter("ignore")
 kind, folder = sys.argv[1], Path(sys.argv[2])
 told = {}
-for path in sorted(folder.iterdir()):
+if kind == "clips":
+    from fastssl.data import plans
+    from fastssl.data.clips import ClipLoader, list_clips
+    from fastssl.errors import UserError
+    found = list_clips(str(folder), 4, max_skipped=1.0)
+    told = {path.name: [] for path in folder.iterdir()}
+    for item in found.skipped:
+        told[item.name].append(item.reason)
+    begun = {found.videos[video].name for video, _ in found.clips}
+    assert begun == {name for name, reasons in told.items() if not reasons}  # each has clips, or is named
+    loader = ClipLoader(found, plans.eval(8), 1, 0, threads=2, max_skipped=1.0)
+    before, views, step = len(loader.skipped), 0, 0
+    while step < loader.steps_per_epoch:
+        try:
+            for (view,) in loader.epoch(0, step):
+                assert view.shape == (1, 4, 3, 8, 8)
+                views, step = views + 1, step + 1
+        except UserError as error:
+            assert "none of the 1 files" in str(error), error
+            step += 1
+    lost = loader.skipped[before:]
+    assert views + len(lost) == len(found)  # every clip is shown, or counted
+    for item in lost:
+        told[item.name.partition(", from frame")[0]].append(item.reason)
+    loader.close()
+    told = {name: reasons or None for name, reasons in told.items()}
+for path in [] if kind == "clips" else sorted(folder.iterdir()):
     print(path.name, flush=True)
     try:
         if kind == "video":
@@ -128,6 +154,7 @@ def test_videos(tmp_path: Path) -> None:
         path = write_video(tmp_path / f"{i}{suffix}", 24, codec, options)
         contents[f".{i}{suffix}"] = path.read_bytes()
     fuzzed("video", tmp_path / "mutated", contents, 180, 600)
+    fuzzed("clips", tmp_path / "of a folder", contents, 90, 600)
 
 
 def test_recordings(tmp_path: Path) -> None:

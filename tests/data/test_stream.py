@@ -59,6 +59,18 @@ def test_every_plan_has_the_native_engines_views(name: str) -> None:
             torch.testing.assert_close(x, y, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_views_of_another_type_or_layout_are_the_same_rounded(dtype: torch.dtype, channels_last: bool) -> None:
+    plan = plans.dino(32, local_views=1)
+    with StreamLoader(files(shapes(5)), plan, 5, 0, dtype=dtype, channels_last=channels_last, threads=2) as loader:
+        (found,) = loader.epoch(0)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    assert all(view.is_contiguous(memory_format=layout) for view in found)
+    (plain,) = served(shapes(5), plan, 5)
+    assert same([found], [[view.to(dtype) for view in plain]])
+
+
 def test_crops_are_of_the_files_own_pixels(tmp_path: Path) -> None:
     image = noise(64, 64)  # of which a copy of 8 pixels has nothing left
     data = stream(str(write_tree(tmp_path, {"1.png": encode(image)})), size=8).train

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastssl.data import plans
 from fastssl.data.plans import ViewPlan, byol, dino, rotation, simclr
 from fastssl.data.views import draw, make_views
-from fastssl.ops import ViewParams
+from fastssl.ops import PackedImages, ViewParams
 
 RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 MANY = 20_000
@@ -189,6 +189,40 @@ def test_the_same_parameters_give_the_same_views() -> None:
     assert all(torch.equal(a, b) for a, b in zip(given, drawn, strict=True))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_views_of_another_type_or_layout_are_the_same_rounded(dtype: torch.dtype, channels_last: bool) -> None:
+    batch, plan = images(3, 40), dino(56, local_views=1)
+    plain = make_views(batch, plan, generator())
+    found = make_views(batch, plan, generator(), dtype=dtype, channels_last=channels_last)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    assert all(view.is_contiguous(memory_format=layout) for view in found)
+    assert all(torch.equal(view, want.to(dtype)) for view, want in zip(found, plain, strict=True))
+
+
+def test_images_with_their_channels_last() -> None:
+    batch, plan = images(3, 20, 30), simclr(16)
+    found, wanted = (make_views(x, plan, generator()) for x in (batch.movedim(1, 3), batch))
+    assert all(torch.equal(view, want) for view, want in zip(found, wanted, strict=True))
+
+
+def test_packed_images_of_different_sizes_have_the_views_that_are_drawn_for_them() -> None:
+    each, plan = [images(1, 30, 20), images(1, 9, 50)], dino(32, local_views=1)
+    shapes = torch.tensor([image.shape[2:] for image in each])
+    pixels = torch.cat([image.movedim(1, 3).flatten() for image in each])
+    packed = PackedImages(pixels, torch.tensor([0, each[0].numel()]), *shapes.unbind(1))
+    params = draw(plan, shapes, generator(5))
+    views = make_views(packed, plan, generator(5))
+    for i, image in enumerate(each):
+        own = ViewParams(*(x[:, i : i + 1] for x in params))
+        for view, want in zip(views, make_views(image, plan, generator(), params=own), strict=True):
+            torch.testing.assert_close(view[i : i + 1], want, atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match="offsets, heights and widths must name parts of"):
+        make_views(packed._replace(heights=torch.tensor([30, 0])), plan, generator())
+    with pytest.raises(TypeError, match=r"make_views: pixels must be uint8; got torch\.float32"):
+        make_views(packed._replace(pixels=pixels.float()), plan, generator())
+
+
 def test_views_of_several_plans_are_one_after_the_other() -> None:
     found = make_views(images(3, 40), dino(56, local_views=3), generator())
     assert [view.shape[2] for view in found] == [56, 56, 24, 24, 24]
@@ -220,5 +254,9 @@ def test_other_inputs_are_refused() -> None:
     with pytest.raises(TypeError, match=r"uint8; got torch\.float32"):
         make_views(images().float(), plans.eval(8), generator())
     for shape in ((4, 1, 8, 8), (3, 8, 8), (0, 3, 8, 8)):
-        with pytest.raises(ValueError, match=r"\(B, 3, H, W\)"):
+        with pytest.raises(ValueError, match=r"make_views: images must have shape \(N, 3, H, W\) or \(N, H, W, 3\)"):
             make_views(torch.zeros(shape, dtype=torch.uint8), plans.eval(8), generator())
+    with pytest.raises(TypeError, match="make_views: images must be a tensor; got ndarray"):
+        make_views(images().numpy(), plans.eval(8), generator())
+    with pytest.raises(TypeError, match="dtype must be float32, bfloat16, float16 or float64"):
+        make_views(images(), plans.eval(8), generator(), dtype=torch.int64)

@@ -106,6 +106,15 @@ def test_a_run_resumed_in_mid_epoch_sees_what_an_uninterrupted_one_sees(tmp_path
     assert not torch.equal(other[0], whole[0][0])
 
 
+def test_views_of_another_type_and_layout_are_the_same_rounded(tmp_path: Path) -> None:
+    write_shard(tmp_path / "0.tar", {f"{i}.png": encode(photo(i)) for i in range(3)})
+    shards, plan = list_shards(str(tmp_path)), simclr(24)
+    (found,) = ShardLoader(shards, plan, 3, 0, dtype=torch.bfloat16, channels_last=True).epoch(0)
+    (plain,) = ShardLoader(shards, plan, 3, 0).epoch(0)
+    assert all(view.is_contiguous(memory_format=torch.channels_last) for view in found)
+    assert all(torch.equal(view, want.bfloat16()) for view, want in zip(found, plain, strict=True))
+
+
 def test_ranks_see_samples_of_their_own_and_draw_on_their_own(tmp_path: Path) -> None:
     shards = list_shards(str(grey_shards(tmp_path / "grey", 5, 9, 8)))
     seen = [{x for batch in values(ShardLoader(shards, LOOK, 5, 0, rank=r, world=2), 0) for x in batch} for r in (0, 1)]

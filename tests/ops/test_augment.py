@@ -221,7 +221,7 @@ def test_more_pixels_than_32_bits_count(engine) -> None:
 
 @pytest.mark.parametrize("made_by", ["committed", "installed"])
 def test_views_are_torchvisions(engine, made_by: str) -> None:
-    """In float to rounding; to a level where it rounds to bytes between its steps, two for the blur."""
+    """In float to rounding; to a level where it rounds to bytes between its steps, two for the blur and saturation."""
     if made_by == "installed":
         try:
             functional = rivals.load("torchvision.transforms.v2.functional")
@@ -240,7 +240,8 @@ def test_views_are_torchvisions(engine, made_by: str) -> None:
         if kind == "float":
             assert (view[0] - want).abs().max() < 2 * NEAR, name
         else:
-            levels = 2 if "sigma" in drawn else 1
+            # of saturation it cuts off the fraction of the grey, and then of the blend
+            levels = 2 if "sigma" in drawn or key.startswith("step 2 ") else 1
             assert ((view[0] * 255).round() - want).abs().max() <= levels, name
 
 

@@ -39,7 +39,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     **{
         f"step {i} by {factor}": case(factors=tuple(factor if j == i else (1.0, 1.0, 1.0, 0.0)[j] for j in range(4)))
-        for i, factors in enumerate(((0.0, 0.4, 1.7), (0.0, 0.4, 1.8), (0.0, 0.4, 1.8), (-0.5, -0.13, 0.07, 0.37)))
+        for i, factors in enumerate(((0.0, 0.4, 1.7), (0.0, 0.4, 1.8), (0.0, 0.1, 0.4, 1.8), (-0.5, -0.13, 0.07, 0.37)))
         for factor in factors
     },
     "step grayscale": case(gray=True),
@@ -118,15 +118,16 @@ def params_of(drawn: dict[str, Any]) -> ViewParams:
     return neutral(1, 1, HEIGHT, WIDTH, **{key: x for key, x in drawn.items() if key not in ("size", "bicubic")})
 
 
-def by_torchvision(functional: Any, x: Tensor, drawn: dict[str, Any]) -> Tensor:
-    """A case by ``torchvision.transforms.v2.functional``, in the type of ``x`` (3, H, W)."""
+def by_torchvision(functional: Any, x: Any, drawn: dict[str, Any]) -> Any:
+    """A case by ``torchvision.transforms.v2.functional``, in the type of ``x`` (3, H, W), or as Pillow's image."""
+    floating = isinstance(x, Tensor) and x.is_floating_point()
     top, left, height, width = drawn["crop"]
     size, how = drawn["size"], Resampling.BICUBIC if drawn["bicubic"] else Resampling.BILINEAR
     x = functional.resize(functional.crop(x, top, left, height, width), [size, size], int(how), antialias=True)
-    x = x.clamp(0, 1) if x.is_floating_point() else x
+    x = x.clamp(0, 1) if floating else x
     x = functional.horizontal_flip(x) if drawn.get("flip") else x
-    x = x.rot90(drawn.get("rot90", 0), (1, 2))
-    changes: list[Callable[[Tensor, float], Tensor]] = [
+    x = x.rot90(drawn["rot90"], (1, 2)) if drawn.get("rot90") else x
+    changes: list[Callable[[Any, float], Any]] = [
         functional.adjust_brightness,
         functional.adjust_contrast,
         functional.adjust_saturation,
@@ -139,8 +140,7 @@ def by_torchvision(functional: Any, x: Tensor, drawn: dict[str, Any]) -> Tensor:
     if drawn.get("sigma"):
         taps = 2 * blur_radius(size) + 1
         x = functional.gaussian_blur(x, [taps, taps], [drawn["sigma"]] * 2)
-    threshold = 0.5 if x.is_floating_point() else 128
-    return functional.solarize(x, threshold) if drawn.get("solarize") else x
+    return functional.solarize(x, 0.5 if floating else 128) if drawn.get("solarize") else x
 
 
 def torchvisions(functional: Any) -> dict[str, Tensor]:

@@ -101,7 +101,19 @@ def test_exponents_that_yaml_reads_as_words_are_numbers(tmp_path: Path) -> None:
         ),
         (
             "{views: byol, plan: {second: {views: 2}}}",
-            "'byol' makes 3 views of each image, the method 'simclr' takes 2: l",
+            "the plan makes 3 views of each image, the method 'simclr' takes 2: leave the plan's views",
+        ),
+        (
+            "{views: simclr, plan: {views: 1}}",
+            "the plan makes 1 view of each image, the method 'simclr' takes 2: leave the plan's views",
+        ),
+        (
+            "{views: eval, plan: {flip: 0.5}}",
+            "the preset 'eval' makes 1 view of each image, the method 'simclr' takes 2: --views may be byol, ",
+        ),
+        (
+            "{views: dino, plan: {local: {views: 1}}}",
+            "the plan makes 3 views of each image, the method 'simclr' takes 2: --v",
         ),
         ("{method: mae, views: dino}", "'mae' takes 1: --views may be colorization, eval, jigsaw, mae, r"),
         (
