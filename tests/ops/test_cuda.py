@@ -12,6 +12,7 @@ pytest.importorskip("triton", reason="brings cuobjdump")
 
 from benchmarks import kernels
 from benchmarks.kernels import Kernel
+from fastssl import _build
 
 ROOT = Path(__file__).parent.parent.parent
 SOURCES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc" / "cuda").glob("*.cu"))
@@ -55,8 +56,14 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("fastssl._cuda") is Non
 
 
 @pytest.fixture(scope="module")
-def compiled() -> list[Kernel]:
-    return list(kernels.cuda_kernels(kernels.module()))
+def module() -> Path:
+    assert not _build.stale(), _build.stale()  # what follows would be told of other kernels
+    return kernels.module()
+
+
+@pytest.fixture(scope="module")
+def compiled(module: Path) -> list[Kernel]:
+    return list(kernels.cuda_kernels(module))
 
 
 def test_no_kernel_spills_its_registers(compiled: list[Kernel]) -> None:
