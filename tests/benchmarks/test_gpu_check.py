@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks import harness, where
-from benchmarks.gpu import check, ledger, pages, pretend, processes, stages
+from benchmarks.gpu import building, check, ledger, pages, pretend, processes, stages
 from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.stages import Stage
 from fastssl.errors import UserError
@@ -81,6 +81,9 @@ def test_of_an_ops_tests_a_dry_run_takes_some() -> None:
     ]
     assert stages.some_of(stages.OTHERS, ["tests/ops/test_x.py::b", "tests/ops/test_x.py::a[triton]"]) == [
         "tests/ops/test_x.py::a[triton]"
+    ]
+    assert stages.some_of(stages.OTHERS, ["tests/ops/test_x.py::b", "tests/ops/test_x.py::c"]) == [
+        "tests/ops/test_x.py::b"
     ]
 
 
@@ -287,6 +290,8 @@ def test_memcheck_reads_what_the_sanitizer_says(monkeypatch: pytest.MonkeyPatch)
 
 def test_where_pip_fails_the_modules_are_built_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "fastssl").mkdir()
+    (tmp_path / "csrc").mkdir()
+    (tmp_path / "CMakeLists.txt").touch()
     old, built = (tmp_path / "fastssl" / f"_{name}.so" for name in ("cpu", "cuda"))
     old.touch()
     commands: list[str] = []
@@ -297,19 +302,23 @@ def test_where_pip_fails_the_modules_are_built_alone(tmp_path: Path, monkeypatch
         if "--build" in command:
             (tmp_path / "build" / "modules" / "out").mkdir(parents=True)
             (tmp_path / "build" / "modules" / "out" / built.name).touch()
+            (tmp_path / "build" / "modules" / "out" / "build.json").write_text('{"cuda": "built"}')
         return (1, "setuptools is too old") if "pip" in command else (0, "what it says")
 
-    monkeypatch.setattr(stages, "ROOT", tmp_path)
+    monkeypatch.setattr(building, "ROOT", tmp_path)
     monkeypatch.setattr(processes, "run", run)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     for variable in ("FASTSSL_CUDA", "TORCH_CUDA_ARCH_LIST", "CUDAARCHS"):
         monkeypatch.delenv(variable, raising=False)
     found: dict[str, Any] = {}
-    stages.build(["build"], 100, lambda part, result: found.update(result), False)
+    building.build(["build"], 100, lambda part, result: found.update(result), False)
     assert commands[0].endswith("--no-build-isolation --no-deps --disable-pip-version-check --editable .")
     assert (found["failed"], found["modules alone"]) == ("setuptools is too old", "built")
     assert built.exists()
     assert not old.exists()
+    assert building.module_is_there()
+    (tmp_path / "CMakeLists.txt").write_text("# changed")
+    assert not building.module_is_there()  # of these sources
 
 
 @pytest.mark.parametrize(
@@ -352,6 +361,35 @@ def test_what_a_dry_run_passes_is_of_no_backend(tmp_path: Path) -> None:
     found = stages.outcome(report, dry=True)
     assert found["passed"] == {stages.PRETENDED: 1}
     assert ledger.verdict("ema_update", "cuda", {"ema_update": found}, {}) == "none of its tests ran"
+
+
+def test_tests_that_cannot_be_imported_are_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the op that the file is of, though others of its tests pass; or else of no single op."""
+    said = ["tests/ops/test_gpu.py::test_it[tiles-cuda]", "ERROR tests/ops/test_tiles.py - ModuleNotFoundError: no"]
+    said += ["ERROR tests/ops/test_contract.py", "1 test collected, 2 errors in 0.80s"]
+
+    def run(command: Any, seconds: float, **environment: str) -> tuple[int, str]:
+        (report,) = (word.partition("=")[2] for word in command if str(word).startswith("--junitxml="))
+        Path(report).write_text('<testsuite><testcase classname="t" name="test_it[tiles-cuda]"/></testsuite>')
+        return 0, "1 passed"
+
+    monkeypatch.setattr(processes, "start", lambda command: command)
+    monkeypatch.setattr(processes, "lines", lambda process, deadline: iter(said))
+    monkeypatch.setattr(processes, "run", run)
+    found: dict[str, Any] = {}
+    stages.tests([stages.OTHERS, "tiles"], 100, lambda part, result: found.update({part: result}), False)
+    assert found["tiles"]["passed"] == {"cuda": 1}
+    assert found["tiles"]["failed"] == "tests/ops/test_tiles.py cannot be imported"
+    assert found[stages.OTHERS] == {"collected": 0, "failed": "tests/ops/test_contract.py cannot be imported"}
+
+
+def test_pytest_that_ends_early_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it reported by then: 4 is what it ends with where a test is not found."""
+    monkeypatch.setattr(stages, "collected", lambda *_: (["tests/ops/test_tiles.py::test_it[cuda]"], []))
+    monkeypatch.setattr(processes, "run", lambda command, seconds, **_: (4, "ERROR: not found"))
+    found: dict[str, Any] = {}
+    stages.tests(["tiles"], 100, lambda part, result: found.update({part: result}), False)
+    assert found["tiles"]["failed"] == "ERROR: not found"
 
 
 def test_an_ops_tests_are_shared_among_processes_and_counted_together() -> None:
