@@ -1,6 +1,7 @@
 """Runs CMake with Ninja; everything else about the build is in CMakeLists.txt and pyproject.toml."""
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -24,9 +25,7 @@ class CMakeBuild(build_ext):
         jobs = os.environ.get("MAX_JOBS")
         subprocess.run(["cmake", "--build", build, *(["--parallel", jobs] if jobs else [])], check=True)
         package = SOURCE / "fastssl" if self.inplace else Path(self.build_lib).resolve() / "fastssl"
-        package.mkdir(parents=True, exist_ok=True)
-        for built in out.iterdir():
-            shutil.copy2(built, package / ("_build.json" if built.name == "build.json" else built.name))
+        runpy.run_path(str(SOURCE / "fastssl" / "_build.py"))["keep"](out, package, SOURCE)
 
     def _configure(self, build: Path, out: Path) -> None:
         import pybind11

@@ -22,6 +22,7 @@ import torch
 import triton
 
 from benchmarks import launches, publish
+from fastssl import _build
 from fastssl.files import atomic_write
 
 WARP, REGISTERS, REGISTER_UNIT, MOST_WARPS, MOST_BLOCKS = 32, 65536, 256, 64, 32  # of a multiprocessor
@@ -131,10 +132,12 @@ def triton_kernel(launch: launches.Launch, dtype: torch.dtype, architecture: int
 
 
 def module() -> Path:
-    """The built ``fastssl._cuda``."""
+    """The ``fastssl._cuda`` that was built of the sources here."""
     found = importlib.util.find_spec("fastssl._cuda")
     if found is None or found.origin is None:
         raise SystemExit("fastssl._cuda was not built: it needs nvcc; `fastssl info` says more")
+    if stale := _build.stale():
+        raise SystemExit(stale)
     return Path(found.origin)
 
 

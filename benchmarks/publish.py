@@ -11,9 +11,8 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from benchmarks import demo, plots, summary
+from benchmarks import demo, kernels_page, plots, summary
 from benchmarks.gpu import ledger
 from benchmarks.gpu.ledger import Ledger
 from benchmarks.markdown import MADE, circumstances, table_of
@@ -66,15 +65,6 @@ The floor of a case is the larger of two times: its bytes at the machine's best 
 its operations at the rate of multiply-adds (of bfloat16 where the inputs are) plus its exponentials at the rate of the
 faster exp, ours or torch's; all of them are measured by `benchmarks/floors.cpp` in the same run. On a GPU, which has a
 unit for each, it is the largest of three: `benchmarks/gpu/floors.py`.
-"""
-READ_KERNELS = """\
-What each GPU kernel takes, as compiled for compute capability {generations}: registers a thread, bytes of shared memory
-a block (of a CUDA kernel those known before the launch), and the share of a multiprocessor's warps that can be there
-at once, but for memory that only the launch asks for. Of a kernel's variants (types, widths) the one of least
-occupancy is told. *Wide* are the instructions that load and store 16 bytes a thread, in the variant that has the most.
-*Stack* are bytes a thread of what the registers do not hold. No CUDA kernel has any: tests/ops/test_cuda.py fails on
-it. Of Triton's, test_triton.py lets few bytes pass, and on 9.0 what an H100 was measured to gain by: larger blocks.
-`python -m benchmarks.kernels` measures anew; it needs no GPU. Compiled by nvcc {nvcc} and Triton {triton}.
 """
 READ_CHOICE = """\
 A call is served by the kernel of its device unless plain torch was faster there at the nearest measured size;
@@ -365,30 +355,13 @@ def tracking(path: Path = davis.RESULT) -> list[str]:
     ]
 
 
-def gpu_kernels(measured: dict[str, Any]) -> str:
-    """The text of gpu-kernels.md: a row for each kernel, its generations beside one another."""
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in measured["rows"]:
-        groups.setdefault((row["source"], row["kernel"]), []).append(row)
-    rows = []
-    for (source, kernel), generations in groups.items():
-        told = [" / ".join(str(row[key]) for row in generations) for key in ("registers", "stack", "shared")]
-        occupancy = " / ".join(f"{row['occupancy']} %" for row in generations)
-        wide = " / ".join(f"{row['wide_loads']}+{row['wide_stores']}" for row in generations)
-        rows.append([f"`{source}`", f"`{kernel}`", generations[0]["variants"], *told, occupancy, wide])
-    generations = sorted({row["architecture"] for row in measured["rows"]})
-    read = READ_KERNELS.format(generations=" / ".join(f"{a / 10:.1f}" for a in generations), **measured["compilers"])
-    head = ["source", "kernel", "variants", "registers", "stack", "shared", "occupancy", "wide loads+stores"]
-    return "\n".join([MADE, "# What the GPU kernels take\n", read, table_of(head, 2, rows), ""])
-
-
 def main() -> None:
     argparse.ArgumentParser(prog="python -m benchmarks.publish", description=__doc__).parse_args()
     machines = summary.machines(summary.RESULTS)
     found = ledger.completed(ledger.read())
     pages = {DOCS / "performance.md": performance(machines, found), DOCS / "results.md": results()}
     pages[DOCS / "scores.md"] = scores.page(scores.read())
-    pages[DOCS / "gpu-kernels.md"] = gpu_kernels(json.loads(KERNELS.read_text()))
+    pages[DOCS / "gpu-kernels.md"] = kernels_page.page(json.loads(KERNELS.read_text()))
     pages[README] = with_gpu_sentence(README.read_text())
     pages[MIGRATING] = with_gains(MIGRATING.read_text(), machines)
     pages[ledger.LEDGER] = json.dumps(found, indent=1) + "\n"

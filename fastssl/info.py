@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import fastssl
+from fastssl import _build
 from fastssl.ops import _native
 from fastssl.ops._backend import ops
 
@@ -39,7 +40,7 @@ NOT_YET, CHANGED = "not yet run on a GPU", "changed since it was checked"
 
 def _built(part: str, otherwise: str) -> str:
     """What the build recorded of one part, or, where it left no record, ``otherwise``."""
-    record = Path(fastssl.__file__).parent / "_build.json"
+    record = Path(fastssl.__file__).parent / _build.NAME
     return str(json.loads(record.read_text())[part]) if record.exists() else otherwise
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import pybind11
 import pytest
 
+from fastssl import _build
+
 ROOT = Path(__file__).parent.parent
 NVCC = shutil.which("nvcc")
 
@@ -147,6 +149,56 @@ def test_an_unknown_architecture_is_an_error_of_one_line() -> None:
         "fastssl: CUDA architecture '99' of TORCH_CUDA_ARCH_LIST is unknown to this nvcc, which knows: "
     )
     assert last.endswith("FASTSSL_CUDA=0 builds the C++ kernels alone")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Sources, what CMake made of them, and a package with modules of an earlier build."""
+    for name in ("csrc/cuda/a.cu", "csrc/cpu/a.h", "CMakeLists.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"// {name}")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "build.json").write_text('{"cpu": "built", "cuda": "not built: nvcc was not found"}')
+    (tmp_path / "out" / "_cpu.abi.so").write_text("new")
+    (tmp_path / "fastssl").mkdir()
+    for name in ("_cpu", "_cuda"):
+        (tmp_path / "fastssl" / f"{name}.abi.so").write_text("old")
+    return tmp_path
+
+
+def test_of_an_earlier_build_nothing_stays(checkout: Path) -> None:
+    """A CUDA module that is not built any more would be tested as if it were of these sources."""
+    package = checkout / "fastssl"
+    _build.keep(checkout / "out", package, checkout)
+    assert {path.name for path in package.iterdir()} == {"_cpu.abi.so", "_build.json"}
+    assert (package / "_cpu.abi.so").read_text() == "new"
+    record = json.loads((package / "_build.json").read_text())
+    assert record == {
+        "cpu": "built",
+        "cuda": "not built: nvcc was not found",
+        "sources": _build.sources(checkout),
+    }
+
+
+@pytest.mark.parametrize("changed", ["csrc/cuda/a.cu", "csrc/cpu/a.h", "csrc/shared/new.cuh", "CMakeLists.txt"])
+def test_a_build_of_other_sources_is_told(checkout: Path, changed: str) -> None:
+    assert "built of sources that no record tells: run `pip install -e .`" in str(_build.stale(checkout))
+    _build.keep(checkout / "out", checkout / "fastssl", checkout)
+    assert _build.stale(checkout) is None
+    (checkout / changed).parent.mkdir(exist_ok=True)
+    (checkout / changed).write_text("// changed")
+    said = "built of other sources than csrc/ and CMakeLists.txt are now: run `pip install -e .`"
+    assert said in str(_build.stale(checkout))
+
+
+def test_modules_without_sources_beside_them_are_what_was_installed(checkout: Path) -> None:
+    shutil.rmtree(checkout / "csrc")
+    assert _build.stale(checkout) is None
+
+
+def test_without_modules_nothing_is_stale(checkout: Path) -> None:
+    shutil.rmtree(checkout / "fastssl")
+    assert _build.stale(checkout) is None
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from fastssl import methods, ops
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fastssl"
 
-# each layer, and those of the others it may import; `errors` and `files` serve all
+# each layer, and those of the others it may import; `_build`, `errors` and `files` serve all
 LAYERS: dict[str, set[str]] = {
     "ops": set(),
     "losses": {"ops"},
@@ -30,7 +30,7 @@ LAYERS: dict[str, set[str]] = {
     "info": {"ops"},
     "cli": {"ops", "losses", "models", "data", "methods", "optim", "eval", "train", "report", "info"},
 }
-EVERYWHERE = {"errors", "files"}
+EVERYWHERE = {"_build", "errors", "files"}
 
 
 def layer_of(path: Path) -> str:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import fastssl
+from fastssl import _build
 from fastssl.ops import _native
 
 MODULES = [p for p in Path(fastssl.__file__).parent.glob("_c*") if p.suffix in {".so", ".pyd"}]
@@ -25,6 +26,10 @@ def test_needs_no_torch_and_no_cuda_library(module: Path) -> None:
     needed = re.findall(r"NEEDED.*\[(.+)\]", subprocess.check_output(["readelf", "-d", module], text=True))
     assert needed
     assert not [name for name in needed if re.search("torch|c10|cudart|cublas", name)], needed
+
+
+def test_the_modules_are_of_the_sources_here() -> None:
+    assert _build.stale() is None, _build.stale()
 
 
 def test_the_cpu_module_was_built() -> None:

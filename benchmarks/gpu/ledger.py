@@ -26,6 +26,7 @@ FILES = {"cuda": "csrc/cuda/{}.cu", "triton": "fastssl/ops/triton/{}.py"}
 KINDS = ("csrc/cuda/*.*", "fastssl/ops/triton/*.py")
 BINDINGS = ("CMakeLists.txt", "csrc/bindings/bind.h", "csrc/bindings/cuda.cpp")
 OPS = "fastssl.ops"
+OTHERS = "others"  # among a check's tests: those that are of no single op
 Entry = dict[str, Any]
 Ledger = dict[str, Entry]
 
@@ -158,24 +159,31 @@ def read(path: Path = LEDGER) -> Ledger:
 
 
 def verdict(op: str, backend: str, tests: dict[str, Any], memcheck: dict[str, Any]) -> str | int | None:
-    """How many tests of a kernel passed, why it is not proven, or None if nothing was run."""
+    """How many tests of a kernel passed, why it is not proven, or None if nothing was run.
+
+    A test that is of no single op is of what all kernels are called by: where one fails, none of them is proven.
+    """
     if op not in tests:
         return None
-    if tests[op].get("failures"):
-        return f"{len(tests[op]['failures'])} tests failed"
-    if "failed" in tests[op]:
-        return str(tests[op]["failed"])
+    if wrong := failed(tests[op], "tests") or failed(tests.get(OTHERS, {}), "tests of no single op"):
+        return wrong
     if "failed" in memcheck.get(op, {}):
         return "memcheck failed"
     passed = int(tests[op].get("passed", {}).get(backend, 0))
     if not passed:
         return "none of its tests ran"
-    return passed if op in memcheck else "tests passed, memcheck not reached yet"
+    if OTHERS not in tests:
+        return "its tests passed, those of no single op not reached yet"
+    if op not in memcheck:
+        return "tests passed, memcheck not reached yet"
+    return f"tests passed, memcheck skipped: {memcheck[op]['skipped']}" if "skipped" in memcheck[op] else passed
 
 
-def checked(op: str, memcheck: dict[str, Any]) -> str:
-    """What compute-sanitizer said of an op's kernels that did not fail."""
-    return f"skipped: {memcheck[op]['skipped']}" if "skipped" in memcheck[op] else "passed"
+def failed(result: dict[str, Any], tests: str) -> str | None:
+    """What went wrong with ``tests``, if something did."""
+    if result.get("failures"):
+        return f"{len(result['failures'])} {tests} failed"
+    return f"{tests} failed: {str(result['failed']).strip().splitlines()[-1]}" if "failed" in result else None
 
 
 def updated(ledger: Ledger, tests: dict[str, Any], memcheck: dict[str, Any], where: Mapping[str, str]) -> Ledger:
@@ -193,7 +201,7 @@ def updated(ledger: Ledger, tests: dict[str, Any], memcheck: dict[str, Any], whe
         if not isinstance(passed, int) or not (ROOT / path).is_file():
             continue
         hashes = {name: sha256(name) for name in uses(op, backend)}
-        entry = {"sha256": sha256(path), **common, "tests": f"passed {passed}", "memcheck": checked(op, memcheck)}
+        entry = {"sha256": sha256(path), **common, "tests": f"passed {passed}", "memcheck": "passed"}
         found[path] = {**entry, "uses": hashes}
         for name in hashes:
             shared[name] = shared.get(name, 0) + passed

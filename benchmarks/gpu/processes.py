@@ -17,6 +17,8 @@ from typing import Any
 ROOT = Path(__file__).parent.parent.parent
 LINES = 200  # kept of what a process said last
 GRACE = 5.0  # seconds between the request to end and the end
+Result = dict[str, Any]  # of a part of a stage
+Tell = Callable[[str, Result], None]  # to be called with a part and its result
 
 
 _running: set[subprocess.Popen[bytes]] = set()

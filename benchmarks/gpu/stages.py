@@ -15,27 +15,24 @@ import tempfile
 import threading
 import time
 import xml.etree.ElementTree as ET
-import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from benchmarks import where
 from benchmarks.gpu import ledger, pretend, processes
-from benchmarks.gpu.processes import ROOT
+from benchmarks.gpu.building import build, module_is_there
+from benchmarks.gpu.ledger import OTHERS
+from benchmarks.gpu.processes import ROOT, Result, Tell
 from benchmarks.harness import OPS, WHOLE, cases
 from fastssl import info
 
-Result = dict[str, Any]
-Tell = Callable[[str, Result], None]
 AT_ONCE = min(12, (os.cpu_count() or 2) - 2)  # processes that compile and test, which leave some processors to others
-OTHERS = "others"  # the tests that are of no single op
 PRETENDED = "pretended"  # in place of a backend, of tests that a dry run passes
 # measured first, one case each and then some of their second ones; then the others' first cases, then their second ones
 FIRST = ("nt_xent", "queue_info_nce", "distillation_loss", "sinkhorn_knopp", "random_masking", "take_patches")
@@ -56,76 +53,6 @@ class Stage:
     parts: Callable[[bool], list[str]]
     run: Callable[[list[str], float, Tell, bool], None]
     undone: Callable[[], bool] = lambda: False  # whether it must be done again, whatever its results say
-
-
-# ---- build ----
-
-
-def build(parts: list[str], seconds: float, tell: Tell, dry: bool) -> None:
-    """Into this very environment, as an editable checkout, since what is tested and measured is this checkout.
-
-    Where the environment refuses, that is the part's failure, and the modules are built alone for the stages to come.
-    """
-    if dry:
-        build_wheel(seconds, tell)
-        return
-    environment = {"FASTSSL_CUDA": os.environ.get("FASTSSL_CUDA", "1")}
-    if "TORCH_CUDA_ARCH_LIST" not in os.environ and "CUDAARCHS" not in os.environ:
-        environment["TORCH_CUDA_ARCH_LIST"] = "{}.{}".format(*torch.cuda.get_device_capability())  # this one alone
-    for old in ROOT.glob("fastssl/_*.so"):
-        old.unlink()  # this process may have loaded it, and a file that is written over would end it
-    start = time.monotonic()
-    code, said = processes.run([*pip("install"), "--editable", "."], seconds, **environment)
-    if code is None:
-        return
-    result: Result = {} if code == 0 else {"failed": said}
-    if code != 0 and not module_is_there():
-        result["modules alone"] = modules_alone(start + seconds - time.monotonic(), environment)
-    told = "from fastssl import info; print(info.facts()['CUDA kernels'])"
-    result["cuda"] = processes.run([sys.executable, "-c", told], 60)[1].splitlines()[-1]
-    if not module_is_there():
-        result.setdefault("failed", "fastssl._cuda was not built")
-    tell("build", {**result, "seconds": round(time.monotonic() - start, 1)})
-
-
-def pip(command: str) -> list[object]:
-    """pip as the build calls it: with what is installed here, and nothing else."""
-    return [sys.executable, "-m", "pip", command, "--no-build-isolation", "--no-deps", "--disable-pip-version-check"]
-
-
-def build_wheel(seconds: float, tell: Tell) -> None:
-    """A dry run's build: the same one without the CUDA kernels, into a wheel; what is installed stays as it is."""
-    start = time.monotonic()
-    for left in ROOT.glob("build/lib*/fastssl/_cuda*.so"):
-        left.unlink()  # by a build with CUDA: setuptools would take it along
-    with tempfile.TemporaryDirectory(prefix="fastssl-wheel-") as folder:
-        command = [*pip("wheel"), "--no-index", "--wheel-dir", folder, "."]
-        code, said = processes.run(command, seconds, FASTSSL_CUDA="0")
-        if code is None:
-            return
-        modules = [name for wheel in Path(folder).glob("*.whl") for name in zipfile.ZipFile(wheel).namelist()]
-    built = [Path(name).name.partition(".")[0] for name in modules if name.endswith(".so")]
-    result: Result = {"wheel with": built} if code == 0 and built else {"failed": said}
-    tell("build", {**result, "seconds": round(time.monotonic() - start, 1)})
-
-
-def modules_alone(seconds: float, environment: dict[str, str]) -> str:
-    """Builds the native modules that can be into the checkout, by CMake itself; what came of it."""
-    folder, deadline = ROOT / "build" / "modules", time.monotonic() + seconds
-    pybind11 = processes.run([sys.executable, "-m", "pybind11", "--cmakedir"], seconds)[1]
-    configure: list[object] = ["cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", f"-Dpybind11_DIR={pybind11}"]
-    configure += [f"-DPython_EXECUTABLE={sys.executable}", f"-DFASTSSL_OUT={folder / 'out'}", "-DFASTSSL_CUDA=auto"]
-    for command in (configure, ["cmake", "--build", folder]):
-        code, said = processes.run(command, deadline - time.monotonic(), **environment)
-        if code != 0:
-            return f"failed: {said}"
-    for built in (folder / "out").iterdir():
-        shutil.copy2(built, ROOT / "fastssl" / ("_build.json" if built.name == "build.json" else built.name))
-    return "built"
-
-
-def module_is_there() -> bool:
-    return any(ROOT.glob("fastssl/_cuda*.so"))
 
 
 # ---- tests ----
@@ -157,7 +84,8 @@ def tests(parts: list[str], seconds: float, tell: Tell, dry: bool) -> None:
     deadline = time.monotonic() + seconds
     pytest = [sys.executable, "-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", "--tb=short"]
     by_op: dict[str, list[str]] = {part: [] for part in parts}
-    for test in collected([*pytest, "--collect-only", "tests/ops"], seconds):
+    names, broken = collected([*pytest, "--collect-only", "tests/ops"], seconds)
+    for test in names:
         by_op.setdefault(op_of(test), []).append(test)
     if time.monotonic() > deadline:
         return
@@ -166,6 +94,10 @@ def tests(parts: list[str], seconds: float, tell: Tell, dry: bool) -> None:
     found: dict[str, list[Result]] = {part: [] for part in parts}
     telling = threading.Lock()
 
+    def done(part: str, result: Result) -> None:
+        missing = ", ".join(file for file in broken if op_of(file) == part)
+        tell(part, {**result, "failed": f"{missing} cannot be imported"} if missing else result)
+
     def one(part: str, portion: list[str]) -> None:
         with tempfile.TemporaryDirectory(prefix="fastssl-gpu-") as folder:
             report, start = Path(folder) / "report.xml", time.monotonic()
@@ -173,20 +105,20 @@ def tests(parts: list[str], seconds: float, tell: Tell, dry: bool) -> None:
             code, said = processes.run([*pytest, f"--junitxml={report}", *chosen], deadline - start, **ENVIRONMENT)
             if code is None:
                 return
-            result = outcome(report, dry) if report.exists() else {"failed": said}
+            result = outcome(report, dry) if code in (0, 1) and report.exists() else {"failed": said}
             if result.get("failures"):
                 result["said"] = said
         result |= {"collected": len(portion), "seconds": round(time.monotonic() - start, 1)}
         with telling:
             found[part].append(result)
             if len(found[part]) == len(left[part]):
-                tell(part, together(found[part]))
+                done(part, together(found[part]))
 
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(lambda task: one(*task), ((part, portion) for part in parts for portion in left[part])))
     for part in parts:
         if not by_op[part]:
-            tell(part, {"collected": 0} if part == OTHERS else {"failed": "no tests of it were collected"})
+            done(part, {"collected": 0} if part == OTHERS else {"failed": "no tests of it were collected"})
 
 
 def portions(tests: list[str], total: int, workers: int, dry: bool) -> list[list[str]]:
@@ -219,10 +151,11 @@ def together(results: list[Result]) -> Result:
     return found
 
 
-def collected(command: Sequence[object], seconds: float) -> list[str]:
-    """The names of the tests that pytest would run."""
-    said = processes.lines(processes.start(command), time.monotonic() + seconds)
-    return [line for line in said if re.match(r"tests/\S+\.py::", line)]
+def collected(command: Sequence[object], seconds: float) -> tuple[list[str], list[str]]:
+    """The names of the tests that pytest would run, and the files that it could not read."""
+    said = list(processes.lines(processes.start(command), time.monotonic() + seconds))
+    broken = (re.match(r"ERROR (tests/\S+\.py)", line) for line in said)
+    return [line for line in said if re.match(r"tests/\S+\.py::", line)], [line[1] for line in broken if line]
 
 
 def some_of(op: str, tests: Sequence[str]) -> list[str]:
@@ -234,7 +167,7 @@ def some_of(op: str, tests: Sequence[str]) -> list[str]:
         of_every_kernel = file.endswith("test_gpu.py")
         if of_every_kernel or re.search(rf"[\[-]({backends})\b", name):
             found.setdefault(test if of_every_kernel else file, test)
-    return list(found.values())
+    return list(found.values()) or list(tests[:1])
 
 
 def outcome(report: Path, dry: bool = False) -> Result:
@@ -342,7 +275,7 @@ def compile_ahead(command: list[str], parts: list[str], seconds: float, environm
 # ---- what the results of a part are of ----
 
 
-BUILT = ("csrc", "CMakeLists.txt", "setup.py", "pyproject.toml")
+BUILT = ("csrc", "CMakeLists.txt", "setup.py", "pyproject.toml", "fastssl/_build.py")
 TESTED = (*BUILT, "fastssl/ops", "tests/ops", "tests/conftest.py")
 MEASURING = tuple(f"benchmarks/{name}.py" for name in ("harness", "losses", "rivals", "where"))
 MEASURING += tuple(f"benchmarks/gpu/{name}.py" for name in ("exponential", "floors", "measure", "timing"))
@@ -372,7 +305,7 @@ def measured(case: str) -> set[str]:
 
 STAGES = (
     Stage("build", 3, lambda part: BUILT, lambda dry: ["build"], build, lambda: not module_is_there()),
-    Stage("tests", 6, tested, lambda dry: [*ops_with_kernels(), OTHERS], tests),
+    Stage("tests", 6, tested, lambda dry: [OTHERS, *ops_with_kernels()], tests),
     Stage("memcheck", 2, tested, lambda dry: ops_with_kernels(), memcheck),
     Stage("benchmarks", 4, measured, cases_in_order, benchmarks),
 )

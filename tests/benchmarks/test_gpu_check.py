@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import harness, where
+from benchmarks import harness
 from benchmarks.gpu import check, ledger, pages, pretend, processes, stages
 from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.stages import Stage
@@ -81,6 +81,9 @@ def test_of_an_ops_tests_a_dry_run_takes_some() -> None:
     ]
     assert stages.some_of(stages.OTHERS, ["tests/ops/test_x.py::b", "tests/ops/test_x.py::a[triton]"]) == [
         "tests/ops/test_x.py::a[triton]"
+    ]
+    assert stages.some_of(stages.OTHERS, ["tests/ops/test_x.py::b", "tests/ops/test_x.py::c"]) == [
+        "tests/ops/test_x.py::b"
     ]
 
 
@@ -257,118 +260,3 @@ def test_what_outlasts_its_time_is_ended_and_left() -> None:
         "1",
     )
     assert processes.run([sys.executable, "-c", "print(2); raise SystemExit(3)"], 30) == (3, "2")
-
-
-def test_memcheck_reads_what_the_sanitizer_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    def each(command: Any, parts: list[str], seconds: float, tell: Any, ended: Any, **environment: str) -> None:
-        assert command[:3] == ["/bin/sanitizer", "--tool", "memcheck"]
-        assert environment == {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-        tell("good", {"calls": 2}, "========= COMPUTE-SANITIZER\n")
-        tell("bad", {"calls": 2}, "========= Invalid __global__ read of size 4 bytes\n=========     at kernel\n")
-        ended(["good", "bad"], 0, "========= ERROR SUMMARY: 0 errors\n")
-        tell("late", {"calls": 2}, "")
-        ended(["late"], stages.FOUND_ERRORS, "========= Invalid __shared__ write of size 2 bytes\n")
-        tell("silent", {"calls": 2}, "")
-        ended(["silent"], stages.FOUND_ERRORS, "")
-
-    monkeypatch.setattr(stages, "sanitizer", lambda: "/bin/sanitizer")
-    monkeypatch.setattr(processes, "each", each)
-    found: dict[str, Any] = {}
-    parts = ["good", "bad", "late", "silent"]
-    stages.memcheck(parts, 10, lambda part, result: found.update({part: result}), False)
-    assert found["good"] == {"calls": 2}
-    assert "Invalid __shared__ write" in found["late"]["failed"]
-    assert "it found errors" in found["silent"]["failed"]
-    assert "Invalid __global__ read" in found["bad"]["failed"]
-    monkeypatch.setattr(stages, "sanitizer", lambda: None)
-    stages.memcheck(["good"], 10, lambda part, result: found.update({part: result}), False)
-    assert found["good"] == {"skipped": "compute-sanitizer is not installed"}
-
-
-def test_where_pip_fails_the_modules_are_built_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "fastssl").mkdir()
-    old, built = (tmp_path / "fastssl" / f"_{name}.so" for name in ("cpu", "cuda"))
-    old.touch()
-    commands: list[str] = []
-
-    def run(command: list[Any], seconds: float, **environment: str) -> tuple[int | None, str]:
-        assert environment.get("TORCH_CUDA_ARCH_LIST", "9.0") == "9.0"
-        commands.append(" ".join(map(str, command)))
-        if "--build" in command:
-            (tmp_path / "build" / "modules" / "out").mkdir(parents=True)
-            (tmp_path / "build" / "modules" / "out" / built.name).touch()
-        return (1, "setuptools is too old") if "pip" in command else (0, "what it says")
-
-    monkeypatch.setattr(stages, "ROOT", tmp_path)
-    monkeypatch.setattr(processes, "run", run)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    for variable in ("FASTSSL_CUDA", "TORCH_CUDA_ARCH_LIST", "CUDAARCHS"):
-        monkeypatch.delenv(variable, raising=False)
-    found: dict[str, Any] = {}
-    stages.build(["build"], 100, lambda part, result: found.update(result), False)
-    assert commands[0].endswith("--no-build-isolation --no-deps --disable-pip-version-check --editable .")
-    assert (found["failed"], found["modules alone"]) == ("setuptools is too old", "built")
-    assert built.exists()
-    assert not old.exists()
-
-
-@pytest.mark.parametrize(
-    ("test", "op"),
-    [
-        ("tests/ops/test_ema_update.py::test_it[cuda]", "ema_update"),
-        ("tests/ops/test_gpu.py::test_it[nt_xent_backward-triton]", "nt_xent"),
-        ("tests/ops/test_contract.py::test_it[cuda-queue_info_nce_backward]", "queue_info_nce"),
-        ("tests/ops/test_contract.py::test_it[cuda-ema_update_]", "ema_update"),
-        ("tests/ops/test_crossover.py::test_it", stages.OTHERS),
-    ],
-)
-def test_every_test_is_of_an_op_or_of_none(test: str, op: str) -> None:
-    assert stages.op_of(test) == op
-
-
-def test_every_op_is_measured_before_its_further_cases(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(where, "_device", where.device())  # put back afterwards
-    names = stages.cases_in_order(dry=False)
-    assert names[0] == "nt_xent rows=16384 d=128 bfloat16"
-    once = len(harness.OPS) + len(stages.SECOND)
-    assert {name.partition(" ")[0] for name in names[:once]} == set(harness.OPS)
-    assert len(set(names)) == len(names)
-
-
-def test_pytests_report_is_counted_by_backend(tmp_path: Path) -> None:
-    report = tmp_path / "report.xml"
-    cases = '<testcase classname="t" name="a[cuda]"/><testcase classname="t" name="b[nt_xent-triton-float32]"/>'
-    cases += '<testcase classname="t" name="c[cuda]"><skipped/></testcase><testcase classname="t" name="d"/>'
-    report.write_text(f"<testsuites><testsuite>{cases}</testsuite></testsuites>")
-    assert stages.outcome(report) == {"passed": {"cuda": 1, "triton": 1, "": 1}, "skipped": 1, "failures": []}
-    wrong = '<testcase classname="t" name="e[cuda]"><failure message="it differs&#10;by much"/></testcase>'
-    report.write_text(f"<testsuites><testsuite>{wrong}</testsuite></testsuites>")
-    assert stages.outcome(report)["failures"] == ["t::e[cuda]: it differs"]
-
-
-def test_what_a_dry_run_passes_is_of_no_backend(tmp_path: Path) -> None:
-    report = tmp_path / "report.xml"
-    report.write_text('<testsuites><testsuite><testcase classname="t" name="a[cuda]"/></testsuite></testsuites>')
-    found = stages.outcome(report, dry=True)
-    assert found["passed"] == {stages.PRETENDED: 1}
-    assert ledger.verdict("ema_update", "cuda", {"ema_update": found}, {}) == "none of its tests ran"
-
-
-def test_an_ops_tests_are_shared_among_processes_and_counted_together() -> None:
-    names = [f"t{i}" for i in range(25)]
-    shared = stages.portions(names, 330, 10, dry=False)
-    assert shared == [names[::2], names[1::2]]
-    assert stages.portions(names, 400, 10, dry=True) == [names]
-    assert stages.portions([], 400, 10, dry=False) == []
-    fine = {"passed": {"cuda": 3}, "skipped": 1, "failures": [], "collected": 4, "seconds": 1.0}
-    wrong = {**fine, "failures": ["t::a"], "failed": "1 tests", "said": "words"}
-    assert stages.together([fine]) == fine
-    both = stages.together([fine, wrong])
-    assert (both["passed"], both["failures"], both["failed"], both["said"]) == (
-        {"cuda": 6},
-        ["t::a"],
-        "1 tests",
-        "words",
-    )
-    died = {"failed": "the end", "collected": 4, "seconds": 1.0}
-    assert stages.together([fine, died])["failed"] == "the end"

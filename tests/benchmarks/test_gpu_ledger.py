@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,7 +51,11 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 WHERE = {"device": H100, "torch": "2.11.0", "nvcc": "13.0.88", "results": "benchmarks/results/x/check"}
 CHECKED = {"ema_update": {"calls": 8}, "nt_xent": {"calls": 12}}
-PASSED = {"ema_update": {"passed": {"cuda": 31}, "failures": []}, "nt_xent": {"passed": {"triton": 40}, "failures": []}}
+PASSED = {
+    "ema_update": {"passed": {"cuda": 31}, "failures": []},
+    "nt_xent": {"passed": {"triton": 40}, "failures": []},
+    "others": {"collected": 0},
+}
 
 
 def test_what_passed_is_in_the_ledger(repository: Path) -> None:
@@ -64,10 +69,44 @@ def test_what_passed_is_in_the_ledger(repository: Path) -> None:
     early = ledger.updated({}, PASSED, {"ema_update": {"calls": 8}}, WHERE)
     assert ledger.proven(early) == [CUDA]
     assert early[TRITON]["unproven"] == "tests passed, memcheck not reached yet"
-    skipped = ledger.updated({}, PASSED, {"ema_update": {"skipped": "not installed"}, "nt_xent": {"calls": 3}}, WHERE)
-    assert skipped[CUDA]["memcheck"] == "skipped: not installed"
-    assert skipped[TRITON]["memcheck"] == "passed"
     assert ledger.proven(found) == [CUDA, TRITON]
+
+
+def test_what_memcheck_skipped_is_not_proven(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stage's own results, where compute-sanitizer is not installed, beside one of where it is."""
+    skipped: dict[str, Any] = {}
+    monkeypatch.setattr(stages, "sanitizer", lambda: None)
+    stages.memcheck(["ema_update"], 10, lambda part, result: skipped.update({part: result}), False)
+    found = ledger.updated({}, PASSED, {**CHECKED, **skipped}, WHERE)
+    assert ledger.proven(found) == [TRITON]
+    assert "sha256" not in found[CUDA]
+    why = "tests passed, memcheck skipped: compute-sanitizer is not installed"
+    assert found[CUDA]["unproven"] == why
+    date = found[CUDA]["date"]
+    assert f"| `{CUDA}` | **unproven**: {why} | {H100}, {date} |" in publish.proven_table(found)
+    assert f"unproven, {why} ({H100}, {date}): ema_update (CUDA)" in info.gpu_sentence(ledger.recorded(found))
+    assert ledger.proven(ledger.updated(found, PASSED, CHECKED, WHERE)) == [CUDA, TRITON]
+
+
+@pytest.mark.parametrize(
+    ("others", "why"),
+    [
+        ({"failures": ["t::a", "t::b"], "failed": "2 tests"}, "2 tests of no single op failed"),
+        ({"failed": "words\nSegmentation fault"}, "tests of no single op failed: Segmentation fault"),
+        (None, "its tests passed, those of no single op not reached yet"),
+    ],
+)
+def test_without_the_tests_of_no_single_op_no_kernel_is_proven(
+    repository: Path, others: dict[str, Any] | None, why: str
+) -> None:
+    """They are of what every kernel is called by."""
+    tests = {op: result for op, result in PASSED.items() if op != ledger.OTHERS}
+    before = ledger.updated({}, PASSED, CHECKED, WHERE)
+    after = ledger.updated(before, tests if others is None else {**tests, ledger.OTHERS: others}, CHECKED, WHERE)
+    assert ledger.proven(after) == []
+    assert after[CUDA]["unproven"] == after[TRITON]["unproven"] == why
+    assert ledger.updated(before, {"others": others or {}}, {}, WHERE) == before  # no kernel was run
+    assert ledger.proven(ledger.updated(after, PASSED, CHECKED, WHERE)) == [CUDA, TRITON]
 
 
 OF_BOTH = ("fastssl/ops/_check.py", "fastssl/ops/_native.py")
@@ -122,7 +161,7 @@ def test_what_failed_is_unproven_and_what_did_not_run_keeps_its_entry(repository
 
 def test_info_tells_of_each_kernel_whether_it_is_proven(repository: Path) -> None:
     assert info.gpu_sentence(info.gpu_checks()) == "not yet run on a GPU: ema_update (CUDA), nt_xent (Triton)"
-    found = ledger.updated({}, {"nt_xent": PASSED["nt_xent"]}, CHECKED, WHERE)
+    found = ledger.updated({}, {op: PASSED[op] for op in ("nt_xent", "others")}, CHECKED, WHERE)
     info.PROVEN.write_text(json.dumps(ledger.recorded(found)))
     date = found[TRITON]["date"]
     checked = f"checked on {H100} on {date}: nt_xent (Triton); not yet run on a GPU: ema_update (CUDA)"
@@ -138,7 +177,7 @@ def test_info_tells_of_each_kernel_whether_it_is_proven(repository: Path) -> Non
 
 
 def test_performance_has_a_row_for_each_kernels_file(repository: Path) -> None:
-    found = ledger.updated({}, {"nt_xent": PASSED["nt_xent"]}, CHECKED, WHERE)
+    found = ledger.updated({}, {op: PASSED[op] for op in ("nt_xent", "others")}, CHECKED, WHERE)
     date = found[TRITON]["date"]
     *_, cuda, triton = publish.proven_table(found).splitlines()
     assert cuda == f"| `{CUDA}` | **unproven**: not yet run on a GPU |  |"
@@ -158,6 +197,20 @@ def test_readme_and_info_tell_what_the_ledger_says() -> None:
         assert "unproven" in entry or {"sha256", "device", "date", "tests", "results"} <= entry.keys(), path
 
 
+def test_the_ledger_claims_what_the_adopted_results_say() -> None:
+    found = ledger.read()
+    for op, backend in ledger.kernels():
+        entry = found[ledger.FILES[backend].format(op)]
+        if "sha256" not in entry:
+            continue
+        tests, memcheck = (
+            json.loads((ROOT / entry["results"] / f"{stage}.json").read_text()) for stage in ("tests", "memcheck")
+        )
+        assert tests["subject"]["device"] == memcheck["subject"]["device"] == entry["device"]
+        passed = ledger.verdict(op, backend, tests["parts"], memcheck["parts"])
+        assert (entry["tests"], entry["memcheck"]) == (f"passed {passed}", "passed"), op
+
+
 def test_a_checks_results_are_adopted(repository: Path, tmp_path: Path) -> None:
     subject = {"device": H100, "dry_run": False, "torch": "2.11.0", "triton": "3.6.0", "nvcc": "13.0.88"}
     row = {
@@ -175,7 +228,7 @@ def test_a_checks_results_are_adopted(repository: Path, tmp_path: Path) -> None:
     }
     out, of = tmp_path / "out", {stage.name: stage for stage in check.STAGES}
     now = {op: {**result, "sources": check.sources(of["tests"], op)} for op, result in PASSED.items()}
-    now["nt_xent"]["sources"] = "others"
+    now["nt_xent"]["sources"] = now[ledger.OTHERS]["sources"] = "others"  # the latter's count all the same
     checked = {op: {**result, "sources": check.sources(of["memcheck"], op)} for op, result in CHECKED.items()}
     check.write(out / "benchmarks.json", {"subject": subject, "run": run, "parts": parts})
     check.write(out / "tests.json", {"subject": subject, "run": {}, "parts": now})

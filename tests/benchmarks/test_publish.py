@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import harness, publish, summary
+from benchmarks import harness, kernels_page, publish, summary
 from benchmarks.summary import Machine, Measured, Report
 
 
@@ -141,4 +141,4 @@ def test_the_page_of_gpu_kernels_has_them_all() -> None:
     told = {row["source"] for row in measured["rows"] if not row["source"].endswith("*.cuh")}
     assert told == {str(path.relative_to(root)) for path in sources}
     assert not any(row["local"] or (row["stack"] and row["source"].endswith(".cu")) for row in measured["rows"])
-    assert (publish.DOCS / "gpu-kernels.md").read_text() == publish.gpu_kernels(measured)
+    assert (publish.DOCS / "gpu-kernels.md").read_text() == kernels_page.page(measured)

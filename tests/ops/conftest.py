@@ -15,7 +15,7 @@ import torch
 from emulated import EMULATED, INTERPRETED, INTERPRETING, cuda_on_cpu, triton_on_cpu
 from pretended import gpu_on_cpu
 
-from fastssl import ops
+from fastssl import _build, ops
 from fastssl.ops import _native
 
 ISAS = ("baseline", "avx2", "avx512", "avx512bf16", "amx")
@@ -66,6 +66,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def gpu(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     """The GPU's device; under ``--pretend-gpu`` the CPU's, with all that the tests ask of torch.cuda."""
     pretending = request.config.getoption("pretend_gpu")
+    assert pretending or not _build.stale(), _build.stale()
     on_cpu: AbstractContextManager[None] = gpu_on_cpu() if pretending else nullcontext()
     with on_cpu:
         yield torch.device("cpu" if pretending else "cuda")

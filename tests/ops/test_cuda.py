@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("triton", reason="brings cuobjdump")
 
-from benchmarks import kernels
+from benchmarks import kernels, launches
 from benchmarks.kernels import Kernel
+from fastssl import _build
 
 ROOT = Path(__file__).parent.parent.parent
 SOURCES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc" / "cuda").glob("*.cu"))
@@ -55,8 +58,14 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("fastssl._cuda") is Non
 
 
 @pytest.fixture(scope="module")
-def compiled() -> list[Kernel]:
-    return list(kernels.cuda_kernels(kernels.module()))
+def module() -> Path:
+    assert not _build.stale(), _build.stale()  # what follows would be told of other kernels
+    return kernels.module()
+
+
+@pytest.fixture(scope="module")
+def compiled(module: Path) -> list[Kernel]:
+    return list(kernels.cuda_kernels(module))
 
 
 def test_no_kernel_spills_its_registers(compiled: list[Kernel]) -> None:
@@ -78,6 +87,104 @@ def test_memory_is_moved_16_bytes_at_a_time(compiled: list[Kernel]) -> None:
     for name in ELEMENTWISE:
         chosen = [elementwise(kernel) for kernel in compiled if kernel.name == name]
         assert chosen.count(True) == chosen.count(False), name
+
+
+REGISTER = re.compile(r"%\w+")
+
+
+def statements(ptx: str) -> list[tuple[str, str]]:
+    """(instruction, operands) of a function in PTX, without labels and predicates."""
+    plain = re.sub(r"//.*|\$\w+:|@!?%\w+", "", ptx)
+    found = (statement.lstrip("{} \t\n").replace("\t", " ").partition(" ") for statement in plain.split(";"))
+    return [(instruction, operands.strip()) for instruction, _, operands in found if operands]
+
+
+def of_no_global_memory(code: list[tuple[str, str]]) -> set[str]:
+    """The registers whose address may be in shared or local memory.
+
+    ``cvta.shared`` and ``cvta.local`` make them; all that is computed of one is taken for another.
+    """
+    own: set[str] = set()
+    before = -1
+    while before < len(own):  # a loop hands an address back to what stands above
+        before = len(own)
+        for instruction, operands in code:
+            to = re.findall(r"^(?:\{[^}]*\}|[^,]*)", operands)[0]
+            of = {*REGISTER.findall(operands[len(to) :])}
+            computed = own & of and not re.match(r"(ld|st|atom|red|setp|call)\b", instruction)
+            if computed or instruction.startswith(("cvta.shared", "cvta.local")):
+                own |= {*REGISTER.findall(to)}
+    return own
+
+
+def misplaced(ptx: str) -> list[str]:
+    """What takes an address that may be in shared or local memory for one in global memory, or hands it on."""
+    found = []
+    for function in re.split(r"\.(?:entry|func)\b", ptx)[1:]:
+        code = statements(function.partition("{")[2])
+        own = of_no_global_memory(code)
+        for instruction, operands in code:
+            addresses = re.findall(r"\[([^\]]*)\]", operands)
+            taken = addresses[-1] if addresses and ".global" in instruction else ""  # by a copy: whence
+            if re.match(r"(st|atom|red|call)\b", instruction):
+                taken += re.sub(r"\[[^\]]*\]", "", operands)
+            if own & {*REGISTER.findall(taken)}:
+                name = re.search(r"\w+(?=\s*\()", function)
+                found.append(f"{kernels.plain(name[0]) if name else ''}: {instruction} {operands}")
+    return found
+
+
+FAULTS = """
+extern "C" __global__ void one_block_kernel(int* out) {
+    __shared__ int4 shared[64];
+    __stwb(shared + threadIdx.x, int4{1, 2, 3, 4});
+    __syncthreads();
+    out[threadIdx.x] = shared[threadIdx.x].x;
+}
+extern "C" __global__ void either_kernel(int4* out, int4* other, int n) {
+    extern __shared__ int4 memory[];
+    int4* p = n > 3 ? memory : other;
+    for (int i = 0; i < n; ++i) __stwb(p + i, int4{1, 2, 3, i});
+    __syncthreads();
+    out[threadIdx.x] = p[threadIdx.x];
+}
+extern "C" __global__ void own_kernel(int* out, int n) {
+    int own[8];
+    for (int i = 0; i < 8; ++i) own[i] = out[i];
+    out[threadIdx.x] = __ldcg(own + n);
+}
+extern "C" __global__ void handed_on_kernel(int** out, int n) {
+    __shared__ int shared[64];
+    shared[threadIdx.x] = n;
+    out[threadIdx.x] = shared + n;
+}
+extern "C" __global__ void right_kernel(int4* out, int4* other, int n) {
+    extern __shared__ int4 memory[];
+    int4* p = n > 3 ? memory : other;
+    for (int i = 0; i < n; ++i) p[i] = int4{1, 2, 3, i};
+    __syncthreads();
+    __stwb(out + threadIdx.x, p[threadIdx.x]);
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+def test_an_address_in_shared_memory_is_followed(tmp_path: Path) -> None:
+    """Through a choice, a loop and a store, in what nvcc makes of kernels that are wrong but for the last."""
+    (tmp_path / "faults.cu").write_text(FAULTS)
+    subprocess.run(["nvcc", "--ptx", "faults.cu"], cwd=tmp_path, check=True)
+    ptx = (tmp_path / "faults.ptx").read_text()
+    assert "right_kernel" in ptx
+    assert {complaint.partition(":")[0] for complaint in misplaced(ptx)} == {
+        *("one_block_kernel", "either_kernel", "own_kernel", "handed_on_kernel"),
+    }
+
+
+def test_no_address_in_shared_memory_is_taken_for_one_in_global_memory(module: Path) -> None:
+    """As a tile that waits in shared memory would be, if it were stored by what stores to global memory."""
+    ptx = launches.cuobjdump("ptx", module)
+    assert "cvta.shared" in ptx  # that tile's
+    assert misplaced(ptx) == []
 
 
 def test_the_published_table_is_of_these_kernels(compiled: list[Kernel]) -> None:

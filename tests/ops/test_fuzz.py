@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
+pytest.importorskip("hypothesis")
+
 from fuzz_agree import assert_agree
 from fuzz_calls import CALLS, Arguments
 from fuzz_helpers import Drawn, in_memory, mapped, memory, on_every_engine, run, tensors_of

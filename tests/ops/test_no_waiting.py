@@ -11,8 +11,11 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
-import small_calls
 import torch
+
+pytest.importorskip("hypothesis", reason="draws the calls")
+
+import small_calls
 from emulated import INTERPRETING, cuda_on_cpu
 from fuzz_calls import CALLS, Arguments
 from fuzz_helpers import copied, mapped, tensors_of
