@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from fastssl.data import idx
-from fastssl.data.cache import Cache, Kept
+from fastssl.data.cache import Cache
 from fastssl.data.decode import SUFFIXES
 from fastssl.data.files import Files
 from fastssl.data.imageset import ImageSet
+from fastssl.data.kept import Kept
 from fastssl.data.layout import arrange
 from fastssl.data.reading import Progress, quiet, quote
 from fastssl.data.rows import Decoded, FileRows, InMemory, Undecoded

@@ -17,6 +17,7 @@ import torch
 from image_files import encode, noise, plain, write_tar, write_tree, write_zip
 
 from fastssl.data import cache as caches
+from fastssl.data import kept as keeping
 from fastssl.data import rows, sources
 from fastssl.data.images import Cache, ImageSet, Splits, load, load_all, load_lazily
 from fastssl.data.rows import Decoded
@@ -90,13 +91,13 @@ def test_a_second_start_reads_no_image(
 def names_decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are decoded from now on."""
     found: list[str] = []
-    decode_each = rows.decode_each
+    read_each = rows.read_each
 
     def noted(entries: Sequence[Entry], *args: Any) -> Iterator[tuple[int, str | None]]:
         found.extend(entry.name for entry in entries)
-        return decode_each(entries, *args)
+        return read_each(entries, *args)
 
-    monkeypatch.setattr(rows, "decode_each", noted)
+    monkeypatch.setattr(rows, "read_each", noted)
     return found
 
 
@@ -183,7 +184,7 @@ def test_what_another_decoder_made_is_read_anew(
 ) -> None:
     source = str(write_tree(tmp_path / "pets", PETS))
     load(source, size=8, cache=cache)
-    monkeypatch.setattr(caches, "decoder", lambda: "Pillow 99")
+    monkeypatch.setattr(keeping, "decoder", lambda: "Pillow 99")
     told.clear()
     load(source, size=8, cache=cache)
     assert told("keeping") == 1
@@ -375,8 +376,8 @@ def test_a_start_reads_the_head_and_nothing_else(tmp_path: Path, cache: Cache, m
     source = str(write_tree(tmp_path / "pets", PETS))
     load(source, size=8, cache=cache)
     checked: list[int] = []
-    sums = caches._sums
-    monkeypatch.setattr(caches, "_sums", lambda images: (checked.append(len(images)), sums(images))[1])
+    sums = keeping._sums
+    monkeypatch.setattr(keeping, "_sums", lambda images: (checked.append(len(images)), sums(images))[1])
     again = load_lazily(source, size=8, cache=cache).train
     assert checked == []
     again.images[torch.tensor([3, 1])]
