@@ -18,7 +18,7 @@ WAYS = 4
 
 def digest(data: bytes) -> np.ndarray:
     """(DIGEST,) int64 that tell the bytes of a file from all others."""
-    return np.frombuffer(sha256(data).digest()[: 8 * DIGEST], np.int64).copy()
+    return np.array(np.frombuffer(sha256(data).digest()[: 8 * DIGEST], np.int64))
 
 
 def keys(entries: Entries) -> np.ndarray:

@@ -19,8 +19,10 @@ from typing import Any
 
 from filelock import FileLock
 
-from fastssl.data.kept import DAMAGE, Kept, head_of, hold, key_of, length_of, open_kept, write_empty
-from fastssl.data.sources import one_line
+from fastssl.data.alike import keys
+from fastssl.data.carry import best_of
+from fastssl.data.kept import DAMAGE, Kept, NewFile, current, hold, open_kept
+from fastssl.data.sources import Entries, one_line
 from fastssl.errors import UserError
 
 _SUFFIX = ".images"
@@ -59,8 +61,9 @@ class Cache:
         And if ``fits`` says so of what was kept with them.
         """
         try:
-            key = key_of(stamp)
-            kept = open_kept(place, lambda told: told["key"] == key and fits(told["about"]), self.tell)
+            kept = open_kept(
+                place, lambda told: current(told) and told["stamp"] == stamp and fits(told["about"]), self.tell
+            )
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -74,27 +77,36 @@ class Cache:
         if kept is not None:
             with suppress(OSError):  # for what is dropped first where room is needed
                 os.utime(place)
-            self.tell(f"{kept}, from {place} ({_HOW_TO_REMOVE})")
+            self.tell(f"{_amount(kept, kept.written.sum())}, from {place} ({_HOW_TO_REMOVE})")
         return kept
 
-    def create(self, place: Path, stamp: str, about: dict[str, Any], count: int, size: int) -> Kept | None:
-        """Room for ``count`` images of ``size`` pixels, none of which is there yet.
+    def create(self, place: Path, stamp: str, about: dict[str, Any], entries: Entries, size: int) -> Kept | None:
+        """Room for the images of ``entries`` at ``size`` pixels.
+
+        Those that are kept of the source as it was, and of another that has most of these files, are carried over. A
+        file that has its name, size and times of before is not read for that; others are when they are first needed.
 
         Returns:
             None if that is not possible, which ``tell`` is told.
         """
-        head = head_of(key_of(stamp), about, count, size)
-        length = length_of(len(head), count, size)
+        new = NewFile(stamp, about, keys(entries), size)
         try:
-            self._make_room(place, length)
-            write_empty(place, head, length)
-            kept = open_kept(place, lambda _: True, self.tell)
+            self._make_room(place, new.layout.length)
+            carried = best_of(self._others(place, size), place, new, entries)
+            new.write(place, carried or ())
+            kept = open_kept(place, current, self.tell)
         except (UserError, OSError, ValueError) as error:
             self.tell(f"the images are not kept for the next start: {error}")
             return None
         if kept is not None:
-            self.tell(f"keeping {kept}, in {place} for the next start, as they are decoded ({_HOW_TO_REMOVE})")
+            before = "" if carried is None else f"; {carried.count:,} are carried over from {carried.donor.place}"
+            when = f"for the next start, as they are decoded{before}"
+            self.tell(f"keeping {_amount(kept, len(kept.keys))}, in {place} {when} ({_HOW_TO_REMOVE})")
         return kept
+
+    def _others(self, place: Path, size: int) -> list[Path]:
+        """The files with images of ``size`` pixels, the one in ``place`` before all others."""
+        return sorted(self.folder.glob(f"*-{size}px-*{_SUFFIX}"), key=lambda path: (path != place, path))
 
     @contextmanager
     def alone(self, place: Path) -> Iterator[None]:
@@ -151,6 +163,12 @@ class Cache:
                 f"they would take {needed / 1e9:,.2f} GB, and --cache_limit leaves {(needed - excess) / 1e9:,.2f}: "
                 "give a larger one"
             )
+
+
+def _amount(kept: Kept, there: int) -> str:
+    count, size = len(kept.keys), kept.pixels.shape[-1]
+    many = f"{count:,}" if there in (0, count) else f"{there:,} of {count:,}"
+    return f"{many} images of {size} x {size}, {kept.pixels.numel() / 1e6:,.1f} MB"
 
 
 def _drop(path: Path) -> bool:

@@ -137,7 +137,7 @@ def _cached(wanted: Wanted, cache: Cache) -> tuple[Listing, dict[str, Any], Kept
             if kept is None:
                 listing, about = _listed(wanted)
                 place = _place(wanted, cache, everything=about["complete"] or not wanted.in_split_only)
-                return listing, about, cache.create(place, now, about, len(listing.entries), wanted.size)
+                return listing, about, cache.create(place, now, about, Entries.of(listing.entries), wanted.size)
     about = kept.about
     later = _Later(wanted, about["names"])
     skipped = [Skipped(*item) for item in about["skipped"]]

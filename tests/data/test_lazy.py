@@ -32,7 +32,7 @@ def source(tmp_path: Path) -> str:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the files that are decoded."""
+    """The names of the files that are read."""
     found: list[str] = []
     read_each = rows.read_each
 
