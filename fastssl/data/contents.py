@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from fastssl.data import idx
-from fastssl.data.cache import Cache, Kept
+from fastssl.data.cache import Cache
 from fastssl.data.decode import SUFFIXES
 from fastssl.data.files import Files
 from fastssl.data.imageset import ImageSet
+from fastssl.data.kept import Kept
 from fastssl.data.layout import arrange
 from fastssl.data.reading import Progress, quiet, quote
 from fastssl.data.rows import Decoded, FileRows, InMemory, Undecoded
@@ -136,7 +137,7 @@ def _cached(wanted: Wanted, cache: Cache) -> tuple[Listing, dict[str, Any], Kept
             if kept is None:
                 listing, about = _listed(wanted)
                 place = _place(wanted, cache, everything=about["complete"] or not wanted.in_split_only)
-                return listing, about, cache.create(place, now, about, len(listing.entries), wanted.size)
+                return listing, about, cache.create(place, now, about, Entries.of(listing.entries), wanted.size)
     about = kept.about
     later = _Later(wanted, about["names"])
     skipped = [Skipped(*item) for item in about["skipped"]]

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +18,8 @@ from fastssl.data.sources import Entry, Skipped
 from fastssl.errors import UserError
 
 Progress = Callable[[int, int], None]
+# Of the bytes of the file at a position, on any thread: raises `UnreadableError` if they are of no use.
+Use = Callable[[int, bytes], object]
 
 # Groups of files read ahead of the decoding threads, for each of them: bounds the memory that undecoded files take.
 _READ_AHEAD = 4
@@ -47,11 +48,11 @@ def decode_all(
     kept: list[int] = []
     skipped: list[Skipped] = []
 
-    def keep(position: int, image: np.ndarray) -> None:
-        pixels[position] = image.transpose(2, 0, 1)
+    def keep(position: int, data: bytes) -> None:
+        pixels[position] = decode(data, size).transpose(2, 0, 1)
 
     with quiet():
-        for position, reason in decode_each(entries, size, keep):
+        for position, reason in read_each(entries, keep):
             if reason is None:
                 kept.append(position)
             else:
@@ -61,25 +62,22 @@ def decode_all(
     return images if not skipped else images[kept], kept, skipped
 
 
-def decode_each(
-    entries: Sequence[Entry], size: int, keep: Callable[[int, np.ndarray], None]
-) -> Iterator[tuple[int, str | None]]:
-    """Reads ``entries`` one after the other, and decodes them on as many threads as torch uses.
+def read_each(entries: Sequence[Entry], use: Use) -> Iterator[tuple[int, str | None]]:
+    """Reads ``entries`` one after the other, and uses them on as many threads as torch uses.
 
     Args:
         entries: what to read, in this order.
-        size: side of the images.
-        keep: is given the position of each that could be read and its pixels (size, size, 3), on one of the threads.
+        use: is given the position of each that could be read, and its bytes, on one of the threads.
 
     Yields:
-        The position of each, in order and after it was kept, with None, or why it could not be read.
+        The position of each, in order and after it was used, with None, or why it, or its image, could not be read.
     """
     threads = torch.get_num_threads()
     waiting: deque[tuple[int, Future[list[str | None]]]] = deque()
     pool = ThreadPoolExecutor(threads, "decode")
     try:
         for start, files in _groups(entries):
-            waiting.append((start, pool.submit(_decode_group, start, files, size, keep)))
+            waiting.append((start, pool.submit(_use_group, start, files, use)))
             if len(waiting) > threads * _READ_AHEAD:
                 yield from _finished(*waiting.popleft())
         while waiting:
@@ -140,16 +138,14 @@ def quote(skipped: Sequence[Skipped], most: int = 3) -> str:
     return shown if len(skipped) <= most else f"{shown}; ..."
 
 
-def _decode_group(
-    start: int, files: Sequence[bytes | UnreadableError], size: int, keep: Callable[[int, np.ndarray], None]
-) -> list[str | None]:
-    """Decodes ``files``, the first of which is at ``start``; returns for each why not, if it could not be."""
+def _use_group(start: int, files: Sequence[bytes | UnreadableError], use: Use) -> list[str | None]:
+    """Uses ``files``, the first of which is at ``start``; returns for each why not, if it could not be."""
     reasons: list[str | None] = []
     for position, data in enumerate(files, start):
         try:
             if isinstance(data, UnreadableError):
                 raise data
-            keep(position, decode(data, size))
+            use(position, data)
             reasons.append(None)
         except UnreadableError as error:
             reasons.append(str(error))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Protocol
 
@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastssl.data.decode import decode
 from fastssl.data.files import Files
-from fastssl.data.reading import Progress, decode_each, room
+from fastssl.data.reading import Progress, Use, read_each, room
 from fastssl.data.sources import Entries
 
 _WHITE = 255
@@ -72,8 +73,12 @@ class Store(Protocol):
     def there(self, rows: np.ndarray) -> np.ndarray:
         """(n,) bool, which of the images at ``rows`` are there."""
 
-    def put(self, row: int, image: np.ndarray) -> None:
-        """Adds an image, (S, S, 3) uint8; from any thread."""
+    def add(self, row: int, data: bytes) -> None:
+        """Adds the image of a file, given its bytes; from any thread.
+
+        Raises:
+            UnreadableError: if they are of no image.
+        """
 
 
 class InMemory:
@@ -94,8 +99,12 @@ class InMemory:
     def there(self, rows: np.ndarray) -> np.ndarray:
         return np.array(self._there[rows])
 
-    def put(self, row: int, image: np.ndarray) -> None:
-        self.pixels.numpy()[row] = image.transpose(2, 0, 1)
+    def add(self, row: int, data: bytes) -> None:
+        self.put(row, decode(data, self.pixels.shape[-1]).transpose(2, 0, 1))
+
+    def put(self, row: int, planes: np.ndarray) -> None:
+        """Adds an image, (3, S, S) uint8; from any thread."""
+        self.pixels.numpy()[row] = planes
         self._there[row] = True
 
     def take(self, pixels: Tensor, there: np.ndarray) -> None:
@@ -137,11 +146,10 @@ class FileRows(Rows):
     def _try(self, rows: Tensor, progress: Progress | None = None) -> None:
         """Finds out which of the files of ``rows`` cannot be read."""
 
-    def _each(self, rows: Sequence[int], keep: Callable[[int, np.ndarray], None], progress: Progress | None) -> None:
-        """Decodes the files of ``rows``; ``keep`` is given each row and its image (S, S, 3), on any thread."""
+    def _each(self, rows: Sequence[int], use: Use, progress: Progress | None) -> None:
+        """Reads the files of ``rows``; ``use`` is given each row and the bytes of its file."""
         entries = [self.files.listing.entries[row] for row in rows]
-        found = decode_each(entries, self._size, lambda place, image: keep(rows[place], image))
-        for place, reason in found:
+        for place, reason in read_each(entries, lambda place, data: use(rows[place], data)):
             if reason is not None:
                 self.files.give_up(rows[place], reason)
             if progress is not None:
@@ -193,8 +201,8 @@ class Decoded(FileRows):
             self._each(still, self._keep, progress)
         self._tried[missing] = True
 
-    def _keep(self, row: int, image: np.ndarray) -> None:
-        self.store.put(row, image)
+    def _keep(self, row: int, data: bytes) -> None:
+        self.store.add(row, data)
         self._tried[row] = True
 
     def _bring(self, rows: Tensor) -> Tensor:
@@ -215,7 +223,7 @@ class Undecoded(FileRows):
     def _try(self, rows: Tensor, progress: Progress | None = None) -> None:
         new = [row for row in rows.tolist() if row not in self._tried and not self.files.is_lost(row)]
         if new:
-            self._each(new, lambda row, image: None, progress)
+            self._each(new, lambda row, data: decode(data, self._size), progress)
             self._tried |= set(new)
 
     def _bring(self, rows: Tensor) -> Tensor:
@@ -224,8 +232,8 @@ class Undecoded(FileRows):
         wanted, which, counts = np.unique(rows.numpy(), return_inverse=True, return_counts=True)
         places = dict(zip(wanted.tolist(), np.split(which.argsort(), counts.cumsum()), strict=False))
 
-        def keep(row: int, image: np.ndarray) -> None:
-            pixels[places[row]] = image.transpose(2, 0, 1)
+        def keep(row: int, data: bytes) -> None:
+            pixels[places[row]] = decode(data, self._size).transpose(2, 0, 1)
 
         self._each([row for row in places if not self.files.is_lost(row)], keep, None)
         return images

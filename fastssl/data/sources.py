@@ -55,10 +55,17 @@ class Entries(Sequence[Entry]):
         names: of the files.
         sizes: of each, in bytes.
         read: gives the bytes of the one at a position.
+        times: of each, when it was last changed, and when in any way, where the source tells both.
     """
 
-    def __init__(self, names: Sequence[str], sizes: Sequence[int], read: Callable[[int], bytes]) -> None:
-        self.names, self.sizes, self._read = names, sizes, read
+    def __init__(
+        self,
+        names: Sequence[str],
+        sizes: Sequence[int],
+        read: Callable[[int], bytes],
+        times: Sequence[str] | None = None,
+    ) -> None:
+        self.names, self.sizes, self.times, self._read = names, sizes, times, read
 
     def __len__(self) -> int:
         return len(self.names)
@@ -77,7 +84,8 @@ class Entries(Sequence[Entry]):
     def subset(self, positions: Sequence[int]) -> Entries:
         """Those at ``positions``, in their order."""
         names, sizes = [self.names[i] for i in positions], [self.sizes[i] for i in positions]
-        return Entries(names, sizes, lambda i: self._read(positions[i]))
+        times = None if self.times is None else [self.times[i] for i in positions]
+        return Entries(names, sizes, lambda i: self._read(positions[i]), times)
 
     @classmethod
     def of(cls, entries: Sequence[Entry]) -> Entries:
@@ -237,7 +245,8 @@ def _size_and_times(child: os.DirEntry[str]) -> tuple[int, str]:
 def _list_folder(folder: Path) -> Listing:
     found, skipped = _scan(folder)
     names, sizes = [_printable(name) for name, _, _ in found], [size for _, size, _ in found]
-    return Listing(Entries(names, sizes, lambda i: _read_file(folder / found[i][0])), skipped)
+    times = [times for _, _, times in found]
+    return Listing(Entries(names, sizes, lambda i: _read_file(folder / found[i][0]), times), skipped)
 
 
 def _list_zip(archive: zipfile.ZipFile) -> Listing:

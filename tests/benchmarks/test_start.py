@@ -25,7 +25,7 @@ def test_a_call_comes_to_the_first_batch(make, monkeypatch: pytest.MonkeyPatch) 
 def test_a_second_start_decodes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(start, "BATCH", 4)
     work = start.by_cache(400)
-    monkeypatch.setattr("fastssl.data.rows.decode_each", None)
+    monkeypatch.setattr("fastssl.data.rows.read_each", None)
     assert work() == 2
     assert harness.backend(work)  # the first op is called where it can be asked
 

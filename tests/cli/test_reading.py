@@ -94,7 +94,7 @@ def test_a_second_run_starts_from_the_cache_and_ends_at_the_same_weights(
     for other in found[1:]:
         assert other.data == found[0].data
         assert all(torch.equal(other.model[name], found[0].model[name]) for name in other.model)
-    monkeypatch.setattr("fastssl.data.rows.decode_each", None)
+    monkeypatch.setattr("fastssl.data.rows.read_each", None)
     assert run("evaluate", "first").code == 0
     assert run("embed", "first", "photos", "--out", "features.npz").code == 0
 

@@ -6,33 +6,20 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from image_files import encode, noise, plain, write_tar, write_tree, write_zip
+from kept_helpers import PETS, Told, Work, assert_same, assert_same_splits, files
 
 from fastssl.data import cache as caches
-from fastssl.data import rows, sources
-from fastssl.data.images import Cache, ImageSet, Splits, load, load_all, load_lazily
+from fastssl.data import kept as keeping
+from fastssl.data.images import Cache, Splits, load, load_all, load_lazily
 from fastssl.data.rows import Decoded
-from fastssl.data.sources import Entry
 from fastssl.errors import UserError
-
-PETS = {f"{kind}/{i}.png": encode(noise(seed=i)) for kind in ("cat", "dog") for i in range(6)}
-
-
-class Told(list[str]):
-    """What a cache said; ``told("kept")`` counts the lines with that word and forgets all."""
-
-    def __call__(self, word: str) -> int:
-        found = sum(word in line for line in self)
-        self.clear()
-        return found
 
 
 @pytest.fixture
@@ -43,26 +30,6 @@ def told() -> Told:
 @pytest.fixture
 def cache(tmp_path: Path, told: Told) -> Cache:
     return Cache(tmp_path / "cache", told.append)
-
-
-def files(cache: Cache) -> list[Path]:
-    return sorted(path for path in cache.folder.iterdir() if not path.name.endswith(".lock"))
-
-
-def assert_same(a: ImageSet | None, b: ImageSet | None) -> None:
-    assert (a is None) == (b is None)
-    if a is None or b is None:
-        return
-    assert torch.equal(a.images[:], b.images[:])
-    assert (a.labels is None) == (b.labels is None)
-    assert a.labels is None or torch.equal(a.labels, b.labels)
-    assert (a.classes, a.names, a.source) == (b.classes, b.names, b.source)
-    assert tuple(a.skipped) == tuple(b.skipped)
-
-
-def assert_same_splits(a: Splits, b: Splits) -> None:
-    assert_same(a.train, b.train)
-    assert_same(a.test, b.test)
 
 
 @pytest.mark.parametrize("given", [False, True], ids=["drawn split", "given split"])
@@ -77,27 +44,14 @@ def test_a_second_start_reads_no_image(
     expected = load(source, size=8)
     first = load(source, size=8, cache=cache)
     assert told("keeping 1") == 1
-    decoded = names_decoded(monkeypatch)
+    work = Work(monkeypatch)
     again = load(source, size=8, cache=cache)
-    assert [Path(name).name for name in decoded] == ["bad.png"]  # which is tried again each time
+    assert [Path(name).name for name in work.read] == ["bad.png"]  # which is tried again each time
     assert told(" images of 8 x 8, 0.0 MB, from ") == 1
     for splits in (first, again):
         assert_same_splits(splits, expected)
         assert isinstance(splits.train.images, Decoded)
     assert_same_splits(load(source, size=8, seed=3, cache=cache), load_uncached(monkeypatch, source, seed=3))
-
-
-def names_decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the files that are decoded from now on."""
-    found: list[str] = []
-    decode_each = rows.decode_each
-
-    def noted(entries: Sequence[Entry], *args: Any) -> Iterator[tuple[int, str | None]]:
-        found.extend(entry.name for entry in entries)
-        return decode_each(entries, *args)
-
-    monkeypatch.setattr(rows, "decode_each", noted)
-    return found
 
 
 def load_uncached(monkeypatch: pytest.MonkeyPatch, source: str, seed: int) -> Splits:
@@ -125,46 +79,6 @@ def test_images_beside_a_given_split_are_kept_for_who_wants_them(tmp_path: Path,
     assert len(files(cache)) == 2
 
 
-def touched(folder: Path) -> None:
-    os.utime(folder / "cat" / "0.png", ns=(0, 0))
-
-
-def changed_in_place(folder: Path) -> None:
-    path = folder / "cat" / "0.png"
-    before = path.stat()
-    path.write_bytes(path.read_bytes()[:-1] + b"x")
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-
-
-def changed_behind_its_time(folder: Path) -> None:
-    path = folder / "cat" / "0.png"
-    before = path.stat()
-    path.write_bytes(path.read_bytes()[:-1] + b"x")
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-
-CHANGES: dict[str, Callable[[Path], object]] = {
-    "touched": touched,
-    "changed in place": changed_in_place,
-    "changed, its time set back": changed_behind_its_time,
-    "added": lambda folder: (folder / "dog" / "new.png").write_bytes(plain("green")),
-    "removed": lambda folder: (folder / "dog" / "0.png").unlink(),
-    "renamed": lambda folder: (folder / "dog" / "0.png").rename(folder / "dog" / "zero.png"),
-    "replaced": lambda folder: (folder / "dog" / "0.png").write_bytes(plain("green")),
-}
-
-
-@pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
-def test_a_folder_that_changed_is_read_anew(change, tmp_path: Path, cache: Cache, told: Told) -> None:
-    folder = write_tree(tmp_path / "pets", PETS)
-    load(str(folder), size=8, cache=cache)
-    change(folder)
-    told.clear()
-    assert_same_splits(load(str(folder), size=8, cache=cache), load(str(folder), size=8))
-    assert told("keeping") == 1
-    assert len(files(cache)) == 1  # in place of what is of no more use
-
-
 @pytest.mark.parametrize("pack", [write_zip, write_tar])
 def test_an_archive_that_changed_is_read_anew(pack, tmp_path: Path, cache: Cache, told: Told) -> None:
     path = pack(tmp_path / "pets", PETS)
@@ -183,10 +97,12 @@ def test_what_another_decoder_made_is_read_anew(
 ) -> None:
     source = str(write_tree(tmp_path / "pets", PETS))
     load(source, size=8, cache=cache)
-    monkeypatch.setattr(caches, "decoder", lambda: "Pillow 99")
+    monkeypatch.setattr(keeping, "decoder", lambda: "Pillow 99")
     told.clear()
+    work = Work(monkeypatch)
     load(source, size=8, cache=cache)
     assert told("keeping") == 1
+    assert work.spent() == (12, 12)
 
 
 def test_any_damage_is_noticed_and_repaired(tmp_path: Path, cache: Cache, told: Told) -> None:
@@ -359,24 +275,12 @@ def test_a_missing_source_is_refused_as_ever(cache: Cache) -> None:
         load("nowhere.zip", size=8, cache=cache)
 
 
-def test_without_a_second_time_the_contents_of_a_sample_tell(
-    tmp_path: Path, cache: Cache, told: Told, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sources, "_times", lambda status: str(status.st_mtime_ns))  # as on FAT
-    folder = write_tree(tmp_path / "pets", PETS)
-    load(str(folder), size=8, cache=cache)
-    changed_behind_its_time(folder)
-    told.clear()
-    load(str(folder), size=8, cache=cache)
-    assert told("keeping") == 1
-
-
 def test_a_start_reads_the_head_and_nothing_else(tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     source = str(write_tree(tmp_path / "pets", PETS))
     load(source, size=8, cache=cache)
     checked: list[int] = []
-    sums = caches._sums
-    monkeypatch.setattr(caches, "_sums", lambda images: (checked.append(len(images)), sums(images))[1])
+    sums = keeping._sums
+    monkeypatch.setattr(keeping, "_sums", lambda images, *args: (checked.append(len(images)), sums(images, *args))[1])
     again = load_lazily(source, size=8, cache=cache).train
     assert checked == []
     again.images[torch.tensor([3, 1])]

@@ -32,15 +32,15 @@ def source(tmp_path: Path) -> str:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the files that are decoded."""
+    """The names of the files that are read."""
     found: list[str] = []
-    decode_each = rows.decode_each
+    read_each = rows.read_each
 
     def noted(entries, *args):  # type: ignore[no-untyped-def]
         found.extend(entry.name for entry in entries)
-        return decode_each(entries, *args)
+        return read_each(entries, *args)
 
-    monkeypatch.setattr(rows, "decode_each", noted)
+    monkeypatch.setattr(rows, "read_each", noted)
     return found
 
 
