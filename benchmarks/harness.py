@@ -258,11 +258,16 @@ def circumstances() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit of this checkout, or nothing where git or its history is missing."""
+    """The commit of this checkout, or nothing where git or its history is missing; "-dirty" if anything but results and
+    the pages made of them has changed since: a run writes those of one op before the next is measured."""
     if shutil.which("git") is None:
         return ""
-    told = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return told.stdout.strip()
+
+    def told(*words: str) -> str:
+        return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = told("status", "--porcelain", "--untracked-files=no", "--", ":/", ":/!benchmarks/results", ":/!docs")
+    return told("describe", "--always") + ("-dirty" if changed else "")
 
 
 def processor() -> str:

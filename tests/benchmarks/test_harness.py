@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -123,3 +126,28 @@ def test_maes_encoder_computes_the_visible_patches_alone() -> None:
     counts = [mae_encoder.operations("vit_base", 1, masked=each) for each in (True, False)]
     assert counts[1] / counts[0] > 3.5
     assert counts[1] == pytest.approx(6 * 17.6e9, rel=0.02)  # the published multiply-adds of ViT-B/16, each two, thrice
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_results_that_a_run_has_written_leave_its_commit_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def git(*words: str) -> None:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        subprocess.run(["git", "-C", str(tmp_path), *who, *words], check=True, capture_output=True)
+
+    for name in ("benchmarks/results/op.json", "docs/performance.md", "fastssl/op.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("before")
+    git("init")
+    monkeypatch.chdir(tmp_path / "benchmarks")
+    assert harness.commit() == ""
+    git("add", ".")
+    git("commit", "-m", "all")
+    clean = harness.commit()
+    assert clean.isalnum()
+    (tmp_path / "benchmarks/results/op.json").write_text("after")
+    (tmp_path / "docs/performance.md").write_text("after")
+    assert harness.commit() == clean
+    (tmp_path / "fastssl/op.py").write_text("after")
+    assert harness.commit() == f"{clean}-dirty"
