@@ -61,6 +61,7 @@ class Cache:
         And if ``fits`` says so of what was kept with them.
         """
         try:
+            found = place.stat().st_ino
             kept = open_kept(
                 place, lambda told: current(told) and told["stamp"] == stamp and fits(told["about"]), self.tell
             )
@@ -72,7 +73,8 @@ class Cache:
         except DAMAGE as error:
             self.tell(f"{place} is damaged ({error}): reading the images anew")
             with suppress(OSError):
-                place.unlink()
+                if place.stat().st_ino == found:  # and not what another process has put there since
+                    place.unlink()
             return None
         if kept is not None:
             with suppress(OSError):  # for what is dropped first where room is needed
@@ -166,15 +168,15 @@ class Cache:
 
 
 def _amount(kept: Kept, there: int) -> str:
-    count, size = len(kept.keys), kept.pixels.shape[-1]
+    count, size = len(kept.keys), kept.shape[-1]
     many = f"{count:,}" if there in (0, count) else f"{there:,} of {count:,}"
-    return f"{many} images of {size} x {size}, {kept.pixels.numel() / 1e6:,.1f} MB"
+    return f"{many} images of {size} x {size}, {kept.shape.numel() / 1e6:,.1f} MB"
 
 
 def _drop(path: Path) -> bool:
     """Removes a file of the cache; False if a process is using it, or it cannot be removed."""
     try:
-        with path.open("rb") as file:
+        with path.open("r+b") as file:  # network drives lock no file for one that only reads it
             if not hold(file, alone=True):
                 return False
             path.unlink()

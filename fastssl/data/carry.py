@@ -57,10 +57,10 @@ class Carried:
         Where the system keeps no time that programs cannot set back, they may not. Of a source that tells no times,
         False.
         """
-        rows = np.flatnonzero(self.match.same)
+        rows = np.flatnonzero(self.match.same & self._there)
         some = rows[:: max(1, len(rows) // _SAMPLES)][:_SAMPLES]
         return entries.times is not None and all(
-            _is_of(entries, row, self.donor.contents(self.match.rows[row])) for row in some[self._there[some]].tolist()
+            _is_of(entries, row, self.donor.contents(self.match.rows[row])) for row in some.tolist()
         )
 
 
@@ -80,7 +80,7 @@ def best_of(places: Iterable[Path], place: Path, new: NewFile, entries: Entries)
     for path in places:
         with suppress(OSError, *DAMAGE):  # which is told when that file is used itself
             donor = open_kept(path, current, lambda _: None)
-            if donor is None or donor.pixels.shape[-1] != new.size:
+            if donor is None or donor.shape[-1] != new.size:
                 continue
             found = Carried(donor, match(new.keys, donor.keys))
             if path != place or not found.holds(entries):

@@ -45,7 +45,7 @@ class Wanted:
 
     Args:
         source: as the user gave it.
-        path: where it is.
+        path: where it is, links followed: what a link leads to may become another folder meanwhile.
         size: side of the images, in pixels.
         in_split_only: whether images that a given split leaves out are left out.
         max_skipped: the share of unreadable files, in [0, 1], that is allowed; a single one always is.
@@ -79,6 +79,7 @@ def read(wanted: Wanted, progress: Progress | None, cache: Cache | None) -> Cont
     part = data.subset(kept) if len(kept) < len(data) else data
     assert isinstance(part.images, Decoded)
     if cache is None:  # there is a tensor that holds just these
+        assert isinstance(data.images.store, InMemory)
         pixels = data.images.store.pixels
         part = replace(part, images=pixels if part is data else pixels[kept])
     splits = None if contents.splits is None else [contents.splits[i] for i in kept.tolist()]

@@ -179,7 +179,7 @@ def _wanted(source: str, size: int, max_skipped: float, *, in_split_only: bool) 
         raise UserError(f"the image size must be at least 1; got {size}")
     if not 0 <= max_skipped <= 1:
         raise UserError(f"max_skipped is a share of the files, from 0 to 1; got {max_skipped}")
-    return Wanted(source, _locate(source), size, in_split_only, max_skipped)
+    return Wanted(source, _locate(source).resolve(), size, in_split_only, max_skipped)
 
 
 def _split(contents: Contents, seed: int) -> Splits:

@@ -120,14 +120,14 @@ class Kept:
         self._mapped = torch.from_numpy(pixels)
         self._checked = np.zeros(len(marks), bool)
         self._writing = threading.Lock()
-        self._memory: InMemory | None = None  # in place of the file, if that can no longer be written to
+        self._memory: InMemory | None = None  # for what else is added, if the file can no longer be written to
 
     def __del__(self) -> None:
         self._file.close()
 
     @property
-    def pixels(self) -> Tensor:
-        return self._mapped if self._memory is None else self._memory.pixels
+    def shape(self) -> torch.Size:
+        return self._mapped.shape
 
     @property
     def written(self) -> np.ndarray:
@@ -140,9 +140,9 @@ class Kept:
 
     def there(self, rows: np.ndarray) -> np.ndarray:
         """(n,) bool, which of the images at ``rows`` are there and as they were written."""
-        if self._memory is not None:
-            return self._memory.there(rows)
-        unsure = rows[~self._checked[rows]]
+        memory = self._memory
+        in_memory = np.zeros(len(rows), bool) if memory is None else memory.there(rows)
+        unsure = rows[~(self._checked[rows] | in_memory)]
         for start in range(0, len(unsure), _BLOCK):
             some = unsure[start : start + _BLOCK]
             marks = np.array(self._marks[some])  # before the pixels, which were written first
@@ -151,7 +151,16 @@ class Kept:
             self._checked[some[right]] = True
             if not right.all():
                 self._tell(f"{self.place} is damaged ({(~right).sum()} images): decoding them anew")
-        return np.array(self._checked[rows])
+        return np.asarray(self._checked[rows] | in_memory)
+
+    def images(self, rows: Tensor) -> Tensor:
+        """(n, 3, S, S) uint8, a new tensor of the images at ``rows`` (n,), which are there."""
+        images = self._mapped.index_select(0, rows)
+        memory = self._memory
+        if memory is not None:
+            added = torch.from_numpy(memory.there(rows.numpy()))
+            images[added] = memory.images(rows[added])
+        return images
 
     def add(self, row: int, data: bytes) -> None:
         """Adds the image of a file, given its bytes; from any thread. Where this cannot be written, memory takes over.
@@ -188,7 +197,7 @@ class Kept:
                     return
                 except OSError as error:
                     self._tell(f"no more images are kept for the next start: {one_line(error)}")
-                    self._leave()
+                    self._memory = InMemory(len(self._checked), self._mapped.shape[-1])
         assert self._memory is not None
         self._memory.put(row, planes)
 
@@ -213,11 +222,6 @@ class Kept:
         while data:
             done = os.pwrite(self._file.fileno(), data, at)
             data, at = data[done:], at + done
-
-    def _leave(self) -> None:
-        memory = InMemory(len(self._checked), self._mapped.shape[-1])
-        memory.take(self._mapped, self._checked)
-        self._memory = memory
 
 
 def _carried_over(marks: np.ndarray, same: np.ndarray) -> np.ndarray:
@@ -353,7 +357,7 @@ def _digest(data: bytes) -> bytes:
 
 
 def hold(file: IO[bytes], *, alone: bool = False) -> bool:
-    """Marks an open file as in use; ``alone`` asks whether nobody else uses it. True where files cannot be locked."""
+    """Marks an open file as in use; ``alone`` asks whether nobody else uses it: no where that cannot be told."""
     if sys.platform == "win32":
         return True
     import fcntl
@@ -363,5 +367,5 @@ def hold(file: IO[bytes], *, alone: bool = False) -> bool:
     except BlockingIOError:
         return False
     except OSError:
-        pass
+        return not alone
     return True

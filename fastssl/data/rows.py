@@ -67,11 +67,14 @@ class Store(Protocol):
     """Where decoded images are kept: in memory, or in a file of the cache."""
 
     @property
-    def pixels(self) -> Tensor:
-        """(M, 3, S, S) uint8, of which those are images that are there."""
+    def shape(self) -> torch.Size:
+        """(M, 3, S, S), of all images, there or not."""
 
     def there(self, rows: np.ndarray) -> np.ndarray:
         """(n,) bool, which of the images at ``rows`` are there."""
+
+    def images(self, rows: Tensor) -> Tensor:
+        """(n, 3, S, S) uint8, a new tensor of the images at ``rows`` (n,), whatever it may hold for those not there."""
 
     def add(self, row: int, data: bytes) -> None:
         """Adds the image of a file, given its bytes; from any thread.
@@ -96,8 +99,15 @@ class InMemory:
         self.pixels = room(count, size)
         self._there = np.zeros(count, bool)
 
+    @property
+    def shape(self) -> torch.Size:
+        return self.pixels.shape
+
     def there(self, rows: np.ndarray) -> np.ndarray:
         return np.array(self._there[rows])
+
+    def images(self, rows: Tensor) -> Tensor:
+        return self.pixels.index_select(0, rows)
 
     def add(self, row: int, data: bytes) -> None:
         self.put(row, decode(data, self.pixels.shape[-1]).transpose(2, 0, 1))
@@ -106,12 +116,6 @@ class InMemory:
         """Adds an image, (3, S, S) uint8; from any thread."""
         self.pixels.numpy()[row] = planes
         self._there[row] = True
-
-    def take(self, pixels: Tensor, there: np.ndarray) -> None:
-        """Adds those of (M, 3, S, S) images that are ``there`` (M,) bool."""
-        for row in there.nonzero()[0].tolist():
-            self.pixels[row] = pixels[row]
-        self._there |= there
 
 
 class FileRows(Rows):
@@ -167,9 +171,9 @@ class Decoded(FileRows):
     """
 
     def __init__(self, files: Files, store: Store, rows: Tensor, order: Sequence[int] | None = None) -> None:
-        super().__init__(files, rows, store.pixels.shape[-1])
+        super().__init__(files, rows, store.shape[-1])
         self.store = store
-        self._tried = np.zeros(len(store.pixels), bool)  # of all images, whichever part asked
+        self._tried = np.zeros(store.shape[0], bool)  # of all images, whichever part asked
         self._order = None if order is None else np.array(order)
 
     def usable(self, index: Tensor) -> Tensor:
@@ -207,7 +211,7 @@ class Decoded(FileRows):
 
     def _bring(self, rows: Tensor) -> Tensor:
         self._try(rows)
-        images = self.store.pixels.index_select(0, rows)
+        images = self.store.images(rows)
         lost = torch.tensor([self.files.is_lost(row) for row in rows.tolist()], dtype=torch.bool)
         images[lost] = _WHITE
         return images

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import subprocess
@@ -304,6 +305,23 @@ def test_sets_that_were_not_used_for_longest_are_dropped_for_want_of_room(
     assert told(f"dropped {cache.place(Path(source['b']), 8, 'all')}, 0.0 MB") == 1
     assert [path.name[0] for path in files(cache)] == ["a", "c", "d"]
     assert limited.usage().endswith("; at most 0.0 GB")
+
+
+def test_where_files_cannot_be_locked_none_is_dropped(
+    tmp_path: Path, cache: Cache, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    first, second = (str(write_tree(tmp_path / name, PETS)) for name in "ab")
+    load(first, size=8, cache=cache)
+    (kept,) = files(cache)
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    load(second, size=8, cache=replace(cache, limit=kept.stat().st_size))
+    assert files(cache) == [kept]
+    assert told("they would take") == 1
 
 
 def test_a_set_in_use_is_not_dropped(tmp_path: Path, cache: Cache, told: Told) -> None:

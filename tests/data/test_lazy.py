@@ -13,6 +13,7 @@ import torch
 from image_files import encode, noise, write_tar, write_tree, write_zip
 from torch import Tensor
 
+from fastssl.data import kept as keeping
 from fastssl.data import plans, rows
 from fastssl.data.images import Cache, ImageSet, load, load_lazily
 from fastssl.data.loader import Loader
@@ -206,6 +207,46 @@ def test_a_cache_that_may_only_be_read_serves_what_it_has(
     assert len(told) == before
     assert torch.equal(again.images[:], load_lazily(source, size=16).train.images[:])
     assert "may not be written to" in told[-1]
+
+
+def test_what_is_found_in_the_file_while_memory_takes_over_is_served_from_the_file(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Cache(tmp_path / "cache")
+    expected = load_lazily(source, size=16, cache=cache).train.images[:8]
+    images = load_lazily(source, size=16, cache=cache).train.images
+    assert isinstance(images, Decoded)
+    store, kept = images.store, images.rows[:8].numpy()
+    looked = []
+
+    def meanwhile(*given: int) -> rows.InMemory:
+        looked.append(store.there(kept[4:]))  # as another thread may
+        return rows.InMemory(*given)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(keeping, "InMemory", meanwhile)
+    monkeypatch.setattr(os, "pwrite", full)
+    assert torch.equal(images[:], load_lazily(source, size=16).train.images[:])
+    assert len(looked) == 1
+    assert torch.equal(images[:8], expected)
+
+
+def test_a_link_that_leads_elsewhere_meanwhile_changes_nothing(tmp_path: Path) -> None:
+    versions = [
+        write_tree(tmp_path / f"v{i}", {f"{k}.png": encode(noise(seed=9 * i + k)) for k in range(6)}) for i in (1, 2)
+    ]
+    link, cache = tmp_path / "data", Cache(tmp_path / "cache")
+    link.symlink_to(versions[0])
+    images = load_lazily(str(link), size=16, cache=cache).train.images
+    images[0]
+    link.unlink()
+    link.symlink_to(versions[1])
+    assert torch.equal(images[:], load(str(versions[0]), size=16).train.images[:])
+    for link_or_folder, version in ((link, 1), (versions[0], 0)):
+        again = load_lazily(str(link_or_folder), size=16, cache=cache).train.images
+        assert torch.equal(again[:], load(str(versions[version]), size=16).train.images[:])
 
 
 def test_a_source_that_changes_meanwhile_is_said(source: str, tmp_path: Path) -> None:
