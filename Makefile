@@ -2,7 +2,7 @@
 # through constraints.txt, and the native build.
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := pyproject.toml constraints.txt setup.py CMakeLists.txt $(shell find csrc -type f)
+SOURCES := pyproject.toml constraints.txt setup.py fastssl/_build.py CMakeLists.txt $(shell find csrc -type f)
 
 .PHONY: demo test lint sanitize rivals clean
 

@@ -72,9 +72,10 @@ A call is served by the kernel of its device unless plain torch was faster there
 table that the choice reads. Ops without an entry below always take the kernel. A forced backend is always honoured.
 """
 READ_PROVEN = """\
-A kernel is *proven* where its tests passed on a GPU and nothing has changed since of its file, of what it includes or
-imports, of the bindings and the compilers' options, and of its op's own file: [benchmarking.md](benchmarking.md) tells
-of the ledger. An unproven kernel was compiled for three GPU generations and tested on a CPU, emulated or interpreted.
+A kernel is *proven* where its tests and a memcheck passed on a GPU and nothing has changed since of its file, of what
+it includes or imports, of the bindings and the compilers' options, and of its op's own file:
+[benchmarking.md](benchmarking.md) tells of the ledger. An unproven kernel was compiled for three GPU generations and
+tested on a CPU, emulated or interpreted.
 """
 READ_DEMO = """\
 `{command}` runs the settings of `make demo` with three seeds. Gain by kNN over the same encoder at random
