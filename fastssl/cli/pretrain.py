@@ -101,6 +101,7 @@ def _finish(folder: RunFolder, data: Data, known: int) -> None:
     And the files that could not be read, if there are more than the ``known`` ones of the beginning.
     """
     trained = open_run(folder.path)
+    labelled = isinstance(data, Splits) and data.test is not None and data.test.labels is not None
     if isinstance(data, Splits):
         with console.reading(trained.config.data) as progress:
             data = data.readable(progress)
@@ -112,8 +113,10 @@ def _finish(folder: RunFolder, data: Data, known: int) -> None:
         )
     elif not isinstance(data, Splits):
         print(f"not scored: give labelled images to fastssl evaluate {folder.path} --data")
-    elif data.test is not None and data.test.labels is not None:
+    elif labelled and data.test is not None:
         score(trained, data, folder.scores)
+    elif labelled:
+        print("not scored: none of the test images can be read")
     else:
         print("not scored: the images have no labels (folders that name classes)")
     if isinstance(data, Recordings):  # a report shows images

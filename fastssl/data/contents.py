@@ -23,7 +23,7 @@ from fastssl.data.sources import Entries, Listing, Skipped, list_images, one_lin
 from fastssl.errors import UserError
 
 # What becomes of an unreadable file where no engine takes another in its place.
-WHITE = "white takes its place where it is looked at"
+WHITE = "training takes the next one, scores and pictures leave it out"
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ class Files:
         if count > self._allowed:
             raise UserError(
                 f"too many unreadable files: {count} so far, {self._allowed} of {self._all} allowed "
-                f"({quote(self.skipped)}): remove or repair them"
+                f"({quote(self.skipped)}): repair them, or allow more by max_skipped"
             )
 
     def substitutes(self, found: Sequence[object | None]) -> list[int]:

@@ -69,14 +69,16 @@ class Splits:
     test: ImageSet | None
 
     def readable(self, progress: Progress | None = None) -> Splits:
-        """Both without the images whose files cannot be read, as scores and pictures take them.
+        """Both without the images whose files cannot be read, as scores and pictures take them; without the test set,
+        if that leaves none of it.
 
         Args:
             progress: as of `ImageSet.readable`, for one after the other.
         Raises:
-            UserError: if more files cannot be read than are allowed, or none of a part can be.
+            UserError: if more files cannot be read than are allowed, or none of those to train on can be.
         """
-        parts = [part.readable(progress) for part in (self.train, self.test) if part is not None]
-        if empty := next((part for part in parts if not len(part)), None):
-            raise UserError(f"no readable image in a part of {empty.source!r}: repair its files")
-        return Splits(parts[0], parts[1] if len(parts) > 1 else None)
+        train = self.train.readable(progress)
+        if not len(train):
+            raise UserError(f"none of the images of {train.source!r} to train on can be read: repair its files")
+        test = None if self.test is None else self.test.readable(progress)
+        return Splits(train, test if test is not None and len(test) else None)

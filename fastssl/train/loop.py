@@ -334,13 +334,14 @@ class _Trainer:
         labelled = self.splits is not None and self.splits.test is not None and self.splits.test.labels is not None
         return labelled and every > 0 and (done % every == 0 or done == self.config.epochs)
 
-    def _online_knn(self) -> float:
-        """Accuracy in [0, 1] of the encoder as it is now."""
+    def _online_knn(self) -> float | None:
+        """Accuracy in [0, 1] of the encoder as it is now; None if none of the test images can be read."""
         assert self.splits is not None
         splits = self.splits.readable()
         train, test = splits.train, splits.test
+        if test is None:
+            return None
         assert train.labels is not None
-        assert test is not None
         assert test.labels is not None
         labelled = self._features(train, 0), train.labels, self._features(test, len(train)), test.labels
         return knn_accuracy(*labelled, num_classes=len(train.classes), k=min(KNNConfig.k, len(train)))

@@ -110,6 +110,17 @@ def test_a_terminal_is_told_how_many_images_are_read(
     assert "0/?" not in shown.getvalue()
 
 
+def test_without_a_test_image_that_can_be_read_the_run_is_whole_but_for_scores(run: Run, tmp_path: Path) -> None:
+    write_images(tmp_path / "photos" / "train", {"cat": 12, "dog": 12})
+    for kind in ("cat", "dog"):
+        (tmp_path / "photos" / "test" / kind).mkdir(parents=True)
+        (tmp_path / "photos" / "test" / kind / "broken.png").write_bytes(b"not a picture")
+    outcome = run("pretrain", "--data", "photos", "--out", "run", *QUICK)
+    assert outcome.code == 0
+    assert "not scored: none of the test images can be read" in outcome.out
+    assert RunFolder(Path("run")).report.exists()
+
+
 def test_streaming_keeps_no_image_and_scores_them_all_the_same(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

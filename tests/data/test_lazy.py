@@ -166,6 +166,23 @@ def test_too_many_unreadable_files_end_the_epoch_whichever_part_they_are_in(tmp_
         splits.test.readable()
 
 
+def test_a_test_set_of_which_nothing_can_be_read_is_none(tmp_path: Path) -> None:
+    files = {f"test/{i}.png": b"no image" for i in range(3)} | {
+        f"train/{i}.png": encode(noise(seed=i)) for i in range(5)
+    }
+    splits = load_lazily(str(write_tree(tmp_path, files)), size=8, max_skipped=0.5).readable()
+    assert (len(splits.train), splits.test) == (5, None)
+
+
+def test_without_an_image_to_train_on_there_is_an_error(tmp_path: Path) -> None:
+    files = {f"train/{i}.png": b"no image" for i in range(3)} | {
+        f"test/{i}.png": encode(noise(seed=i)) for i in range(5)
+    }
+    splits = load_lazily(str(write_tree(tmp_path, files)), size=8, max_skipped=0.5)
+    with pytest.raises(UserError, match="to train on can be read: repair its files"):
+        splits.readable()
+
+
 def test_where_the_disk_fills_the_run_goes_on_in_memory(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
