@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def test_a_dry_run_tries_every_op_and_claims_no_kernel(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.gpu", "--dry-run", "--minutes", "20", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "benchmarks.gpu", "--dry-run", "--minutes", "40", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert "all is right, but no kernel ran: this was a dry run" in done.stdout
