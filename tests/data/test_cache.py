@@ -23,16 +23,6 @@ from fastssl.data.rows import Decoded
 from fastssl.errors import UserError
 
 
-@pytest.fixture
-def told() -> Told:
-    return Told()
-
-
-@pytest.fixture
-def cache(tmp_path: Path, told: Told) -> Cache:
-    return Cache(tmp_path / "cache", told.append)
-
-
 @pytest.mark.parametrize("given", [False, True], ids=["drawn split", "given split"])
 @pytest.mark.parametrize("pack", [write_tree, write_zip, write_tar, lambda path, what: write_tar(path, what, "gz")])
 def test_a_second_start_reads_no_image(

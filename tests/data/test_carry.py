@@ -18,16 +18,6 @@ from fastssl.data import kept, sources
 from fastssl.data.images import Cache, load, load_lazily
 
 
-@pytest.fixture
-def told() -> Told:
-    return Told()
-
-
-@pytest.fixture
-def cache(tmp_path: Path, told: Told) -> Cache:
-    return Cache(tmp_path / "cache", told.append)
-
-
 def changed_behind_its_time(folder: Path) -> None:
     path = folder / "cat" / "0.png"
     before = path.stat()
