@@ -123,7 +123,7 @@ def test_an_unreadable_file_is_white_and_named_once(tmp_path: Path) -> None:
     content = {f"{i}.png": encode(noise(seed=i)) for i in range(9)} | {"3.png": b"no image"}
     data = stream(str(write_tree(tmp_path, content)), size=16).train
     assert list(data.skipped) == []
-    with pytest.warns(UserWarning, match=r"'3\.png' cannot be read \(not an image .*white") as warned:
+    with pytest.warns(UserWarning, match=r"'3\.png' cannot be read \(not an image .*leave it out") as warned:
         white = [*data.images[2:5][1:2], *data.subset(torch.tensor([3])).images[:]]
     assert all(bool((image == 255).all()) for image in white)
     assert len(warned) == 1
