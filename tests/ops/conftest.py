@@ -13,12 +13,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 from emulated import EMULATED, INTERPRETED, INTERPRETING, cuda_on_cpu, triton_on_cpu
+from isas import ISAS
 from pretended import gpu_on_cpu
 
 from fastssl import _build, ops
 from fastssl.ops import _native
-
-ISAS = ("baseline", "avx2", "avx512", "avx512bf16", "amx")
 
 
 @dataclass(frozen=True)

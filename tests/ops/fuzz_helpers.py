@@ -10,6 +10,7 @@ import pytest
 import torch
 from emulated import INTERPRETING, cuda_on_cpu, triton_on_cpu
 from hypothesis import strategies as st
+from isas import ISAS
 from torch import Tensor
 
 from fastssl import ops
@@ -18,7 +19,6 @@ from fastssl.ops import _native
 FLOATS = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 SIZES = [1, 2, 3, 4, 5, 7, 8, 13, 16, 17, 31, 33, 64, 65, 67, 127, 131]  # the first are what an example shrinks to
 LAYOUTS = ["plain", "offset", "transposed", "gaps", "gaps everywhere", "negated", "expanded"]
-ISAS = ("baseline", "avx2", "avx512", "avx512bf16", "amx")
 WILD = [0.0, -0.0, 1e-45, -1e-40, 1e-38, 1e-8, 6e4, -1e19, 3e38, -3.4e38, 1e300, math.inf, -math.inf, math.nan]
 T = TypeVar("T")
 
