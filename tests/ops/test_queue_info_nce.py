@@ -8,12 +8,14 @@ import pytest
 import torch
 from beyond_32_bits import DEVICES, coded, how_many
 from contrastive_helpers import (
+    CANCELLING,
     DTYPES,
     TEMPERATURES,
     _tensors_are_made_on_the_engines_device,  # noqa: F401
     assert_any_layout,
     assert_as_good_as_plain_torch,
     assert_same_bits_with_any_number_of_threads,
+    assert_wrong_gradients_are_refused,
     extra_megabytes,
     linux_only,
     needs_float64,
@@ -46,7 +48,7 @@ def inputs(n: int, k: int, d: int, dtype: torch.dtype = torch.float32) -> tuple[
     return query.to(dtype), key.to(dtype), queue.to(dtype)
 
 
-def check(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> None:
+def check(query: Tensor, key: Tensor, queue: Tensor, temperature: float, cancels: bool = False) -> None:
     options = dict(temperature=temperature)
     assert_as_good_as_plain_torch(
         lambda q, k: queue_info_nce(q, k, queue.to(q.dtype), **options),
@@ -54,6 +56,7 @@ def check(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> None
         query,
         key,
         scale=1 / temperature,
+        cancels=cancels,
     )
 
 
@@ -64,6 +67,14 @@ def test_equals_the_formula(engine, n: int, k: int, d: int, dtype: torch.dtype) 
     needs_speed(engine, n, k, d)
     for temperature in some(engine, TEMPERATURES):
         check(*inputs(n, k, d, dtype), temperature)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_wrong_gradient_is_refused(dtype: torch.dtype) -> None:
+    for t in TEMPERATURES:
+        assert_wrong_gradients_are_refused(
+            globals(), "queue_info_nce", lambda t=t: check(*inputs(20, 50, 16, dtype), t)
+        )
 
 
 @pytest.mark.parametrize("case", ["duplicates", "all equal", "the positive in the queue", "zeros", "lengths apart"])
@@ -79,7 +90,7 @@ def test_degenerate_rows(engine, case: str) -> None:
         query, key, queue = (torch.zeros_like(x) for x in (query, key, queue))
     else:
         query, queue = query * torch.logspace(-2, 1, 100)[:, None], queue * torch.logspace(1, -2, 300)[:, None]
-    check(query, key, queue, 0.1)
+    check(query, key, queue, 0.1, cancels=case in CANCELLING)
 
 
 def test_a_loss_near_zero_keeps_its_digits(engine) -> None:
