@@ -269,6 +269,34 @@ def test_the_matrix_of_similarities_is_never_stored() -> None:
     assert extra_megabytes(2048, "reference") > 128  # the measurement does see a stored matrix
 
 
+SCARCE = """
+import resource, torch
+from pathlib import Path
+from fastssl.ops import nt_xent
+torch.set_num_threads(1)
+nt_xent(torch.randn(4, 8), torch.randn(4, 8), temperature=0.5, backend="cpu")
+views = torch.zeros(2, 1, 180_000)  # a block of rows takes 69 MB, more than is kept, in each order
+for extra in range(0, 400, 40):
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + (extra << 20), resource.RLIM_INFINITY))
+    try:
+        print(nt_xent(*views, temperature=0.5, backend="cpu").item())
+        break
+    except MemoryError:
+        print("MemoryError")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the memory as Linux does")
+def test_memory_that_cannot_be_had_is_an_error() -> None:
+    """Whichever of the allocations it is that fails."""
+    done = subprocess.run([sys.executable, "-c", SCARCE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = done.stdout.split()
+    assert told == ["MemoryError"] * (len(told) - 1) + ["0.0"]
+    assert len(told) > 3
+
+
 BAD = [
     (dict(z1=torch.zeros(8, 3)), ValueError, r"same shape \(N, D\); got \(8, 4\) and \(8, 3\)"),
     (dict(z0=torch.zeros(8)), ValueError, r"z0 must have shape \(N, D\); got \(8\)"),
