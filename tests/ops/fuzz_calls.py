@@ -290,7 +290,7 @@ def _propagate(drawn: Drawn) -> Arguments:
         "target": drawn.numbers((d, height, width), dtype),
         "context": drawn.numbers((frames, d, height, width), dtype),
         "labels": drawn.numbers((frames, classes, height, width), drawn.dtype()),
-        "radius": drawn.pick([None, 0, 1, 3, 2**62]),
+        "radius": drawn.pick([None, 0, 1, 3, 2**62, 2**63 - 1]),
         "k": drawn.size(most=frames * height * width),
         "temperature": drawn.number(0.05, 1),
     }

@@ -131,6 +131,13 @@ def test_a_shift_is_followed_within_the_window_and_not_beyond(engine) -> None:
     assert (short[:, :-2, :-3] != labels[0][:, 2:, 3:]).any(0).all()
 
 
+@pytest.mark.parametrize("radius", [12, 2**62, 2**63 - 1])
+def test_a_radius_beyond_the_frame_is_none(engine, radius: int) -> None:
+    inputs = data(2, 5, 3, 13, 2, device=engine.device)
+    got, want = (propagate_labels(*inputs, radius=r, k=9, temperature=0.1) for r in (radius, None))
+    assert torch.equal(got, want)
+
+
 @pytest.mark.parametrize("k", [1, 3, 9, 17, 18, 40])
 @pytest.mark.parametrize("radius", [1, None])
 def test_of_equal_pixels_the_first_are_taken(engine, k: int, radius: int | None) -> None:
