@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,7 +28,7 @@ from contrastive_helpers import (
 )
 from torch import Tensor
 
-from fastssl.ops import queue_info_nce
+from fastssl.ops import _native, queue_info_nce
 from fastssl.ops.queue_info_nce import reference  # type: ignore[attr-defined]
 
 BACKENDS = ("reference", "cpu", "triton")
@@ -161,6 +163,29 @@ def test_bad_values_give_nan(engine, value: float, where: int) -> None:
     tensors[where][100, 3] = value
     loss = queue_info_nce(*tensors, temperature=0.5)
     assert torch.isnan(loss) if engine.backend == "cpu" else not torch.isfinite(loss)
+
+
+def running_threads() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+@linux_only
+def test_an_empty_queue_wakes_no_threads() -> None:
+    """None for no work would be as many as OpenMP likes: here, of a thread that never asked for any, three."""
+    before, woken = torch.get_num_threads(), []
+
+    def work() -> None:
+        torch.set_num_threads(3)
+        with _native.on_one_thread():
+            running = running_threads()
+            queue_info_nce(*inputs(7, 0, 8), temperature=0.5, backend="cpu")
+            woken.append(running_threads() - running)
+
+    caller = threading.Thread(target=work)
+    caller.start()
+    caller.join()
+    torch.set_num_threads(before)
+    assert woken == [0]
 
 
 def test_gradient_only_where_asked(engine) -> None:
