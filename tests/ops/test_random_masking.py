@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastssl.ops import random_masking
+from fastssl.ops import _native, random_masking
 from fastssl.ops.random_masking import kept_patches, reference  # type: ignore[attr-defined]
 
 BACKENDS = ("reference", "cpu", "cuda")
@@ -113,6 +113,11 @@ def test_under_compile(engine) -> None:
 )
 def test_kept_patches_survives_rounding(length: int, ratio: float, kept: int) -> None:
     assert kept_patches(length, ratio) == kept
+
+
+def test_more_patches_than_32_bits_count_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"random_masking: takes at most 2\^32 - 1 patches.*; got 4294967296"):
+        _native.cpu.random_masking(0, 0, 2**32, 1, 0, 0, 0, 1)  # of no sample: addresses and a number of threads
 
 
 BAD = [

@@ -214,6 +214,13 @@ def test_second_derivative_is_refused(engine) -> None:
         grad.sum().backward()
 
 
+def test_more_indices_than_the_gradient_counts_are_refused() -> None:
+    x, ids = torch.zeros(0, 5, 1, requires_grad=True), torch.zeros(0, 2**31, dtype=torch.int64)
+    taken = take_patches(x, ids, backend="cpu")
+    with pytest.raises(ValueError, match=r"at most 2\^31 - 1 indices a sample; got 2147483648"):
+        taken.sum().backward()
+
+
 @pytest.mark.parametrize("bad", [-1, 5, 2**40, -(2**62)])
 def test_an_index_outside_is_named(engine, bad: int) -> None:
     if engine.backend == "cuda":
