@@ -6,6 +6,8 @@ which Triton must be imported under ``TRITON_INTERPRET=1``: then that is the onl
 
 from __future__ import annotations
 
+import ctypes
+import itertools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ from pretended import gpu_on_cpu
 
 from fastssl import _build, ops
 from fastssl.ops import _native
+
+M_PERTURB = -6  # of mallopt: what is allocated is filled with a byte
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,26 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
         yield Engine(backend, device, slow=how in ON_CPU)
     if backend == "cpu":
         _native.cpu.set_isa(_native.cpu.supported_isa())
+
+
+@pytest.fixture
+def other_working_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each call of a C++ kernel finds its working memory filled with something else: no result may hang on it.
+
+    Kept memory would hold what the call before left there.
+    """
+    fill = getattr(ctypes.CDLL(None), "mallopt", lambda option, byte: 0)  # glibc's
+    threads, calls = _native.threads, itertools.count()
+
+    def threads_of_a_call() -> int:
+        if _native.cpu is not None:
+            _native.cpu.release_kept()
+        fill(M_PERTURB, 1 + next(calls) % 255)
+        return threads()
+
+    monkeypatch.setattr(_native, "threads", threads_of_a_call)
+    yield
+    fill(M_PERTURB, 0)
 
 
 @pytest.fixture

@@ -133,6 +133,7 @@ def test_equal_noise_fills_the_first(engine) -> None:
     assert got.flatten().nonzero().flatten().tolist() == [0, 1, 2, 4, 5, 6, 9, 10]
 
 
+@pytest.mark.usefixtures("other_working_memory")
 def test_any_number_of_threads(engine) -> None:
     noise = noise_of(300, (14, 14)).to(engine.device)
     before, want = torch.get_num_threads(), block_masking(300, 14, 75, noise=noise)

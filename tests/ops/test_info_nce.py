@@ -179,6 +179,7 @@ def test_the_logits_are_never_stored() -> None:
     assert measure("reference") > 120  # the measurement does see stored logits
 
 
+@pytest.mark.usefixtures("other_working_memory")
 @pytest.mark.parametrize(("n", "m"), [(300, 97), (20, 3000), (3000, 20)])
 def test_same_bits_again_and_with_any_number_of_threads(engine, n: int, m: int) -> None:
     needs_speed(engine, n, m + 500, 24)

@@ -115,6 +115,7 @@ def test_more_pairs_than_32_bits_count(device: str) -> None:
     assert (got - want).norm() <= 1e-5 * want.norm()
 
 
+@pytest.mark.usefixtures("other_working_memory")
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
     z0, z1 = views(300, 48, device=engine.device)
     before = torch.get_num_threads()

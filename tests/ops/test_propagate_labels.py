@@ -182,6 +182,7 @@ def test_more_pairs_than_32_bits_count(device: str) -> None:
     torch.testing.assert_close(got.cpu(), want[asked].T.reshape(2, side, side), rtol=1e-5, atol=0)
 
 
+@pytest.mark.usefixtures("other_working_memory")
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
     inputs = data(3, 48, *((9, 11) if engine.slow else (21, 23)), 3, device=engine.device)
     before, want = torch.get_num_threads(), propagate_labels(*inputs, radius=5, k=5, temperature=0.1)

@@ -139,6 +139,7 @@ def test_more_pairs_than_32_bits_count(device: str) -> None:
         assert (got - expected).norm() <= 1e-5 * expected.norm()
 
 
+@pytest.mark.usefixtures("other_working_memory")
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
     needs_speed(engine, 200, 5000, 48)
     query, key, queue = inputs(200, 5000, 48)

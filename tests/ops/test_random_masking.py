@@ -62,6 +62,7 @@ def test_equal_noise_keeps_its_order(engine, values: int, length: int) -> None:
         assert torch.equal(tensor.cpu(), expected)
 
 
+@pytest.mark.usefixtures("other_working_memory")
 @pytest.mark.parametrize("length", [196, 1500])
 def test_any_number_of_threads(engine, length: int) -> None:
     noise = torch.rand(61, length, generator=torch.Generator().manual_seed(0)).to(engine.device)
