@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from fuzz_helpers import FLOATS, Drawn, tensors_of
@@ -15,18 +15,35 @@ from torch import Tensor
 Arguments = dict[str, Any]
 
 
+class Terms(NamedTuple):
+    """What gradients are the sums of: a logit's largest size, of which each term has an eps as its relative error, and
+    the sizes of the terms, in the gradients of settings by name and in those of rows in the norm."""
+
+    logit: float
+    of_settings: dict[str, float]
+    of_rows: float
+
+    def allowed(self, gradient: str, exact: Tensor, dtype: torch.dtype, units: float) -> float:
+        """The error, in the norm. Terms that rows are the sums of may be rounded to 16 bits, and results are."""
+        of_setting = self.of_settings.get(gradient.removeprefix("gradient of "))
+        terms, size = of_setting or self.of_rows, float(exact.norm())
+        rounded = size if of_setting else max(terms, size)
+        finfo = torch.finfo(dtype)
+        return 2 * finfo.eps * rounded + units * self.logit * max(terms, size) + finfo.tiny
+
+
 @dataclass(frozen=True)
 class Fuzzed:
     """What the fuzz knows of an op.
 
     ``arguments`` draws a valid call. ``errors`` tells, of its arguments in float64, what one rounding may come to in
-    the results and in the gradients; None if results must be equal. ``differentiable`` name arguments that may ask for
-    a gradient, ``written`` those that the op writes. ``agree`` compares results that cannot be compared number by
-    number.
+    the results and in the gradients, the ``Terms`` of which are compared in the norm; None if results must be equal.
+    ``differentiable`` name arguments that may ask for a gradient, ``written`` those that the op writes. ``agree``
+    compares results that cannot be compared number by number.
     """
 
     arguments: Callable[[Drawn], Arguments]
-    errors: Callable[[Arguments], tuple[float, float]] | None
+    errors: Callable[[Arguments], tuple[float, float | Terms]] | None
     differentiable: tuple[str, ...] = ()
     written: tuple[str, ...] = ()
     agree: Callable[[Arguments, dict[str, Tensor]], None] | None = None
@@ -38,11 +55,23 @@ def largest(*values: object) -> float:
     return max([*found, *(abs(value) for value in values if isinstance(value, float))], default=0.0)
 
 
-def _contrast(queries: Tensor, *others: Tensor | None, scale: float, rows: float = 1.0) -> tuple[float, float]:
-    """Roundings of logits, seen in a loss and in its gradients, of which ``rows`` are summed."""
-    longest = max(float(x.norm(dim=1).max()) if x is not None and len(x) else 0.0 for x in (queries, *others))
-    logit = scale * longest**2
-    return (1 + logit) * rows, (1 + logit) ** 2 * (scale * longest + logit + longest**2 + 1) * rows
+def _longest(*matrices: Tensor | None) -> float:
+    return max(float(x.norm(dim=1).max()) if x is not None and len(x) else 0.0 for x in matrices)
+
+
+def _contrast(
+    queries: Tensor, *others: Tensor | None, scale: float, bias: float = 0.0, weights: float = 1.0
+) -> tuple[float, Terms]:
+    """Of a loss in which the weights of each query's products add up to ``weights``, of their mean."""
+    longest = _longest(queries, *others)
+    logit = 1 + scale * longest**2 + abs(bias)
+    rows = weights * scale * longest / len(queries) ** 0.5
+    scalars = {
+        "temperature": weights * longest**2 * scale**2,
+        "logit_scale": weights * longest**2,
+        "logit_bias": weights,
+    }
+    return weights * logit, Terms(logit, scalars, rows)
 
 
 def _pairs(drawn: Drawn, names: tuple[str, str]) -> Arguments:
@@ -76,10 +105,17 @@ def _info_nce(drawn: Drawn) -> Arguments:
     return {**call, "temperature": drawn.scale(0.02, 5), "reduction": drawn.pick(["mean", "sum", "none"])}
 
 
-def _info_nce_errors(call: Arguments) -> tuple[float, float]:
-    rows = 1.0 if call["reduction"] == "mean" else 2.0 * len(call["queries"])
+def _siglip_errors(call: Arguments) -> tuple[float, Terms]:
+    a, b, scale, bias = call["a"], call["b"], float(call["logit_scale"]), float(call["logit_bias"])
+    logits = scale * a @ b.T + bias
+    logits.diagonal().neg_()
+    return _contrast(a, b, scale=abs(scale), bias=bias, weights=float(logits.sigmoid().sum(1).max()) + 1)
+
+
+def _info_nce_errors(call: Arguments) -> tuple[float, Terms]:
+    weights = 1.0 if call["reduction"] == "mean" else 2.0 * len(call["queries"])
     return _contrast(
-        call["queries"], call["keys"], call.get("negatives"), scale=1 / float(call["temperature"]), rows=rows
+        call["queries"], call["keys"], call.get("negatives"), scale=1 / float(call["temperature"]), weights=weights
     )
 
 
@@ -364,9 +400,7 @@ CALLS: dict[str, Fuzzed] = {
     "rgb_to_lab": Fuzzed(lambda drawn: {"rgb": _image(drawn, 3, drawn.dtype(), 0, 1)}, lambda c: (1000.0, 0.0)),
     "siglip_loss": Fuzzed(
         _siglip,
-        lambda c: _contrast(
-            c["a"], c["b"], scale=abs(float(c["logit_scale"])) + abs(float(c["logit_bias"])), rows=len(c["a"])
-        ),
+        _siglip_errors,
         ("a", "b", "logit_scale", "logit_bias"),
     ),
     "sinkhorn_knopp": Fuzzed(_sinkhorn, lambda c: (4 * largest(c["scores"]) / c["temp"] + c["iterations"] + 1, 0.0)),
