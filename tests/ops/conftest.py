@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from emulated import EMULATED, INTERPRETED, INTERPRETING, cuda_on_cpu, triton_on_cpu
-from isas import ISAS
+from isas import BY_PAIRS, ISAS
 from pretended import gpu_on_cpu
 
 from fastssl import _build, ops
@@ -52,6 +52,11 @@ def _engines(isas: tuple[str, ...]) -> list[object]:
 ON_CPU = {EMULATED: cuda_on_cpu, INTERPRETED: triton_on_cpu}
 
 
+def _multiplies_pairs(metafunc: pytest.Metafunc) -> bool:
+    """Whether there are cases in bfloat16 of an op that multiplies its pairs, which a matrix unit does otherwise."""
+    return "dtype" in metafunc.fixturenames and metafunc.module.__name__.rpartition("test_")[2] in BY_PAIRS
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "engine" in metafunc.fixturenames:
         isas: tuple[str, ...] = ISAS
@@ -61,7 +66,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 isas = (best,)
             elif (chosen := metafunc.config.getoption("isas")) != "all":
                 narrow = "baseline" if chosen == "ends" or best == "baseline" else "avx2"
-                isas = tuple(dict.fromkeys((narrow, best)))
+                pairs = ["avx512bf16"] if best == "amx" and _multiplies_pairs(metafunc) else []
+                isas = tuple(dict.fromkeys((narrow, *pairs, best)))
         metafunc.parametrize("engine", _engines(isas), indirect=True)
 
 
@@ -85,6 +91,10 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
         assert _native.cpu is not None, _native.CPU_MISSING
         if ISAS.index(how) > ISAS.index(_native.cpu.supported_isa()):
             pytest.skip(f"this processor cannot run {how}")
+        best = _native.cpu.supported_isa()
+        beside_best = how == "avx512bf16" != best and request.config.getoption("isas") != "all"
+        if beside_best and request.node.callspec.params["dtype"] != torch.bfloat16:
+            pytest.skip("beside a matrix unit, it is another in bfloat16 alone")
         _native.cpu.set_isa(how)
     on_gpu = backend in ("triton", "cuda") and how not in ON_CPU
     device = request.getfixturevalue("gpu") if on_gpu else torch.device("cpu")
