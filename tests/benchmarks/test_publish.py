@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import harness, kernels_page, publish, summary
+from benchmarks import harness, kernels_page, publish, summary, tables
 from benchmarks.summary import Machine, Measured, Report
 
 
@@ -32,15 +32,15 @@ def test_verdicts(ours: float, other: float, spread: float, verdict: str) -> Non
 
 def test_a_case_that_loses_is_in_bold_and_named() -> None:
     losing = case(2.0, 1.0, percent_of_floor=41.3, peak_extra_megabytes=3.0)
-    cells = publish.summary_cells(losing)
+    cells = tables.summary_cells(losing)
     assert cells == ["`an_op`, n=1 d=2, float32", "other", "2.00", "1.00", "**0.50**", "41 %", "3.0 / 3.0"]
-    told = publish.lost([losing, case(1.0, 2.0)])
+    told = tables.lost([losing, case(1.0, 2.0)])
     assert "Slower than the best rival: an_op, n=1 d=2, float32 (other)." in told
     assert "No different from the best rival: none of these." in told
 
 
 def test_a_backend_that_is_not_our_kernel_is_said() -> None:
-    assert "(reference)" in publish.summary_cells(case(1.0, 2.0, backend="reference"))[0]
+    assert "(reference)" in tables.summary_cells(case(1.0, 2.0, backend="reference"))[0]
 
 
 def whole(theirs: float, compiled: dict[str, Any]) -> Machine:
@@ -60,7 +60,7 @@ def test_whole_losses_have_a_section_of_their_own() -> None:
     assert "`an_op`, n=1 d=2" in ops
     assert "NTXentLoss" not in ops
     assert "### [A Machine, 2 threads](performance/a-machine.md)" in losses
-    cells = publish.whole_cells(machine.reports[0].cases[0])
+    cells = tables.whole_cells(machine.reports[0].cases[0])
     assert cells == ["`lightly`, NTXentLoss N=8, float32", "1.00", "3.00", "3.00", "0.50", "**0.50**", "6.0", "213"]
     assert f"| {' | '.join(cells)} |" in losses
     assert "an_op" not in losses.partition("## Which backend")[0]
@@ -69,7 +69,7 @@ def test_whole_losses_have_a_section_of_their_own() -> None:
 
 def test_a_whole_loss_that_cannot_be_compiled_has_no_time_of_it() -> None:
     failed = whole(theirs=1.05, compiled={"failed": "Unsupported"})
-    cells = publish.whole_cells(failed.reports[0].cases[0])
+    cells = tables.whole_cells(failed.reports[0].cases[0])
     assert cells[1:6] == ["1.00", "1.05", "1.05 (alike)", "-", "-"]
 
 
