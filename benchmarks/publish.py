@@ -25,10 +25,10 @@ from fastssl.eval.tracking import UNMOVED
 from fastssl.files import atomic_write
 from fastssl.ops import _crossover
 
-READ_SUMMARY = """\
+READ_SUMMARY = f"""\
 Each op at each measured shape against the **best** of its rivals, all in turns in one process (`from_files` excepted,
-see below). *Times faster* is the best rival's median over ours: bold where we are **slower**, and *alike* where each
-lies in the spread of the other.
+see below). *Times faster* is the best rival's median over ours: bold where we are **slower**, and *alike* where
+{summary.ALIKE}.
 The *floor* is the least time in which this machine can do the operations, exponentials and memory traffic that no
 implementation can do without, and *of the floor's speed* that time in percent of ours. Memory is what one call adds to
 the process's high-water mark, ours and then plain torch's. A machine *with freed memory kept* is the
@@ -39,13 +39,13 @@ Each op was measured with its rivals in a run of its own, of the commit and date
 every provider's times, rates and errors; an op may have changed since.
 [benchmarking.md](benchmarking.md) tells how, and what a GPU's times would be.
 """
-READ_WHOLE = """\
+READ_WHOLE = f"""\
 What users of another library call, in a step of their own loop: the library's own arguments, features as a network
 gives them, forward and backward, with all else that a call does, such as writing the bank. *Theirs* is the library's
 class (of `facebook` and `solo`, which are no packages that import here, the formula arranged as there), and *compiled*
 the same under `torch.compile`, all in turns with ours in one process. Each *times faster* is their median over ours:
-bold where we are **slower**, and *alike* where each lies in the spread of the other. Memory is what one call adds to
-the process's high-water mark.
+bold where we are **slower**, and *alike* where {summary.ALIKE}.
+Memory is what one call adds to the process's high-water mark.
 """
 # What a reader of some results must know beside that, here and on the machines' pages.
 NOTES = {

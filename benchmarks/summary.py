@@ -13,6 +13,7 @@ from benchmarks.harness import OURS, WHOLE, is_ours
 
 RESULTS = Path(__file__).parent / "results"
 SCORES = RESULTS / "scores"  # what methods learn: no machine's
+ALIKE = "each median lies between the other's 20th and 80th percentile"  # what the pages say of ``against``
 Row = dict[str, Any]
 
 
@@ -51,13 +52,13 @@ class Measured:
     def against(self, rival: Row | None) -> tuple[float, str]:
         """How many times faster than a rival (below 1 slower), and the verdict on it.
 
-        ``alike`` where either median lies in the other's spread, else ``faster`` or ``slower``; ``alone`` without one.
+        ``alike`` where each median lies in the other's spread, else ``faster`` or ``slower``; ``alone`` without one.
         """
         if rival is None:
             return float("nan"), "alone"
         ratio = float(rival["median"] / self.ours["median"])
         spreads = (self.ours, rival), (rival, self.ours)
-        if any(a["p20"] <= b["median"] <= a["p80"] for a, b in spreads):
+        if all(a["p20"] <= b["median"] <= a["p80"] for a, b in spreads):
             return ratio, "alike"
         return ratio, "faster" if ratio > 1 else "slower"
 

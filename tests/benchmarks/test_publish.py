@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import harness, kernels_page, publish, summary, tables
+from benchmarks.scores import side_by_side
 from benchmarks.summary import Machine, Measured, Report
 
 
@@ -24,10 +25,27 @@ def case(ours: float, other: float, spread: float = 0.1, **more: Any) -> Measure
 
 @pytest.mark.parametrize(
     ("ours", "other", "spread", "verdict"),
-    [(1.0, 2.0, 0.1, "faster"), (2.0, 1.0, 0.1, "slower"), (1.0, 1.05, 0.1, "alike"), (1.05, 1.0, 0.01, "alike")],
+    [
+        (1.0, 2.0, 0.1, "faster"),
+        (2.0, 1.0, 0.1, "slower"),
+        (1.0, 1.05, 0.1, "alike"),
+        # within the spread of one of them alone
+        (1.05, 1.0, 0.01, "slower"),
+        (1.0, 1.05, 0.01, "faster"),
+        (2.0, 1.0, 1.5, "slower"),
+        (1.0, 2.0, 1.5, "faster"),
+    ],
 )
 def test_verdicts(ours: float, other: float, spread: float, verdict: str) -> None:
     assert case(ours, other, spread).verdict == verdict
+
+
+def test_the_pages_say_what_alike_means() -> None:
+    """In one sentence, which ``Measured.against`` computes."""
+    beside_lightly = side_by_side.READ.format(command="", alike=summary.ALIKE)
+    for text in (publish.READ_SUMMARY, publish.READ_WHOLE, beside_lightly):
+        assert f"*alike* where {summary.ALIKE}." in text.replace("\n", " ")
+        assert text.count("*alike*") == 1
 
 
 def test_a_case_that_loses_is_in_bold_and_named() -> None:
