@@ -30,10 +30,11 @@ Each op at each measured shape against the **best** of its rivals, all in turns 
 see below). *Times faster* is the best rival's median over ours: bold where we are **slower**, and *alike* where
 {summary.ALIKE}.
 The *floor* is the least time in which this machine can do the operations, exponentials and memory traffic that no
-implementation can do without, and *of the floor's speed* that time in percent of ours. Memory is what one call adds to
-the process's high-water mark, ours and then plain torch's. A machine *with freed memory kept* is the
-same one without what new pages cost (`python -m benchmarks --keep-memory`): on some, above all virtual ones, those take
-longer than the op, and the more the more intermediates a provider has.
+implementation can do without, and *of the floor's speed* that time in percent of ours. *MB* is what one call adds to
+the process's high-water mark, where that was measured: ours and the best rival's, and in the last column that of the
+rival that needs least, if it is another; bold where a rival needs **less** than ours.
+A machine *with freed memory kept* is the same one without what new pages cost (`python -m benchmarks --keep-memory`):
+on some, above all virtual ones, those take longer than the op, and the more the more intermediates a provider has.
 
 Each op was measured with its rivals in a run of its own, of the commit and date that its machine's page tells, with
 every provider's times, rates and errors; an op may have changed since.
@@ -45,7 +46,7 @@ gives them, forward and backward, with all else that a call does, such as writin
 class (of `facebook` and `solo`, which are no packages that import here, the formula arranged as there), and *compiled*
 the same under `torch.compile`, all in turns with ours in one process. Each *times faster* is their median over ours:
 bold where we are **slower**, and *alike* where {summary.ALIKE}.
-Memory is what one call adds to the process's high-water mark.
+*MB* is what one call adds to the process's high-water mark: bold where theirs or the compiled form needs **less**.
 """
 # What a reader of some results must know beside that, here and on the machines' pages.
 NOTES = {

@@ -13,6 +13,7 @@ from benchmarks.harness import OURS, WHOLE, is_ours
 
 RESULTS = Path(__file__).parent / "results"
 SCORES = RESULTS / "scores"  # what methods learn: no machine's
+PEAK = "peak_extra_megabytes"
 ALIKE = "each median lies between the other's 20th and 80th percentile"  # what the pages say of ``against``
 Row = dict[str, Any]
 
@@ -43,6 +44,17 @@ class Measured:
     def best(self) -> Row | None:
         name = self.ours["best_rival"]
         return next((row for row in self.rows if row["provider"] == name), None)
+
+    @property
+    def leanest(self) -> Row | None:
+        """Of the rivals whose memory was measured, the one that needs least; the best one if it needs no more."""
+        found = [row for row in self.rows if not is_ours(row["provider"]) and PEAK in row]
+        return min(found, key=lambda row: (float(row[PEAK]), row is not self.best), default=None)
+
+    @property
+    def needs_more(self) -> bool:
+        """Whether some rival needs less memory."""
+        return self.leanest is not None and PEAK in self.ours and bool(self.ours[PEAK] > self.leanest[PEAK])
 
     @property
     def verdict(self) -> str:

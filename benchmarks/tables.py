@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.markdown import table_of
-from benchmarks.summary import Measured, Report, Row
+from benchmarks.summary import PEAK, Measured, Report, Row
 
 
 def megabytes(row: Row | None) -> str:
-    peak = None if row is None else row.get("peak_extra_megabytes")
+    peak = None if row is None else row.get(PEAK)
     return "-" if peak is None else f"{peak:,.0f}" if peak >= 10 else f"{peak:.1f}"
+
+
+def our_megabytes(case: Measured) -> str:
+    return f"**{megabytes(case.ours)}**" if case.needs_more else megabytes(case.ours)
+
+
+def least_megabytes(case: Measured) -> str:
+    """Of the rival that needs least memory, where that is not the best one."""
+    least = case.leanest
+    return "" if least is None or least is case.best else f"{megabytes(least)} ({least['provider']})"
 
 
 def times_faster(case: Measured, rival: Row | None) -> str:
@@ -21,22 +31,33 @@ def times_faster(case: Measured, rival: Row | None) -> str:
 
 def summary_cells(case: Measured) -> list[str]:
     ours, best = case.ours, case.best
-    memory = f"{megabytes(ours)} / {megabytes(case.eager)}" if "peak_extra_megabytes" in ours else ""
+    memory = [f"{our_megabytes(case)} / {megabytes(best)}", least_megabytes(case)] if PEAK in ours else ["", ""]
     floor = f"{ours['percent_of_floor']:.0f} %" if "percent_of_floor" in ours else ""
     rival = ["-", "-"] if best is None else [best["provider"], milliseconds(best["median"])]
     where = loss_of(case)
     if ours.get("backend", "cpu") != "cpu":
         where += f" ({ours['backend']})"
-    return [where, rival[0], milliseconds(ours["median"]), rival[1], times_faster(case, best), floor, memory]
+    return [where, rival[0], milliseconds(ours["median"]), rival[1], times_faster(case, best), floor, *memory]
 
 
 def lost(cases: Sequence[Measured]) -> str:
-    """The cases where a rival is faster, or just as fast, by name: what a table's bold alone might hide."""
-    told = []
-    for verdict, said in (("slower", "Slower than the best rival"), ("alike", "No different from the best rival")):
-        named = [f"{case.title} ({case.best['provider']})" for case in cases if case.verdict == verdict and case.best]
-        told.append(f"{said}: {'; '.join(named) if named else 'none of these'}.")
-    return "\n".join(told) + "\n"
+    """The cases where a rival is faster, just as fast, or needs less memory, by name: what bold alone might hide."""
+    told = {
+        "Slower than the best rival": [of_best(case) for case in cases if case.verdict == "slower"],
+        "No different from the best rival": [of_best(case) for case in cases if case.verdict == "alike"],
+        "More memory than the rival that needs least": [of_leanest(case) for case in cases if case.needs_more],
+    }
+    return "".join(f"- {said}: {'; '.join(named) if named else 'none of these'}.\n" for said, named in told.items())
+
+
+def of_best(case: Measured) -> str:
+    assert case.best is not None
+    return f"{case.title} ({case.best['provider']})"
+
+
+def of_leanest(case: Measured) -> str:
+    assert case.leanest is not None
+    return f"{case.title} ({case.ours[PEAK]:,} MB against {case.leanest[PEAK]:,}, {case.leanest['provider']})"
 
 
 def first_table(reports: Sequence[Report]) -> str:
@@ -47,7 +68,8 @@ def first_table(reports: Sequence[Report]) -> str:
         "best rival, ms",
         "times faster",
         "of the floor's speed",
-        "MB ours / torch",
+        "MB, ours / best rival",
+        "least MB of a rival",
     ]
     return table_of(head, 2, [summary_cells(case) for report in reports for case in report.cases])
 
@@ -59,7 +81,7 @@ def loss_of(case: Measured) -> str:
 def whole_table(cases: Sequence[Measured]) -> str:
     """The losses of other libraries, each beside ours in its place."""
     head = ["library and loss", "ours, ms", "theirs, ms", "times faster", "compiled, ms", "times faster", "MB ours"]
-    return table_of([*head, "MB theirs"], 1, [whole_cells(case) for case in cases])
+    return table_of([*head, "MB theirs", "MB compiled"], 1, [whole_cells(case) for case in cases])
 
 
 def whole_cells(case: Measured) -> list[str]:
@@ -67,7 +89,7 @@ def whole_cells(case: Measured) -> list[str]:
     cells = [loss_of(case), milliseconds(ours["median"])]
     for rival in (theirs, compiled):
         cells += ["-" if rival is None else milliseconds(rival["median"]), times_faster(case, rival)]
-    return [*cells, megabytes(ours), megabytes(theirs)]
+    return [*cells, our_megabytes(case), megabytes(theirs), megabytes(compiled)]
 
 
 def details(report: Report) -> str:
@@ -104,6 +126,6 @@ def detail_cells(case: Measured, row: Row) -> list[object]:
         "" if is_ours else f"{case.ours['times_faster_than'][row['provider']]:.2f}x",
         rate,
         f"{row['percent_of_floor']:.0f} %" if "percent_of_floor" in row else "",
-        row.get("peak_extra_megabytes", ""),
+        row.get(PEAK, ""),
         "" if error is None else f"{error:.0e}",
     ]

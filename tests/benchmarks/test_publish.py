@@ -51,10 +51,45 @@ def test_the_pages_say_what_alike_means() -> None:
 def test_a_case_that_loses_is_in_bold_and_named() -> None:
     losing = case(2.0, 1.0, percent_of_floor=41.3, peak_extra_megabytes=3.0)
     cells = tables.summary_cells(losing)
-    assert cells == ["`an_op`, n=1 d=2, float32", "other", "2.00", "1.00", "**0.50**", "41 %", "3.0 / 3.0"]
+    assert cells == ["`an_op`, n=1 d=2, float32", "other", "2.00", "1.00", "**0.50**", "41 %", "3.0 / 3.0", ""]
     told = tables.lost([losing, case(1.0, 2.0)])
-    assert "Slower than the best rival: an_op, n=1 d=2, float32 (other)." in told
-    assert "No different from the best rival: none of these." in told
+    assert "- Slower than the best rival: an_op, n=1 d=2, float32 (other).\n" in told
+    assert "- No different from the best rival: none of these.\n" in told
+    assert "- More memory than the rival that needs least: none of these.\n" in told
+
+
+def remembered(ours: float, best: float | None, other: float) -> Measured:
+    """A case whose best rival is not the one that needs least memory, unless it is."""
+    rows = [row("fastssl", 1.0, peak_extra_megabytes=ours), row("other", 2.0), row("eager", 9.0)]
+    rows.append(row("eager again", 9.0))
+    rows[1] |= {} if best is None else {"peak_extra_megabytes": best}
+    rows[2]["peak_extra_megabytes"] = other
+    return Measured([*rows, {"provider": "gone", "failed": "not installed"}])
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "cells"),
+    [
+        ((6.8, 192.0, 0.2), ["**6.8** / 192", "0.2 (eager)"]),
+        ((6.8, 0.2, 192.0), ["**6.8** / 0.2", ""]),
+        ((6.8, 100.0, 192.0), ["6.8 / 100", ""]),
+        ((6.8, 7.0, 6.8), ["6.8 / 7.0", "6.8 (eager)"]),
+        ((6.8, 7.0, 7.0), ["6.8 / 7.0", ""]),
+        ((6.8, None, 0.2), ["**6.8** / -", "0.2 (eager)"]),
+    ],
+)
+def test_memory_stands_beside_the_best_rivals_and_the_least(megabytes: Any, cells: list[str]) -> None:
+    found = remembered(*megabytes)
+    assert tables.summary_cells(found)[-2:] == cells
+    told = "an_op, n=1 d=2, float32 (6.8 MB against 0.2, " if cells[0].startswith("**") else "none of these."
+    assert f"More memory than the rival that needs least: {told}" in tables.lost([found])
+
+
+def test_memory_that_was_not_measured_is_no_loss() -> None:
+    found = remembered(6.8, 0.2, 0.2)
+    del found.ours["peak_extra_megabytes"]
+    assert tables.summary_cells(found)[-2:] == ["", ""]
+    assert not found.needs_more
 
 
 def test_a_backend_that_is_not_our_kernel_is_said() -> None:
@@ -79,10 +114,26 @@ def test_whole_losses_have_a_section_of_their_own() -> None:
     assert "NTXentLoss" not in ops
     assert "### [A Machine, 2 threads](performance/a-machine.md)" in losses
     cells = tables.whole_cells(machine.reports[0].cases[0])
-    assert cells == ["`lightly`, NTXentLoss N=8, float32", "1.00", "3.00", "3.00", "0.50", "**0.50**", "6.0", "213"]
+    assert cells == [
+        "`lightly`, NTXentLoss N=8, float32",
+        "1.00",
+        "3.00",
+        "3.00",
+        "0.50",
+        "**0.50**",
+        "6.0",
+        "213",
+        "-",
+    ]
     assert f"| {' | '.join(cells)} |" in losses
     assert "an_op" not in losses.partition("## Which backend")[0]
     assert publish.NOT_MEASURED in publish.performance([], {})
+
+
+def test_a_whole_loss_that_needs_more_memory_than_its_compiled_form_says_so() -> None:
+    (found, *_) = whole(theirs=3.0, compiled={"peak_extra_megabytes": 0.1}).reports[0].cases
+    assert tables.whole_cells(found)[-3:] == ["**6.0**", "213", "0.1"]
+    assert "NTXentLoss N=8, float32 (6.0 MB against 0.1, torch.compile, lightly NTXentLoss)" in tables.lost([found])
 
 
 def test_a_whole_loss_that_cannot_be_compiled_has_no_time_of_it() -> None:
