@@ -29,10 +29,11 @@ READ_SUMMARY = f"""\
 Each op at each measured shape against the **best** of its rivals, all in turns in one process (`from_files` excepted,
 see below). *Times faster* is the best rival's median over ours: bold where we are **slower**, and *alike* where
 {summary.ALIKE}.
-The *floor* is the least time in which this machine can do the operations, exponentials and memory traffic that no
-implementation can do without, and *of the floor's speed* that time in percent of ours. *MB* is what one call adds to
-the process's high-water mark, where that was measured: ours and the best rival's, and in the last column that of the
-rival that needs least, if it is another; bold where a rival needs **less** than ours.
+The *floor* is the time of the operations, exponentials and memory traffic that no implementation can do without (each
+input read and each output written once) at the best rates that plain loops reached on the machine in the same run;
+*of the floor's speed* is that time in percent of ours. Those rates have noise too: a time may be a few percent past it.
+*MB* is what one call adds to the process's high-water mark, where that was measured: ours and the best rival's, and in
+the last column that of the rival that needs least, if it is another; bold where a rival needs **less** than ours.
 A machine *with freed memory kept* is the same one without what new pages cost (`python -m benchmarks --keep-memory`):
 on some, above all virtual ones, those take longer than the op, and the more the more intermediates a provider has.
 
@@ -64,7 +65,8 @@ float64. A provider *again* is the same code timed twice: what differs no more t
 The floor of a case is the larger of two times: its bytes at the machine's best bandwidth over that much memory, and
 its operations at the rate of multiply-adds (of bfloat16 where the inputs are) plus its exponentials at the rate of the
 faster exp, ours or torch's; all of them are measured by `benchmarks/floors.cpp` in the same run. On a GPU, which has a
-unit for each, it is the largest of three: `benchmarks/gpu/floors.py`.
+unit for each, it is the largest of three: `benchmarks/gpu/floors.py`. The rates are the best of many short loops, which
+the machine's noise does not spare: what comes within a few percent of its floor, or past it, is as fast as it can be.
 """
 READ_PROVEN = """\
 A kernel is *proven* where its tests and a memcheck passed on a GPU and nothing has changed since of its file, of what

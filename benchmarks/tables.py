@@ -47,6 +47,8 @@ def lost(cases: Sequence[Measured]) -> str:
         "No different from the best rival": [of_best(case) for case in cases if case.verdict == "alike"],
         "More memory than the rival that needs least": [of_leanest(case) for case in cases if case.needs_more],
     }
+    if past := [each for case in cases for each in past_floor(case)]:
+        told["Past the floor, within its noise"] = past
     return "".join(f"- {said}: {'; '.join(named) if named else 'none of these'}.\n" for said, named in told.items())
 
 
@@ -58,6 +60,12 @@ def of_best(case: Measured) -> str:
 def of_leanest(case: Measured) -> str:
     assert case.leanest is not None
     return f"{case.title} ({case.ours[PEAK]:,} MB against {case.leanest[PEAK]:,}, {case.leanest['provider']})"
+
+
+def past_floor(case: Measured) -> list[str]:
+    """The providers whose times are shorter than the floor that was measured beside them."""
+    percents = {row["provider"]: row.get("percent_of_floor", 0) for row in case.rows}
+    return [f"{case.title} ({name} at {percent:.0f} %)" for name, percent in percents.items() if percent > 100]
 
 
 def first_table(reports: Sequence[Report]) -> str:

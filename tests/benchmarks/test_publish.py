@@ -58,6 +58,20 @@ def test_a_case_that_loses_is_in_bold_and_named() -> None:
     assert "- More memory than the rival that needs least: none of these.\n" in told
 
 
+def test_a_provider_past_the_floor_is_named() -> None:
+    found = case(1.0, 2.0, percent_of_floor=80.0)
+    assert "Past the floor" not in tables.lost([found])
+    found.rows[1]["percent_of_floor"] = 104.3
+    assert "- Past the floor, within its noise: an_op, n=1 d=2, float32 (eager at 104 %).\n" in tables.lost([found])
+
+
+def test_no_committed_time_is_past_its_floor_by_more_than_noise() -> None:
+    """A count of operations or bytes that is too high would show here."""
+    reports = [report for machine in summary.machines(summary.RESULTS) for report in machine.reports]
+    percents = [row.get("percent_of_floor", 0) for report in reports for each in report.cases for row in each.rows]
+    assert 90 < max(percents) < 110
+
+
 def remembered(ours: float, best: float | None, other: float) -> Measured:
     """A case whose best rival is not the one that needs least memory, unless it is."""
     rows = [row("fastssl", 1.0, peak_extra_megabytes=ours), row("other", 2.0), row("eager", 9.0)]
