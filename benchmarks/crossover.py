@@ -1,8 +1,9 @@
-"""``python -m benchmarks.crossover``: where plain torch is faster than a kernel; writes fastssl/crossover.json.
+"""``python -m benchmarks.crossover``: where our reference backend beats a kernel; writes fastssl/crossover.json.
 
 Measures each op whose file in benchmarks/ops has ``CROSSOVER``, a list of sizes by name, and ``backend(name,
 **sizes)``, the work of one backend at one of them: the C++ kernel, or with ``--device cuda`` the GPU's, of a call that
-is waited for. ``fastssl.ops._crossover`` reads the file.
+is waited for. ``fastssl.ops._crossover`` reads the file. Plain torch's formula without our dispatch, and without what
+the reference's backward recomputes, may be faster than both: that is what the benchmarks' rows tell.
 """
 
 from __future__ import annotations

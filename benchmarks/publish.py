@@ -155,7 +155,9 @@ def performance(machines: Sequence[Machine], found: Ledger, note: str = "") -> s
         parts += [f"## [{machine.name}](performance/{machine.folder}.md)\n", tables.first_table(of_ops), ""]
         parts.append(tables.lost([case for report in of_ops for case in report.cases]))
     parts += [whole_losses(machines), "## Which GPU kernels are proven\n", READ_PROVEN, proven_table(found), ""]
-    return "\n".join([*parts, crossover_page.section({device: _crossover.table(device) for device in ("cpu", "cuda")})])
+    return "\n".join(
+        [*parts, crossover_page.section({device: _crossover.table(device) for device in ("cpu", "cuda")}, machines)]
+    )
 
 
 def proven_table(found: Ledger) -> str:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import harness, kernels_page, publish, summary, tables
+from benchmarks import crossover_page, harness, kernels_page, publish, summary, tables
 from benchmarks.scores import side_by_side
 from benchmarks.summary import Machine, Measured, Report
+from fastssl.ops._crossover import Crossover, Point
 
 
 def row(provider: str, median: float, spread: float = 0.1, **more: Any) -> dict[str, Any]:
@@ -186,6 +187,40 @@ def test_a_series_needs_three_cases_that_differ_in_one_number() -> None:
     cases = [case(1.0, 2.0, shape=shape) for shape in ("n=1 d=2", "n=2 d=2", "n=4 d=2", "n=1 d=3")]
     (found,) = summary.series(Report("an_op", {}, cases))
     assert (found.variable, found.fixed, list(found.cases)) == ("n", "d=2, float32", [1.0, 2.0, 4.0])
+
+
+def test_the_choice_is_told_by_what_was_measured_of_the_reference() -> None:
+    points = (Point({"rows": 2, "d": 8}, kernel=3.0, reference=2.0), Point({"rows": 4, "d": 8}, 1.0, 2.0))
+    cpu = {"an_op": Crossover(points, "measured on A Machine"), "other": Crossover(points[1:], "measured there")}
+    text = crossover_page.section({"cpu": cpu, "cuda": {}}, [])
+    assert "`an_op`: 2 sizes measured on A Machine; at these the choice is `reference`." in text
+    assert (
+        "| rows | d | C++ kernel, ms | `reference`, ms |\n| ---: | ---: | ---: | ---: |\n| 2 | 8 | 3.00 | 2.00 |"
+        in text
+    )
+    assert "`other`: 1 sizes measured there; the choice is the C++ kernel at all of them." in text
+    assert "For a GPU this table was not measured yet" in text
+
+
+def test_rows_where_plain_torch_itself_is_faster_stand_beside_the_choice() -> None:
+    def formed(name: str, ours: float, median: float) -> Measured:
+        return Measured([row("fastssl", ours, shape=f"of {name}"), row(name, median)])
+
+    names = (
+        "torch eager",
+        "reference",
+        "torch.compile",
+        "lightly NTXentLoss",
+        "torchvision tensors",
+        "torch eager again",
+    )
+    cases = [formed(name, 2.0, 1.0) for name in names]
+    cases += [formed("torch slower", 1.0, 2.0), formed("torch alike", 1.0, 1.05)]
+    reports = [Report("an_op", {}, cases), Report("lightly", {}, [formed("torch whole", 2.0, 1.0)])]
+    _, _, *rows = crossover_page.plain_wins([Machine("a-machine", "A Machine", reports)]).splitlines()
+    assert rows == [
+        f"| `an_op`, of {name}, float32 | A Machine | {name} | 2.00 | 1.00 |" for name in ("torch eager", "reference")
+    ]
 
 
 def test_the_committed_results_can_be_published(tmp_path: Path) -> None:
