@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks import harness, where
+from benchmarks import harness, summary, where
 from fastssl import info
 from fastssl.files import atomic_write
 from fastssl.ops import _crossover
@@ -52,7 +52,7 @@ def measured(op: str, device: str, console: Console) -> dict[str, Any] | None:
     if not points:
         return None
     run = harness.circumstances()
-    run["processor"] = run.get("machine", run["processor"])  # a GPU's name
+    run["processor"] = summary.name_of(run)
     return {**{key: run[key] for key in ("processor", "torch", "commit", "date")}, "points": points}
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import crossover_page, demo, kernels_page, plots, summary, tables
+from benchmarks import crossover_page, demo, hosts, kernels_page, plots, summary, tables
 from benchmarks.gpu import ledger
 from benchmarks.gpu.ledger import Ledger
 from benchmarks.markdown import MADE, circumstances, table_of
@@ -20,6 +20,7 @@ from benchmarks.scores import davis, digits, side_by_side
 from benchmarks.scores import table as scores
 from benchmarks.summary import Machine, Measured, Report
 from fastssl import info
+from fastssl.errors import UserError
 from fastssl.eval.protocol import RANDOM, TRAINED
 from fastssl.eval.tracking import UNMOVED
 from fastssl.files import atomic_write
@@ -244,8 +245,13 @@ def tracking(path: Path = davis.RESULT) -> list[str]:
 
 
 def main() -> None:
-    argparse.ArgumentParser(prog="python -m benchmarks.publish", description=__doc__).parse_args()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.publish", description=__doc__)
+    parser.parse_args()
     machines = summary.machines(summary.RESULTS)
+    try:
+        hosts.demand_alike(machines)
+    except UserError as error:
+        parser.error(str(error))
     found = ledger.completed(ledger.read())
     pages = {DOCS / "performance.md": performance(machines, found), DOCS / "results.md": results()}
     pages[DOCS / "scores.md"] = scores.page(scores.read())

@@ -83,7 +83,12 @@ def first_table(reports: Sequence[Report]) -> str:
 
 
 def loss_of(case: Measured) -> str:
-    return f"`{case.ours['op']}`, {case.ours['shape']}, {case.ours['dtype']}"
+    return f"`{case.ours['op']}`, {case.ours['shape']}, {case.ours['dtype']}{slower_machine(case)}"
+
+
+def slower_machine(case: Measured) -> str:
+    told = f" (measured while the machine was slower: {100 * case.speed:.0f} % of its usual speed)"
+    return "" if case.speed == 1 else told
 
 
 def whole_table(cases: Sequence[Measured]) -> str:
@@ -126,7 +131,7 @@ def detail_cells(case: Measured, row: Row) -> list[object]:
         rate += f" ({row['gflops_with_recompute']} with recompute{peak})"
     error = row["error_against_float64"]
     return [
-        f"{row['shape']}, {row['dtype']}" if is_ours else "",
+        f"{row['shape']}, {row['dtype']}{slower_machine(case)}" if is_ours else "",
         row["provider"] + (" (best rival)" if row is case.best else ""),
         milliseconds(row["median"]),
         f"{milliseconds(row['p20'])} to {milliseconds(row['p80'])}",

@@ -242,15 +242,6 @@ def test_what_is_not_timed_in_turns_is_said(tmp_path: Path) -> None:
         assert publish.NOTES["start"] not in page
 
 
-def test_a_machine_has_one_folder() -> None:
-    assert summary.folder_of("Intel(R) Xeon(R) Processor, 2 threads") == "intel-xeon-2-threads"
-    assert (
-        summary.folder_of("Intel(R) Core(TM) i7-8700K CPU @ 3.70GHz, 6 threads")
-        == "intel-core-i7-8700k-3-70ghz-6-threads"
-    )
-    assert summary.folder_of("AMD EPYC, 2 threads") == "amd-epyc-2-threads"
-
-
 def test_the_page_of_gpu_kernels_has_them_all() -> None:
     """Made anew by ``python -m benchmarks.kernels``, then ``python -m benchmarks.publish``."""
     measured = json.loads(publish.KERNELS.read_text())
