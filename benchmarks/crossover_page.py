@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from benchmarks import age
 from benchmarks.markdown import table_of
 from benchmarks.summary import Machine
 from benchmarks.tables import loss_of, milliseconds
-from fastssl.ops._crossover import CLEARLY, Crossover
+from fastssl.ops import _crossover
+from fastssl.ops._crossover import CLEARLY
 
 READ = f"""\
 A call is served by the kernel of its device, unless that was more than {CLEARLY} times slower at the nearest measured
@@ -24,18 +27,21 @@ is and not compiled, was faster than what served our call at these:
 """
 
 
-def section(tables: dict[str, dict[str, Crossover]], machines: Sequence[Machine]) -> str:
+def section(tables: dict[str, dict[str, Any]], machines: Sequence[Machine]) -> str:
     """Where the automatic choice takes the reference, how much was measured to say so, and what it cannot see."""
     parts = ["## Which backend is chosen\n", READ]
-    for kernel, table in (("C++", tables["cpu"]), ("GPU", tables["cuda"])):
-        for op, measured in table.items():
+    for kernel, device, backends in (("C++", "cpu", ("cpu",)), ("GPU", "cuda", age.GPU)):
+        for op, entry in tables.get(device, {}).items():
+            measured = _crossover.read(entry)
+            older = age.told(age.changed(op, entry["commit"], backends))
             won = [point for point in measured.points if point.reference_wins]
             told = "at these the choice is `reference`" if won else f"the choice is the {kernel} kernel at all of them"
-            parts.append(f"`{op}`: {len(measured.points)} sizes {measured.where}; {told}.\n")
+            parts.append(f"`{op}`: {len(measured.points)} sizes {measured.where}, commit {entry['commit']}; {told}.")
+            parts[-1] += f" This is {older}.\n" if older else "\n"
             if won:
                 rows = [[*point.sizes.values(), f"{point.kernel:.2f}", f"{point.reference:.2f}"] for point in won]
                 parts.append(table_of([*won[0].sizes, f"{kernel} kernel, ms", "`reference`, ms"], 0, rows) + "\n")
-    if not tables["cuda"]:
+    if not tables.get("cuda"):
         parts.append("For a GPU this table was not measured yet: its kernels serve every call that they can.\n")
     return "\n".join([*parts, READ_PLAIN, plain_wins(machines), ""])
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import crossover_page, demo, hosts, kernels_page, plots, summary, tables
+from benchmarks import age, crossover_page, demo, hosts, kernels_page, plots, summary, tables
 from benchmarks.gpu import ledger
 from benchmarks.gpu.ledger import Ledger
 from benchmarks.markdown import MADE, circumstances, table_of
@@ -38,8 +38,10 @@ the last column that of the rival that needs least, if it is another; bold where
 A machine *with freed memory kept* is the same one without what new pages cost (`python -m benchmarks --keep-memory`):
 on some, above all virtual ones, those take longer than the op, and the more the more intermediates a provider has.
 
-Each op was measured with its rivals in a run of its own, of the commit and date that its machine's page tells, with
-every provider's times, rates and errors; an op may have changed since.
+Each op was measured with its rivals in a run of its own; its machine's page has every provider's times, rates and
+errors. Below each table stand the commits (*-dirty* where something was changed and not committed) and which rows are
+**older** than the code they measure: its kernels and what these include, or the readers or losses, have changed since,
+so today's times may differ.
 [benchmarking.md](benchmarking.md) tells how, and what a GPU's times would be.
 """
 READ_WHOLE = f"""\
@@ -103,12 +105,8 @@ def whole_losses(machines: Sequence[Machine]) -> str:
     parts = ["## Whole losses, as their users call them\n", READ_WHOLE]
     for machine in machines:
         if cases := whole_cases(machine):
-            parts += [
-                f"### [{machine.name}](performance/{machine.folder}.md)\n",
-                tables.whole_table(cases),
-                "",
-                tables.lost(cases),
-            ]
+            parts += [f"### [{machine.name}](performance/{machine.folder}.md)\n", tables.whole_table(cases), ""]
+            parts.append(tables.lost(cases) + age.commits([report for report in machine.reports if report.is_whole]))
     return "\n".join(parts if len(parts) > 2 else [*parts, NOT_MEASURED + "\n"])
 
 
@@ -142,7 +140,8 @@ def machine_page(machine: Machine, docs: Path, note: str = "") -> str:
     parts += [line for report in machine.reports for line in pictures(report, docs / machine.folder)]
     for report in machine.reports:
         note_of_op = [NOTES[report.op] + "\n"] if report.op in NOTES else []
-        parts += [f"## {report.op}\n", *note_of_op, tables.details(report), "", circumstances(report.run), ""]
+        parts += [f"## {report.op}\n", *note_of_op, tables.details(report), "", circumstances(report.run)]
+        parts += [f"- {older}\n" if (older := age.told(age.changed_since(report))) else ""]
     return "\n".join(parts)
 
 
@@ -154,11 +153,9 @@ def performance(machines: Sequence[Machine], found: Ledger, note: str = "") -> s
     for machine in machines:
         of_ops = [report for report in machine.reports if not report.is_whole]
         parts += [f"## [{machine.name}](performance/{machine.folder}.md)\n", tables.first_table(of_ops), ""]
-        parts.append(tables.lost([case for report in of_ops for case in report.cases]))
+        parts.append(tables.lost([case for report in of_ops for case in report.cases]) + age.commits(of_ops))
     parts += [whole_losses(machines), "## Which GPU kernels are proven\n", READ_PROVEN, proven_table(found), ""]
-    return "\n".join(
-        [*parts, crossover_page.section({device: _crossover.table(device) for device in ("cpu", "cuda")}, machines)]
-    )
+    return "\n".join([*parts, crossover_page.section(json.loads(_crossover.TABLE.read_text()), machines)])
 
 
 def proven_table(found: Ledger) -> str:

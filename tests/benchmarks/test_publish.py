@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import crossover_page, harness, kernels_page, publish, summary, tables
+from benchmarks import age, crossover_page, harness, kernels_page, publish, summary, tables
 from benchmarks.scores import side_by_side
 from benchmarks.summary import Machine, Measured, Report
-from fastssl.ops._crossover import Crossover, Point
 
 
 def row(provider: str, median: float, spread: float = 0.1, **more: Any) -> dict[str, Any]:
@@ -189,16 +188,19 @@ def test_a_series_needs_three_cases_that_differ_in_one_number() -> None:
     assert (found.variable, found.fixed, list(found.cases)) == ("n", "d=2, float32", [1.0, 2.0, 4.0])
 
 
-def test_the_choice_is_told_by_what_was_measured_of_the_reference() -> None:
-    points = (Point({"rows": 2, "d": 8}, kernel=3.0, reference=2.0), Point({"rows": 4, "d": 8}, 1.0, 2.0))
-    cpu = {"an_op": Crossover(points, "measured on A Machine"), "other": Crossover(points[1:], "measured there")}
-    text = crossover_page.section({"cpu": cpu, "cuda": {}}, [])
-    assert "`an_op`: 2 sizes measured on A Machine; at these the choice is `reference`." in text
+def test_the_choice_is_told_by_what_was_measured_of_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [{"sizes": {"rows": rows, "d": 8}, "kernel": ms, "reference": 2.0} for rows, ms in ((2, 3.0), (4, 1.0))]
+    entry = {"processor": "A Machine", "date": "2026-11-26", "commit": "abc"}
+    cpu = {"an_op": {**entry, "points": points}, "other": {**entry, "points": points[1:]}}
+    monkeypatch.setattr(age, "differing", lambda commit: frozenset({"csrc/cpu/tile.h"}))
+    text = crossover_page.section({"cpu": cpu}, [])
+    said = "`an_op`: 2 sizes measured on A Machine on 2026-11-26, commit abc; at these the choice is `reference`."
+    assert f"{said} This is older than the code it measures: changed since are csrc/cpu/tile.h.\n" in text
     assert (
         "| rows | d | C++ kernel, ms | `reference`, ms |\n| ---: | ---: | ---: | ---: |\n| 2 | 8 | 3.00 | 2.00 |"
         in text
     )
-    assert "`other`: 1 sizes measured there; the choice is the C++ kernel at all of them." in text
+    assert "commit abc; the choice is the C++ kernel at all of them. This is older" in text
     assert "For a GPU this table was not measured yet" in text
 
 
