@@ -73,10 +73,11 @@ def _curves(axes: Axes, series: Series, key: str) -> None:
             *zip(*points, strict=True),
             color=colour,
             linewidth=2.6 if ours else 1.4,
+            linestyle="--" if i % 2 else "-",  # dashes lie above lines, so that both of two equal curves are seen
             marker="o",
             markersize=5 if ours else 3.5,
             label=name,
-            zorder=3 if ours else 2,
+            zorder=3 if ours else 2 + i % 2 / 2,
         )
     axes.set(xscale="log", yscale="log")
     axes.set_xticks(list(series.cases))

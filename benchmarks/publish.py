@@ -18,7 +18,7 @@ from benchmarks.gpu.ledger import Ledger
 from benchmarks.markdown import MADE, circumstances, table_of
 from benchmarks.scores import davis, digits, side_by_side
 from benchmarks.scores import table as scores
-from benchmarks.summary import Machine, Measured, Report
+from benchmarks.summary import Machine, Measured, Report, Series
 from fastssl import info
 from fastssl.errors import UserError
 from fastssl.eval.protocol import RANDOM, TRAINED
@@ -26,6 +26,12 @@ from fastssl.eval.tracking import UNMOVED
 from fastssl.files import atomic_write
 from fastssl.ops import _crossover
 
+READ_PICTURE = """\
+SimCLR's loss, `nt_xent`, forward and backward: time and memory of one call over the number of {variable}, two for each
+image ({fixed}; both axes logarithmic), on {machine}.
+fastssl never stores the similarity of every two rows, so its memory does not grow with the square of their number.
+{slower}Pictures of other ops are on the machines' pages, to which the headings below lead.
+"""
 READ_SUMMARY = f"""\
 Each op at each measured shape against the **best** of its rivals, all in turns in one process (`from_files` excepted,
 see below). *Times faster* is the best rival's median over ours: bold where we are **slower**, and *alike* where
@@ -123,15 +129,32 @@ def gains(machines: Sequence[Machine]) -> str:
     return table_of(head, 2, rows) if rows else NOT_MEASURED
 
 
+def picture(series: Series) -> str:
+    """The file's name of a series' picture."""
+    return f"{series.op}-{'-'.join(re.findall(r'[a-z0-9]+', series.fixed))}.svg"
+
+
 def pictures(report: Report, folder: Path) -> list[str]:
     """Draws the op's series into ``folder`` and returns the lines that show them on a page there."""
     lines = []
     for series in summary.series(report):
-        name = f"{series.op}-{'-'.join(re.findall(r'[a-z0-9]+', series.fixed))}.svg"
-        with atomic_write(folder / name) as path:
+        with atomic_write(folder / picture(series)) as path:
             plots.draw(series, path)
-        lines.append(f"![Time and memory of {series.op} over {series.variable}]({folder.name}/{name})\n")
+        lines.append(f"![Time and memory of {series.op} over {series.variable}]({folder.name}/{picture(series)})\n")
     return lines
+
+
+def first_picture(machines: Sequence[Machine]) -> list[str]:
+    """One series as an example, before all tables: time and memory of SimCLR's loss on the machine measured last."""
+    for machine in machines:
+        for report in machine.reports:
+            for series in summary.series(report) if report.op == "nt_xent" else ():
+                slower = [f"{size:,.0f}" for size, case in series.cases.items() if case.verdict == "slower"]
+                where = f"At {' and '.join(slower)} {series.variable} the best rival is faster. " if slower else ""
+                told = READ_PICTURE.format(machine=machine.name, **vars(series), slower=where)
+                link = f"![Time and memory of nt_xent over {series.variable}](performance/{machine.folder}"
+                return [f"{link}/{picture(series)})\n", told]
+    return []
 
 
 def machine_page(machine: Machine, docs: Path, note: str = "") -> str:
@@ -147,7 +170,7 @@ def machine_page(machine: Machine, docs: Path, note: str = "") -> str:
 
 def performance(machines: Sequence[Machine], found: Ledger, note: str = "") -> str:
     """The text of performance.md; ``note`` stands before all else."""
-    parts = [MADE, "# Performance\n", *([note, ""] if note else []), READ_SUMMARY]
+    parts = [MADE, "# Performance\n", *([note, ""] if note else []), *first_picture(machines), READ_SUMMARY]
     measured = {report.op for machine in machines for report in machine.reports}
     parts += [*(f"`{op}`: {told}\n" for op, told in NOTES.items() if op in measured), gpu_sentence(found), ""]
     for machine in machines:

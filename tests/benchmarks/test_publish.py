@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,22 @@ def test_the_page_has_failures_and_a_picture(tmp_path: Path) -> None:
     assert (tmp_path / "a-machine" / "an_op-d-2-float32.svg").read_text() == first
 
 
+def test_the_first_page_begins_with_a_picture(tmp_path: Path) -> None:
+    def over_rows(best: float) -> Machine:
+        cases = [case(1.0 * n, best * n, op="nt_xent", shape=f"rows={n} d=2") for n in (1000, 2000, 4000)]
+        return Machine("a-machine", "A Machine, 2 threads", [Report("nt_xent", {}, cases)])
+
+    page = publish.performance([over_rows(2.0)], {})
+    before, _, rest = page.partition("![Time and memory of nt_xent over rows](performance/a-machine/")
+    assert "|" not in before
+    assert "on A Machine, 2 threads." in rest
+    assert "the best rival is faster" not in rest
+    publish.machine_page(over_rows(2.0), tmp_path)
+    assert (tmp_path / "a-machine" / rest.partition(")")[0]).exists()
+    assert "At 1,000 and 2,000 and 4,000 rows the best rival is faster." in publish.performance([over_rows(0.5)], {})
+    assert "![" not in publish.performance([whole(3.0, {})], {})
+
+
 def test_a_series_needs_three_cases_that_differ_in_one_number() -> None:
     cases = [case(1.0, 2.0, shape=shape) for shape in ("n=1 d=2", "n=2 d=2", "n=4 d=2", "n=1 d=3")]
     (found,) = summary.series(Report("an_op", {}, cases))
@@ -232,6 +249,9 @@ def test_the_committed_results_can_be_published(tmp_path: Path) -> None:
     for machine in machines:
         assert f"[{machine.name}](performance/{machine.folder}.md)" in page
         assert publish.machine_page(machine, tmp_path).count("\n") > 50
+    (shown,) = re.findall(r"!\[.*\]\(performance/(.*)\)", page)
+    assert (tmp_path / shown).exists()
+    assert (publish.DOCS / "performance" / shown).exists(), "run python -m benchmarks.publish"
 
 
 def test_what_is_not_timed_in_turns_is_said(tmp_path: Path) -> None:
