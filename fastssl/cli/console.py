@@ -27,7 +27,7 @@ from fastssl.train.loop import Progress
 from fastssl.train.throughput import EngineSpeed, Throughput
 
 SHOWN_SKIPPED = 5
-IN_REPORT = "all named in the report"
+IN_REPORT, ABOVE = "all named in the report", "named above"
 
 _err = Console(stderr=True, highlight=False)
 _out = Console(highlight=False)
@@ -72,8 +72,8 @@ def tell(line: str) -> None:
     _err.print(line, markup=False, soft_wrap=True)
 
 
-def describe_data(data: Data, source: str) -> None:
-    """One line on what was read, and a few on what was skipped."""
+def describe_data(data: Data, source: str, *, reported: bool = True) -> None:
+    """One line on what was read, and a few on what was skipped, of which a report names all if there is to be one."""
     if isinstance(data, Splits):
         train, test = data.train, data.test
         labelled = f", {len(test)} for testing, {len(train.classes)} classes" if test is not None else ", no labels"
@@ -83,7 +83,7 @@ def describe_data(data: Data, source: str) -> None:
     else:
         found, skipped = f"{len(data)} recordings at {data.rate} Hz", data.skipped
     _err.print(f"{source}: {found}", markup=False, soft_wrap=True)
-    describe_skipped(skipped, None if isinstance(data, Recordings) else IN_REPORT)
+    describe_skipped(skipped, IN_REPORT if reported and not isinstance(data, Recordings) else None)
 
 
 def describe_sizes(config: RunConfig) -> None:
@@ -110,6 +110,12 @@ def describe_skipped(skipped: Sequence[Skipped], where_all_are: str | None = Non
         _err.print(f"  {file.name}: {file.reason}", markup=False, soft_wrap=True)
     if len(skipped) > len(shown):
         _err.print(f"  and {len(skipped) - len(shown)} more, {where_all_are}", markup=False)
+
+
+def sum_up(skipped: Sequence[Skipped], where: str) -> None:
+    """How many files were skipped, each of which was named when it was met; the line says ``where`` else they are."""
+    if skipped:
+        _err.print(f"skipped {len(skipped)} that cannot be read, {where}", markup=False)
 
 
 class _Ready(ProgressColumn):

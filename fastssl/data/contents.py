@@ -94,7 +94,8 @@ def begun(wanted: Wanted, cache: Cache | None, instead: str | None, progress: Pr
     Args:
         wanted: what to read.
         cache: where decoded images are looked for, and kept.
-        instead: what becomes of the place of an unreadable file, for the warning that names it; None for no warning.
+        instead: what becomes of the place of an unreadable file, for the warning that names it; None for no warning, as
+            there is none of the files of a compressed tar, which are known at once.
         progress: called with (files done, files in all) after each file of a compressed tar.
     Raises:
         UserError: if there is no image, or, of a compressed tar, too many files that cannot be read.
@@ -103,7 +104,7 @@ def begun(wanted: Wanted, cache: Cache | None, instead: str | None, progress: Pr
         return _read_idx(wanted.source, files, wanted.size)
     listing, about, store = (*_listed(wanted), None) if cache is None else _cached(wanted, cache)
     count = len(listing.entries)
-    found = Files(listing, wanted.max_skipped, instead)
+    found = Files(listing, wanted.max_skipped, None if listing.forwards_only else instead)
     images = Decoded(found, store or InMemory(count, wanted.size), torch.arange(count), about["order"])
     if listing.forwards_only:
         images.readable(progress)

@@ -99,7 +99,8 @@ def load_lazily(
     white where they are looked at, and left out by `ImageSet.readable`. Nothing depends on what is decoded already.
 
     Args:
-        source: as for ``load``. Of a compressed tar all images are decoded now, and idx files are read whole.
+        source: as for ``load``. Of a compressed tar all images are decoded now, as ``load`` does, and without warnings;
+            idx files are read whole.
         size: of the images, as for ``load``; so are the other arguments.
         progress: called with (files done, files in all) after each file of a compressed tar.
 
