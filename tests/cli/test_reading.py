@@ -139,7 +139,10 @@ def test_streaming_keeps_no_image_and_scores_them_all_the_same(
     page = folder.report.read_text()
     assert "cat/broken.png" in page
     assert "% of the time went by waiting for views" in page
-    assert run("report", "run").code == 0
+    again = run("report", "run")
+    assert again.code == 0
+    assert again.err.splitlines()[-1] == "skipped 1 that cannot be read, all named in the report"
+    assert again.err.count("broken.png") == 1
 
 
 def test_the_report_of_a_streamed_run_shows_views_of_whole_files(run: Run, tmp_path: Path) -> None:
