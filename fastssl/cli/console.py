@@ -18,6 +18,7 @@ from fastssl.data.audio import Recordings
 from fastssl.data.clips import ClipSet
 from fastssl.data.images import Skipped, Splits
 from fastssl.data.media import Data
+from fastssl.data.reading import counted
 from fastssl.eval import Pretext, Scores
 from fastssl.eval import tuning as tunings
 from fastssl.eval.protocol import RANDOM, TRAINED
@@ -77,11 +78,11 @@ def describe_data(data: Data, source: str, *, reported: bool = True) -> None:
     if isinstance(data, Splits):
         train, test = data.train, data.test
         labelled = f", {len(test)} for testing, {len(train.classes)} classes" if test is not None else ", no labels"
-        found, skipped = f"{_images(len(train))} for training{labelled}", train.skipped
+        found, skipped = f"{counted(len(train), 'image')} for training{labelled}", train.skipped
     elif isinstance(data, ClipSet):
-        found, skipped = f"{len(data)} clips of {len(data.videos)} videos", data.skipped
+        found, skipped = f"{counted(len(data), 'clip')} of {counted(len(data.videos), 'video')}", data.skipped
     else:
-        found, skipped = f"{len(data)} recordings at {data.rate} Hz", data.skipped
+        found, skipped = f"{counted(len(data), 'recording')} at {data.rate} Hz", data.skipped
     _err.print(f"{source}: {found}", markup=False, soft_wrap=True)
     describe_skipped(skipped, IN_REPORT if reported and not isinstance(data, Recordings) else None)
 
@@ -95,10 +96,6 @@ def describe_sizes(config: RunConfig) -> None:
         tell(
             f"trained on views of {size} x {size} pixels, scored on images of {of} x {of}: plan.size is not image_size"
         )
-
-
-def _images(count: int) -> str:
-    return f"{count} image" + ("" if count == 1 else "s")
 
 
 def describe_skipped(skipped: Sequence[Skipped], where_all_are: str | None = None) -> None:
@@ -269,14 +266,14 @@ def _case(case: tunings.Case) -> str:
 def show_tuned(lines: Sequence[tunings.Line], *, test_images: int) -> None:
     """The table of fine-tuning: a row for each share of labels and depth, trained beside a random start."""
     seeds = max(line.seeds for line in lines)
-    title = f"Accuracy on {_images(test_images)}, mean and standard deviation over {seeds} seeds"
+    title = f"Accuracy on {counted(test_images, 'image')}, mean and standard deviation over {seeds} seeds"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     for name in ("labels", "tuned"):
         table.add_column(name)
     for name in (TRAINED, RANDOM):
         table.add_column(name, justify="right")
     for first, second in zip(lines[::2], lines[1::2], strict=True):
-        labels = f"{100 * first.labels:.3g} % ({_images(first.images)})"
+        labels = f"{100 * first.labels:.3g} % ({counted(first.images, 'image')})"
         table.add_row(labels, tunings.in_words(first.tuned), _spread(first), _spread(second))
     _out.print(table)
     _out.print(f"all of it tuned from a {RANDOM} is supervised training")
@@ -310,7 +307,7 @@ def show_throughput(result: Throughput) -> None:
     config, step = result.config, result.step.median
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=f"{config.preset}: {_images(result.images)} to views of {config.view_plan().size} pixels, "
+        title=f"{config.preset}: {counted(result.images, 'image')} to views of {config.view_plan().size} pixels, "
         f"in batches of {config.batch_size}",
         title_justify="left",
     )

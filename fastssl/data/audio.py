@@ -25,7 +25,7 @@ from fastssl.data.decode import UnreadableError
 from fastssl.data.files import MAX_SKIPPED
 from fastssl.data.layout import arrange
 from fastssl.data.opening import open_all, refuse_too_many
-from fastssl.data.reading import Progress, quote
+from fastssl.data.reading import Progress, counted, quote
 from fastssl.data.sources import Entry, Listing, Skipped, find_files, one_line
 from fastssl.data.wav import Head
 from fastssl.errors import UserError, needed
@@ -73,6 +73,10 @@ class Recordings:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def __repr__(self) -> str:
+        kinds = "".join(f", {counted(len(names), kind, names)}" for kind, names in self.classes.items())
+        return f"Recordings({counted(len(self), 'recording')} at {self.rate} Hz{kinds}, {len(self.skipped)} skipped)"
 
     def identity(self) -> bytes:
         """What is the same as long as names, lengths and rate of the recordings are."""

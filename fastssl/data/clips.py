@@ -17,7 +17,7 @@ from fastssl.data.decode import UnreadableError
 from fastssl.data.files import MAX_SKIPPED
 from fastssl.data.opening import open_all, refuse_too_many
 from fastssl.data.plans import ViewPlan
-from fastssl.data.reading import Progress, quote
+from fastssl.data.reading import Progress, counted, quote
 from fastssl.data.sources import Entry, Listing, Skipped, find_files, list_images
 from fastssl.data.video import Video
 from fastssl.data.views import augmented, draw
@@ -47,6 +47,11 @@ class ClipSet:
 
     def __len__(self) -> int:
         return len(self.clips)
+
+    def __repr__(self) -> str:
+        frames = len(self.clips[0][1]) if self.clips else 0
+        clips, videos = counted(len(self), "clip"), counted(len(self.videos), "video")
+        return f"ClipSet({clips} of {counted(frames, 'frame')}, {videos}, {len(self.skipped)} skipped)"
 
     def __getitem__(self, position: int) -> Tensor:
         """One clip, (T, 3, H, W) uint8, RGB.

@@ -138,6 +138,13 @@ def quote(skipped: Sequence[Skipped], most: int = 3) -> str:
     return shown if len(skipped) <= most else f"{shown}; ..."
 
 
+def counted(count: int, what: str, names: Sequence[str] = (), most: int = 5) -> str:
+    """``3 classes (cat, dog, owl)``: how many of ``what``, which is singular, and the first few names of them."""
+    plural = "" if count == 1 else "es" if what.endswith("s") else "s"
+    shown = ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+    return f"{count:,} {what}{plural}" + (f" ({shown})" if shown else "")
+
+
 def _use_group(start: int, files: Sequence[bytes | UnreadableError], use: Use) -> list[str | None]:
     """Uses ``files``, the first of which is at ``start``; returns for each why not, if it could not be."""
     reasons: list[str | None] = []

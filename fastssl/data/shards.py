@@ -19,7 +19,7 @@ from fastssl.data.decode import SUFFIXES, UnreadableError, opened, upright
 from fastssl.data.files import MAX_SKIPPED
 from fastssl.data.layout import arrange
 from fastssl.data.opening import open_all, refuse_too_many
-from fastssl.data.reading import Progress, quote
+from fastssl.data.reading import Progress, counted, quote
 from fastssl.data.sources import Listing, Skipped, StrictMember, find_files, list_images, one_line
 from fastssl.errors import UserError, needed
 from fastssl.files import atomic_write
@@ -59,6 +59,10 @@ class Shards:
     def __len__(self) -> int:
         """How many samples there are in all."""
         return sum(self.counts)
+
+    def __repr__(self) -> str:
+        shards, samples = counted(len(self.paths), "shard"), counted(len(self), "sample")
+        return f"Shards({shards}, {samples}, {len(self.skipped)} skipped)"
 
 
 class Member(NamedTuple):

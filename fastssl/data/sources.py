@@ -108,6 +108,13 @@ class Listing:
     close: Callable[[], None] = lambda: None
     forwards_only: bool = False
 
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __repr__(self) -> str:
+        forwards = ", to be read forwards only" if self.forwards_only else ""
+        return f"Listing({len(self):,} file{'s' * (len(self) != 1)}, {len(self.skipped)} skipped{forwards})"
+
 
 def list_images(path: Path) -> Listing:
     """Every image file in ``path``: a folder, a zip or a tar (plain, .gz, .bz2, .xz).

@@ -90,6 +90,9 @@ class FrameFolder:
     name: str
     entries: tuple[Entry, ...]
 
+    def __repr__(self) -> str:
+        return f"FrameFolder({self.name!r}, {len(self):,} frames)"
+
     def __len__(self) -> int:
         return len(self.entries)
 
@@ -138,6 +141,9 @@ class VideoFile:
     keys: tuple[int, ...]
     unit: Fraction
     counted: bool = False
+
+    def __repr__(self) -> str:
+        return f"VideoFile({self.name!r}, {len(self):,} frames)"
 
     def __len__(self) -> int:
         return len(self.times)

@@ -86,6 +86,8 @@ def test_labels_are_read_off_file_names(tmp_path: Path) -> None:
     assert found.names == ("recordings/0_theo_1.wav", "recordings/7_jackson_32.wav", "recordings/7_theo_0.wav")
     assert found.classes == {"digit": ("0", "7"), "speaker": ("jackson", "theo")}
     assert found.labels["digit"].tolist() == [0, 1, 1]
+    kinds = "2 digits (0, 7), 2 speakers (jackson, theo)"
+    assert repr(found) == f"Recordings(3 recordings at 8000 Hz, {kinds}, 0 skipped)"
     assert found.labels["speaker"].tolist() == [1, 0, 1]
     with pytest.raises(UserError, match=r"the name of 'recordings/0_theo_1.wav' does not match '\[a-z\]\+'"):
         list_recordings(str(tmp_path), pattern="[a-z]+")

@@ -68,6 +68,7 @@ def test_folders_zips_and_tars_of_frames_give_the_same(tmp_path: Path) -> None:
         clips = list_clips(str(source), 4, stride=2)
         assert [seen(clips[i]) for i in range(len(clips))] == [[0, 2, 4, 6], [0, 2, 4, 6]]
         assert [video.name for video in clips.videos] == ["JPEGImages/bear", "JPEGImages/camel"]
+        assert repr(clips.videos[0]) == "FrameFolder('JPEGImages/bear', 9 frames)"
         assert numbers(clips.videos[1].read(range(12))) == list(range(12))
         clips.close()
     with pytest.raises(UserError, match="compressed tar"):
@@ -193,6 +194,8 @@ def test_a_clip_that_only_the_report_meets_is_named_and_counted_too(tmp_path: Pa
 
 def test_a_single_file_is_a_source(films: Path) -> None:
     clips = list_clips(str(films / "long.mp4"), 20)
+    assert repr(clips) == "ClipSet(2 clips of 20 frames, 1 video, 0 skipped)"
+    assert repr(clips.videos) == "(VideoFile('long.mp4', 40 frames),)"
     assert [seen(clips[i]) for i in range(len(clips))] == [list(range(20)), list(range(20, 40))]
 
 

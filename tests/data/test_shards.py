@@ -53,6 +53,7 @@ def test_shards_are_found_by_folder_and_by_braces(tmp_path: Path) -> None:
     grey_shards(tmp_path, 3, 4, 5)
     whole = list_shards(str(tmp_path))
     assert (whole.counts, len(whole)) == ((3, 4, 5), 12)
+    assert repr(whole) == "Shards(3 shards, 12 samples, 0 skipped)"
     assert [path.name for path in whole.paths] == ["00.tar", "01.tar", "02.tar"]
     assert list_shards(f"{tmp_path}/{{00..02}}.tar") == whole
     assert list_shards([f"{tmp_path}/{{02,00}}.tar"]).counts == (5, 3)

@@ -185,6 +185,7 @@ def test_a_truncated_zip_and_other_files_are_refused(tmp_path: Path) -> None:
 
 def test_an_archive_is_closed_with_its_listing(tmp_path: Path) -> None:
     listing = list_images(write_zip(tmp_path / "images.zip", {"1.png": b"x"}))
+    assert (len(listing), repr(listing)) == (1, "Listing(1 file, 0 skipped)")
     listing.close()
     with pytest.raises((UnreadableError, ValueError)):
         listing.entries[0].read()
