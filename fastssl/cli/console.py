@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from fastssl.data.audio import Recordings
@@ -37,17 +37,36 @@ _out = Console(highlight=False)
 @contextmanager
 def counting(doing: str, what: str = "images") -> Iterator[Callable[[int, int], None]]:
     """A bar of images, or ``what`` else; yields the callback (done, total) that moves it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), _Count(what))
+    described = TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold"))  # a path may be long
+    columns = (described, BarColumn(), _Count(what))
     with Bar(*columns, console=_err, transient=True, disable=not _err.is_terminal) as bar:
         task = bar.add_task(doing, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class _BarBelow(Bar):
+    """What is being done in a line, or in two where it is long, and the bar below, which leaves its numbers whole."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        for task in self.tasks:
+            yield Text(f"{task.description} {task.fields.get('numbers', '')}".rstrip())
+        yield self.make_tasks_table(self.tasks)
+
+
+def _whole() -> Column:
+    """A column of a bar that is never broken or cut; the bar is, where there is no room."""
+    return Column(no_wrap=True)
+
+
+def _time_left() -> tuple[ProgressColumn, ProgressColumn]:
+    return TimeRemainingColumn(table_column=_whole()), TextColumn("left", table_column=_whole())
 
 
 class _Count(ProgressColumn):
     """How many are done, once it is known of how many."""
 
     def __init__(self, what: str) -> None:
-        super().__init__()
+        super().__init__(_whole())
         self._what = what
 
     def render(self, task: Task) -> Text:
@@ -77,7 +96,7 @@ def describe_data(data: Data, source: str, *, reported: bool = True) -> None:
     """One line on what was read, and a few on what was skipped, of which a report names all if there is to be one."""
     if isinstance(data, Splits):
         train, test = data.train, data.test
-        labelled = f", {len(test)} for testing, {len(train.classes)} classes" if test is not None else ", no labels"
+        labelled = f", {len(test):,} for testing, {len(train.classes)} classes" if test is not None else ", no labels"
         found, skipped = f"{counted(len(train), 'image')} for training{labelled}", train.skipped
     elif isinstance(data, ClipSet):
         found, skipped = f"{counted(len(data), 'clip')} of {counted(len(data.videos), 'video')}", data.skipped
@@ -119,7 +138,7 @@ class _Ready(ProgressColumn):
     """How many images are read, until all are: looked up once a second, whether steps are done or not."""
 
     def __init__(self, ready: Callable[[], tuple[int, int]]) -> None:
-        super().__init__()
+        super().__init__(_whole())
         self._ready, self._next, self._text = ready, 0.0, ""
 
     def render(self, task: Task) -> Text:
@@ -138,10 +157,8 @@ class TrainingDisplay:
     """
 
     def __init__(self, ready: Callable[[], tuple[int, int]] | None = None) -> None:
-        text = TextColumn("{task.description} {task.fields[numbers]}", markup=False)
-        columns: list[ProgressColumn] = [text, BarColumn(), TimeRemainingColumn(), TextColumn("left")]
-        columns += [] if ready is None else [_Ready(ready)]
-        self._bar = Bar(*columns, console=_err, transient=True, disable=not _err.is_terminal)
+        columns = (BarColumn(), *_time_left()) if ready is None else (BarColumn(), *_time_left(), _Ready(ready))
+        self._bar = _BarBelow(*columns, console=_err, transient=True, disable=not _err.is_terminal)
         self._waiting = self._bar.add_task("before the first step", total=None, numbers="")
         self._task: TaskID | None = None
         self._epoch, self._steps, self._seconds, self._waited = 0, 0, 0.0, 0.0  # of an image of each step so far
@@ -224,13 +241,8 @@ class TuningDisplay:
     """A live bar over the steps of each case of fine-tuning, and one lasting line for each."""
 
     def __init__(self, cases: int) -> None:
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TimeRemainingColumn(),
-            TextColumn("left"),
-        )
-        self._bar = Bar(*columns, console=_err, transient=True, disable=not _err.is_terminal)
+        columns = (BarColumn(), *_time_left())
+        self._bar = _BarBelow(*columns, console=_err, transient=True, disable=not _err.is_terminal)
         self._task = self._bar.add_task("", total=None)
         self._cases, self._done = cases, 0
 
