@@ -11,7 +11,7 @@ from fastssl.cli.plan_options import add_plan_options, early, early_plan
 from fastssl.data import plans, shards
 from fastssl.errors import UserError
 from fastssl.files import atomic_write
-from fastssl.train.throughput import BenchConfig, measure
+from fastssl.train.throughput import BenchConfig, load, measure
 
 DESCRIPTION = """\
 Time how fast each engine makes views of your own images, and how fast an encoder could train on them here.
@@ -40,7 +40,9 @@ def run(words: list[str]) -> int:
             f"{config.data!r} are shards, which one engine alone reads: give the images that they were packed from"
         )
     with console.reading(config.data) as progress:
-        result = measure(config, progress)
+        found = load(config, progress)
+    with console.counting("measuring engines and step", "turns", often=1) as progress:  # it would slow them
+        result = measure(config, found, progress)
     console.describe_skipped(result.skipped)
     console.show_throughput(result)
     if file is not None:

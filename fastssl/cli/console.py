@@ -35,11 +35,12 @@ _out = Console(highlight=False)
 
 
 @contextmanager
-def counting(doing: str, what: str = "images") -> Iterator[Callable[[int, int], None]]:
-    """A bar of images, or ``what`` else; yields the callback (done, total) that moves it."""
+def counting(doing: str, what: str = "images", *, often: int = 10) -> Iterator[Callable[[int, int], None]]:
+    """A bar of images, or ``what`` else, drawn so ``often`` a second; yields the callback (done, total) that moves it."""
     described = TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold"))  # a path may be long
     columns = (described, BarColumn(), _Count(what))
-    with Bar(*columns, console=_err, transient=True, disable=not _err.is_terminal) as bar:
+    shown = _err.is_terminal
+    with Bar(*columns, console=_err, transient=True, disable=not shown, refresh_per_second=often) as bar:
         task = bar.add_task(doing, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
