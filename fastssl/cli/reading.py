@@ -17,7 +17,7 @@ from fastssl.data import engines, images, media, shards
 from fastssl.data.images import Cache, ImageSet, Skipped, Splits
 from fastssl.data.media import Data
 from fastssl.data.reading import quote
-from fastssl.data.webdataset import open_shards
+from fastssl.data.webdataset import InShards, open_shards
 from fastssl.errors import UserError
 from fastssl.train.config import RunConfig
 
@@ -119,6 +119,7 @@ def load_images(config: RunConfig, cache: Cache | None, other: str | None = None
         UserError: if its own are no images.
     """
     if other is not None:
+        refuse_shards(other, "have no labels to score by")
         with console.reading(other) as progress:
             found = images.load(
                 other,
@@ -137,6 +138,11 @@ def load_images(config: RunConfig, cache: Cache | None, other: str | None = None
         )
     own = load(config, cache)
     assert isinstance(own, Splits)
+    if isinstance(own.train.images, InShards):
+        raise UserError(
+            f"the run was trained on the shards {config.data!r}, of which no labels are read to score its encoder on: "
+            "give labelled images by --data"
+        )
     console.describe_data(own, config.data, reported=False)
     known = len(skipped(own))
     with console.reading(config.data) as progress:
@@ -144,6 +150,16 @@ def load_images(config: RunConfig, cache: Cache | None, other: str | None = None
     if len(skipped(own)) > known:
         console.sum_up(skipped(own), console.ABOVE)
     return readable
+
+
+def refuse_shards(source: str, why: str) -> None:
+    """Refuses shards where images are read by another way.
+
+    Raises:
+        UserError: saying ``why``, and what to give.
+    """
+    if shards.are_at(source):
+        raise UserError(f"{source!r} are shards, which {why}: give the images that they were packed from")
 
 
 def refuse_recordings(config: RunConfig) -> None:
@@ -160,7 +176,8 @@ def refuse_recordings(config: RunConfig) -> None:
 
 
 def load_all(source: str, cache: Cache | None, *, size: int, max_skipped: float) -> ImageSet:
-    """`images.load_all` with a bar."""
+    """`images.load_all` with a bar. Shards are refused."""
+    refuse_shards(source, "are for training alone")
     with console.reading(source) as progress:
         return images.load_all(source, size=size, max_skipped=max_skipped, progress=progress, cache=cache)
 

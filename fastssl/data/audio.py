@@ -117,7 +117,7 @@ class Recordings:
 
 
 def list_recordings(
-    folder: str,
+    folder: str | Path,
     *,
     rate: int | None = None,
     pattern: str | None = None,
@@ -140,6 +140,7 @@ def list_recordings(
     Raises:
         UserError: if there is no recording, a name does not match, or too many files cannot be used.
     """
+    folder = str(folder)
     if not Path(folder).is_dir():
         raise UserError(f"no folder {folder!r}: give one of {', '.join(sorted(SUFFIXES))} files")
     files, skipped = find_files(Path(folder), SUFFIXES)

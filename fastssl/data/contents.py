@@ -12,12 +12,11 @@ import torch
 
 from fastssl.data import idx
 from fastssl.data.cache import Cache
-from fastssl.data.decode import SUFFIXES
 from fastssl.data.files import Files
 from fastssl.data.imageset import ImageSet
 from fastssl.data.kept import Kept
 from fastssl.data.layout import arrange
-from fastssl.data.reading import Progress, quiet, quote
+from fastssl.data.reading import Progress, no_image, quiet, quote
 from fastssl.data.rows import Decoded, FileRows, InMemory, Undecoded
 from fastssl.data.sources import Entries, Listing, Skipped, list_images, one_line, stamp
 from fastssl.errors import UserError
@@ -218,8 +217,7 @@ def _chosen(wanted: Wanted, listing: Listing) -> tuple[Listing, dict[str, Any]]:
     entries = Entries.of(listing.entries)
     names = entries.names
     if not names:
-        reasons = quote(listing.skipped) or f"no file ends in {', '.join(sorted(SUFFIXES))}"
-        raise UserError(f"no image in {wanted.source!r} ({reasons}): give a folder, zip or tar of images")
+        raise no_image(wanted.source, listing.skipped)
     layout = arrange(names)
     positions = [i for i, split in enumerate(layout.splits) if split or not wanted.in_split_only]
     positions.sort(key=names.__getitem__)

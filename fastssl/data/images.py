@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +15,8 @@ from fastssl.data.files import ANOTHER, MAX_SKIPPED, Files
 from fastssl.data.imageset import ImageSet, Splits
 from fastssl.data.reading import Progress
 from fastssl.data.rows import FileRows
-from fastssl.data.sources import Entries, Listing, Skipped, list_images
-from fastssl.errors import UserError, unknown
+from fastssl.data.sources import Entries, Listing, Skipped, is_there, list_images
+from fastssl.errors import UserError, nearest, unknown
 
 __all__ = [
     "EMBEDDED",
@@ -216,10 +215,9 @@ def _refuse_forwards_only(listing: Listing, source: str, reader: str) -> None:
 
 def _locate(source: str) -> Path:
     path = EMBEDDED.get(source) or Path(source)
-    with suppress(OSError):  # a path that cannot be looked up, say for its length, is as good as missing
-        if source and path.exists():
-            return path
-    if source and path.name == source and not path.suffix:
+    if source and is_there(path):
+        return path
+    if path.name == source and nearest(source, EMBEDDED) is not None:
         raise UserError(f"{unknown('data set', source, EMBEDDED)}, or give the path of a folder, zip or tar of images")
     raise UserError(
         f"no file or folder {source!r}: check the path, or give {' or '.join(map(repr, EMBEDDED))} for embedded images"

@@ -213,6 +213,7 @@ def test_files_of_a_compressed_tar_that_cannot_be_read_are_named_at_once_and_cou
         (["--out", "missing", "--resume"], "missing holds no finished or interrupted run"),
         (["simclr", "again"], "unexpected word 'again'"),
         (["--data", "missing/"], "no file or folder 'missing/'"),
+        (["--data", "nowhere"], "no file or folder 'nowhere': check the path, or give 'clipart' for embedded images"),
         (["--data", "empty"], "no image in 'empty'"),
         (["--data", "unreadable"], "no readable image in 'unreadable'"),
         (["--data", "single"], "1 training image: training needs at least 2"),

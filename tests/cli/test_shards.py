@@ -41,6 +41,18 @@ def test_a_method_is_trained_on_a_folder_of_shards(shards: Path, run: Run) -> No
     assert run("report", "run").code == 0
 
 
+def test_a_run_on_shards_is_scored_on_other_images(
+    shards: Path, run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastssl.report._NEEDS", ("no_such_module",))  # the report is not what is tested
+    assert run("pretrain", "simclr", "--data", "shards", "--out", "run", *QUICK).code == 0
+    told = "the run was trained on the shards 'shards', of which no labels are read to score its encoder on: give labelled"
+    assert told in run("evaluate", "run").error()
+    assert "'shards' are shards, which have no labels to score by" in run("evaluate", "run", "--data", "shards").error()
+    assert "are shards, which are for training alone" in run("embed", "run", "shards", "--out", "f.npz").error()
+    assert run("evaluate", "run", "--data", photos).code == 0
+
+
 def test_a_stopped_run_on_shards_resumes_to_the_same_bits(
     shards: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,7 +79,7 @@ def test_a_stopped_run_on_shards_resumes_to_the_same_bits(
     ("words", "message"),
     [
         (["--engine", "native"], "'shards' are shards, which the engine 'native' does not read: leave --engine out"),
-        (["--data", "none/{0..3}.tar"], "no image in 'none/{0..3}.tar'"),
+        (["--data", "none/{0..3}.tar"], "none of the 4 files is there of 'none/{0..3}.tar'"),
         (["--data", "shards/{00..02.tar"], "has a brace without its other half"),
         (["--max_skipped", "2"], "max_skipped is a share of the files, from 0 to 1; got 2.0"),
     ],

@@ -251,7 +251,7 @@ def test_folders_without_recordings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no recording in .*no file ends in \.aif, \.aiff, \.flac, \.wav"):
         list_recordings(str(tmp_path))
     with pytest.raises(UserError, match="no folder"):
-        list_recordings(str(tmp_path / "nowhere"))
+        list_recordings(tmp_path / "nowhere")
 
 
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -172,8 +172,11 @@ def test_what_cannot_be_used_is_refused(settings: dict[str, float], message: str
 def test_sources_without_videos_are_refused(tmp_path: Path, films: Path) -> None:
     with pytest.raises(UserError, match="no file or folder"):
         list_clips(str(tmp_path / "nowhere"), 2)
-    with pytest.raises(UserError, match="no clip of 2 frames"):
-        list_clips(str(tmp_path), 2)
+    with pytest.raises(UserError, match=r"no clip of 2 frames in .*no file ends in .*, and no folder has images"):
+        list_clips(tmp_path, 2)
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    with pytest.raises(UserError, match=r"\('a.mp4': .*\): give whole videos, or folders of their frames"):
+        list_clips(tmp_path, 2)
     with pytest.raises(UserError, match="a batch of 9 is larger than the data set of 3 clips"):
         ClipLoader(list_clips(str(films), 16), LOOK, 9, 0)
 

@@ -119,7 +119,7 @@ def test_a_source_without_images_is_refused(tmp_path: Path, files: dict[str, byt
 def test_a_source_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"'clipat': did you mean 'clipart'\?"):
         load("clipat", size=4)
-    for missing in (str(tmp_path / "nowhere"), "photos.zip", ""):
+    for missing in (str(tmp_path / "nowhere"), "nowhere", "photos.zip", ""):
         with pytest.raises(UserError, match="no file or folder"):
             load(missing, size=4)
 
