@@ -136,10 +136,33 @@ def test_an_empty_recording_is_named(tmp_path: Path) -> None:
     assert [item.reason for item in list_recordings(str(tmp_path)).skipped] == ["no sample in it"]
 
 
+def test_a_file_that_is_cut_short_is_named(tmp_path: Path) -> None:
+    ramps(tmp_path, 3)
+    path = tmp_path / "01.wav"
+    path.write_bytes(path.read_bytes()[:-41])
+    found = list_recordings(tmp_path)
+    assert found.names == ("00.wav", "02.wav")
+    assert [(item.name, item.reason) for item in found.skipped] == [
+        ("01.wav", "cut short: 79 of 100 samples are there")
+    ]
+
+
+@pytest.mark.parametrize("told", [0xFFFF_FFFF, 0x7FFF_F000, 0xFFFF_FFDA])
+def test_a_file_written_into_a_pipe_does_not_tell_how_long_it_is(told: int, tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "a.wav", ramp(100))
+    data = path.read_bytes()
+    at = data.index(b"data") + 4
+    path.write_bytes(data[:at] + told.to_bytes(4, "little") + data[at + 4 :])
+    assert list_recordings(tmp_path).lengths == (100,)
+
+
 def test_a_file_cut_short_since_it_was_listed_is_told(tmp_path: Path) -> None:
     found = ramps(tmp_path, 1)
     path = tmp_path / "00.wav"
     path.write_bytes(path.read_bytes()[:144])
+    with pytest.raises(UnreadableError, match="cut short: 50 of 100 samples are there"):
+        found.read(0, 0, 50)
+    write_wav(path, ramp(50))
     assert len(found.read(0, 0, 50)) == 50
     with pytest.raises(UnreadableError, match="cut short: 50 of 60"):
         found.read(0, 0, 60)
