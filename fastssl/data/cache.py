@@ -37,9 +37,9 @@ class Cache:
     Args:
         folder: made when it is needed.
         tell: is given a line on each thing that was found, kept or dropped, or could not be, and why.
-        limit: the most bytes that its files may take; None for no limit. Before one is made that would not fit, those
-            that were not used for longest are dropped, but none that a process is using; if there is still no room,
-            it is not made.
+        limit: the most bytes that its files may take; None for no limit. Where they take more, or would with one that is
+            to be made, those that were not used for longest are dropped, but none that a process is using; if there is
+            still no room, it is not made.
     """
 
     folder: Path
@@ -80,6 +80,9 @@ class Cache:
             with suppress(OSError):  # for what is dropped first where room is needed
                 os.utime(place)
             self.tell(f"{_amount(kept, kept.written.sum())}, from {place} ({_HOW_TO_REMOVE})")
+            excess = self._drop_others(place, kept.length)
+            if excess > 0:
+                self.tell(f"the cache takes {excess / 1e9:,.2f} GB more than --cache_limit: what is in use is not dropped")
         return kept
 
     def create(self, place: Path, stamp: str, about: dict[str, Any], entries: Entries, size: int) -> Kept | None:
@@ -150,8 +153,22 @@ class Cache:
         Raises:
             UserError: if they cannot be.
         """
+        excess = self._drop_others(place, needed)
+        if excess > 0:
+            raise UserError(
+                f"they would take {needed / 1e9:,.2f} GB, and --cache_limit leaves {(needed - excess) / 1e9:,.2f}: "
+                "give a larger one"
+            )
+
+
+    def _drop_others(self, place: Path, needed: int) -> int:
+        """Drops files until these and ``needed`` bytes in ``place`` are within the limit; none if these alone are not.
+
+        Returns:
+            By how many bytes they are still beyond it, above 0.
+        """
         if self.limit is None:
-            return
+            return 0
         others = [file for file in self._files() if file[2] != place]
         excess = sum(size for size, _, _ in others) + needed - self.limit
         for size, _, path in others if needed <= self.limit else ():
@@ -160,11 +177,7 @@ class Cache:
             if _drop(path):
                 excess -= size
                 self.tell(f"dropped {path}, {size / 1e6:,.1f} MB, which was not used for longest, for want of room")
-        if excess > 0:
-            raise UserError(
-                f"they would take {needed / 1e9:,.2f} GB, and --cache_limit leaves {(needed - excess) / 1e9:,.2f}: "
-                "give a larger one"
-            )
+        return max(0, excess)
 
 
 def _amount(kept: Kept, there: int) -> str:

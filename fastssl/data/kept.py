@@ -130,6 +130,11 @@ class Kept:
         return self._mapped.shape
 
     @property
+    def length(self) -> int:
+        """Bytes of the file."""
+        return os.fstat(self._file.fileno()).st_size
+
+    @property
     def written(self) -> np.ndarray:
         """(N,) bool, which images are in the file, whole or damaged, be it that they were carried over."""
         return np.asarray((self._marks[:, _SUM] != 0) | (self._marks[:, _CARRIED] != 0))

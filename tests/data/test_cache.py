@@ -297,6 +297,28 @@ def test_sets_that_were_not_used_for_longest_are_dropped_for_want_of_room(
     assert limited.usage().endswith("; at most 0.0 GB")
 
 
+def test_a_start_that_only_reads_keeps_to_the_limit_too(tmp_path: Path, cache: Cache, told: Told) -> None:
+    source = {name: str(write_tree(tmp_path / name, PETS)) for name in "abcd"}
+    for age, name in enumerate("abcd"):
+        load(source[name], size=8, cache=cache)
+        os.utime(cache.place(Path(source[name]), 8, "all"), ns=(0, age))
+    size = files(cache)[0].stat().st_size
+    in_use = load(source["b"], size=8, cache=cache)
+    os.utime(cache.place(Path(source["b"]), 8, "all"), ns=(0, 0))
+    told.clear()
+    load(source["a"], size=8, cache=replace(cache, limit=2 * size))
+    assert [line.split(",")[0] for line in told if line.startswith("dropped")] == [
+        f"dropped {cache.place(Path(source[name]), 8, 'all')}" for name in "cd"
+    ]
+    assert [path.name[0] for path in files(cache)] == ["a", "b"]
+    told.clear()
+    load(source["a"], size=8, cache=replace(cache, limit=size))
+    assert told("more than --cache_limit: what is in use is not dropped") == 1
+    load(source["a"], size=8, cache=replace(cache, limit=1))  # which that set alone is beyond
+    assert [path.name[0] for path in files(cache)] == ["a", "b"]
+    assert_same_splits(in_use, load(source["b"], size=8))
+
+
 def test_where_files_cannot_be_locked_none_is_dropped(
     tmp_path: Path, cache: Cache, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
