@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from itertools import chain, count, islice
 from pathlib import Path, PurePosixPath
@@ -16,11 +18,11 @@ from typing import Any, NamedTuple
 import torch
 
 from fastssl.data.decode import SUFFIXES, UnreadableError, opened, upright
-from fastssl.data.files import MAX_SKIPPED
+from fastssl.data.files import MAX_SKIPPED, Files
 from fastssl.data.layout import arrange
 from fastssl.data.opening import open_all, refuse_too_many
 from fastssl.data.reading import Progress, counted, no_image, quote
-from fastssl.data.sources import Listing, Skipped, StrictMember, find_files, is_there, list_images, one_line
+from fastssl.data.sources import Skipped, StrictMember, find_files, is_there, list_images, one_line
 from fastssl.errors import UserError, needed
 from fastssl.files import atomic_write
 
@@ -31,6 +33,7 @@ KEYS = ("jpg", "jpeg", "png", "webp")
 INDEX = "index.json"
 
 _BLOCK = 512  # of a tar, in bytes
+_LEFT_OUT = "the shards leave it out"
 # What files begin with that gzip, bzip2, xz and Zstandard made.
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 _PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst")
@@ -99,13 +102,13 @@ def list_shards(
     known, skipped = _indexed(paths)
     lost: list[Skipped] = []
 
-    def counted(_: str, path: Path) -> tuple[int, str | None]:
+    def samples_of(_: str, path: Path) -> tuple[int, str | None]:
         samples, problem = (known[path], None) if path in known else _count(path)
         if not samples:
             raise UnreadableError(problem or "no sample in it")
         return samples, problem
 
-    found = open_all([(path.name, path) for path in paths], counted, lost, progress)
+    found = open_all([(path.name, path) for path in paths], samples_of, lost, progress)
     if not found:
         raise UserError(f"no image in {told} ({quote(lost)}): give shards with samples of {', '.join(KEYS)}")
     refuse_too_many(lost, len(paths), max_skipped, "shards that cannot be read", "remove or repair them")
@@ -158,7 +161,7 @@ def pack(
         seed: of the order.
         progress: called with (files done, files in all) after each file.
     Returns:
-        The shards, with the files that could not be used in ``skipped``.
+        The shards, with the files that could not be used in ``skipped``. Those are named by warnings, and counted.
     Raises:
         UserError: if the source is none or has no readable image, ``out`` has shards already or cannot be written, or
             ``per_shard`` is below 1.
@@ -172,8 +175,10 @@ def pack(
     with closing(list_images(source)) as listing:
         if not listing.entries:
             raise no_image(str(source), listing.skipped)
-        skipped = list(listing.skipped)
-        samples = _samples(listing, seed, skipped, progress)
+        for item in listing.skipped:
+            warnings.warn(f"{item.name!r} cannot be read ({item.reason}): {_LEFT_OUT}", stacklevel=2)
+        files = Files(listing, 1.0, _LEFT_OUT)
+        samples = _samples(files, seed, progress)
         for number in count():
             first = next(samples, None)
             if first is None:
@@ -186,15 +191,17 @@ def pack(
                 for sample in chain([first], islice(samples, per_shard - 1)):
                     shard.write(sample)
     if not number:
-        raise UserError(f"no readable image in {str(source)!r} ({quote(skipped)}): give whole image files")
+        raise UserError(f"no readable image in {str(source)!r} ({quote(files.skipped)}): give whole image files")
     write_index(folder)
-    return replace(list_shards(str(folder)), skipped=tuple(skipped))
+    shards = replace(list_shards(folder), skipped=files.skipped)
+    if shards.skipped:
+        warnings.warn(f"left out of the shards of {str(source)!r}: {counted(len(shards.skipped), 'file')}", stacklevel=2)
+    return shards
 
 
-def _samples(
-    listing: Listing, seed: int, skipped: list[Skipped], progress: Progress | None
-) -> Iterator[dict[str, Any]]:
-    """What the readable files of ``listing`` become, in the order of the shards; the others go to ``skipped``."""
+def _samples(files: Files, seed: int, progress: Progress | None) -> Iterator[dict[str, Any]]:
+    """What the readable ones of ``files`` become, in the order of the shards."""
+    listing = files.listing
     total = len(listing.entries)
     layout = arrange([entry.name for entry in listing.entries])
     order = torch.arange(total)
@@ -202,14 +209,11 @@ def _samples(
         order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     number = 0
     for done, position in enumerate(order.tolist(), 1):
-        entry = listing.entries[position]
-        try:
-            part, data = _stored(entry.name, entry.read())
-        except UnreadableError as error:
-            skipped.append(Skipped(entry.name, str(error)))
-        else:
-            about = {"name": entry.name}
-            sample: dict[str, Any] = {"__key__": f"{number:08}", part: data}
+        name = listing.entries[position].name
+        stored = files.read(position, partial(_stored, name))
+        if stored is not None:
+            about = {"name": name}
+            sample: dict[str, Any] = {"__key__": f"{number:08}", stored[0]: stored[1]}
             if layout.labels[position] >= 0:
                 about["class"] = layout.classes[layout.labels[position]]
                 sample["cls"] = str(layout.labels[position]).encode()
@@ -281,13 +285,13 @@ def _paths(patterns: Sequence[str], told: str) -> list[Path]:
             found = [Path(path) for pattern in patterns for path in braces.braceexpand(pattern)]
         except braces.UnbalancedBracesError as error:
             raise UserError(f"{told} has a brace without its other half: {error}") from error
-        if found and not any(map(is_there, found)):
-            what = "no file or folder" if len(found) == 1 else f"none of the {len(found)} files is there of"
-            raise UserError(f"{what} {told}: {advice}")
     if not found:
         raise UserError(f"no .tar file in {told or 'an empty list'}: {advice}")
     if len(set(found)) < len(found):
         raise UserError(f"{told} names a shard twice")
+    if not any(map(is_there, found)):
+        what = "no file or folder" if len(found) == 1 else f"none of the {len(found)} files is there of"
+        raise UserError(f"{what} {told}: {advice}")
     return found
 
 

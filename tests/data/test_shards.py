@@ -170,9 +170,12 @@ def photos() -> dict[str, bytes]:
 @pytest.mark.parametrize("write", [write_tree, write_zip, write_tar])
 def test_packed_images_are_read_by_the_webdataset_package(write, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    found = pack(
-        str(write(tmp_path / "source", photos())), tmp_path / "out", per_shard=3, progress=lambda *at: seen.append(at)
-    )
+    source = write(tmp_path / "source", photos())
+    with pytest.warns(UserWarning, match="cannot be read|left out of") as said:
+        found = pack(source, tmp_path / "out", per_shard=3, progress=lambda *at: seen.append(at))
+    named, sum_up = [str(item.message) for item in said]
+    assert named == "'cat/bad.png' cannot be read (not an image in a format that can be read): the shards leave it out"
+    assert sum_up == f"left out of the shards of {str(source)!r}: 1 file"
     assert (found.counts, [item.name for item in found.skipped]) == ((3, 3, 1), ["cat/bad.png"])
     assert seen == [(i, 8) for i in range(1, 9)]
     samples = list(wds.WebDataset([str(path) for path in found.paths], shardshuffle=False).decode())
@@ -187,6 +190,7 @@ def test_packed_images_are_read_by_the_webdataset_package(write, tmp_path: Path)
     assert {name.rpartition(".")[2] for name in raw} == {"png", "jpeg", "webp"}
 
 
+@pytest.mark.filterwarnings("ignore:.*(cannot be read|left out of)")
 def test_packing_depends_on_its_arguments_alone(tmp_path: Path) -> None:
     source = str(write_tree(tmp_path / "source", photos()))
     written = [
