@@ -82,7 +82,7 @@ class Cache:
             self.tell(f"{_amount(kept, kept.written.sum())}, from {place} ({_HOW_TO_REMOVE})")
             excess = self._drop_others(place, kept.length)
             if excess > 0:
-                self.tell(f"the cache takes {excess / 1e9:,.2f} GB more than --cache_limit: what is in use is not dropped")
+                self.tell(f"the cache takes {_in_words(excess)} more than --cache_limit: what is in use is not dropped")
         return kept
 
     def create(self, place: Path, stamp: str, about: dict[str, Any], entries: Entries, size: int) -> Kept | None:
@@ -134,8 +134,8 @@ class Cache:
     def usage(self) -> str:
         """How many sets there are, how much they take, and how much they may."""
         sizes = [size for size, _, _ in self._files()]
-        limit = "no limit" if self.limit is None else f"at most {self.limit / 1e9:,.1f} GB"
-        return f"{self.folder}: {len(sizes)} sets of images, {sum(sizes) / 1e9:,.1f} GB; {limit}"
+        limit = "no limit" if self.limit is None else f"at most {_in_words(self.limit)}"
+        return f"{self.folder}: {len(sizes)} sets of images, {_in_words(sum(sizes))}; {limit}"
 
     def _files(self) -> list[tuple[int, float, Path]]:
         """Bytes of each file, when it was last used, and its path; the one that was not used for longest first."""
@@ -156,7 +156,7 @@ class Cache:
         excess = self._drop_others(place, needed)
         if excess > 0:
             raise UserError(
-                f"they would take {needed / 1e9:,.2f} GB, and --cache_limit leaves {(needed - excess) / 1e9:,.2f}: "
+                f"they would take {_in_words(needed)}, and --cache_limit leaves {_in_words(max(0, needed - excess))}: "
                 "give a larger one"
             )
 
@@ -176,14 +176,20 @@ class Cache:
                 break
             if _drop(path):
                 excess -= size
-                self.tell(f"dropped {path}, {size / 1e6:,.1f} MB, which was not used for longest, for want of room")
+                self.tell(f"dropped {path}, {_in_words(size)}, which was not used for longest, for want of room")
         return max(0, excess)
 
 
 def _amount(kept: Kept, there: int) -> str:
     count, size = len(kept.keys), kept.shape[-1]
     many = f"{count:,}" if there in (0, count) else f"{there:,} of {count:,}"
-    return f"{many} images of {size} x {size}, {kept.shape.numel() / 1e6:,.1f} MB"
+    return f"{many} images of {size} x {size}, {_in_words(kept.shape.numel())}"
+
+
+def _in_words(size: int) -> str:
+    """So many bytes, in GB, or in MB or kB where they are few."""
+    unit, of = next((pair for pair in (("GB", 1e9), ("MB", 1e6)) if size >= pair[1]), ("kB", 1e3))
+    return f"{size / of:,.1f} {unit}"
 
 
 def _drop(path: Path) -> bool:

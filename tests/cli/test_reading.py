@@ -63,7 +63,7 @@ def test_a_limit_that_is_no_amount_is_refused(run: Run, monkeypatch: pytest.Monk
 def test_info_tells_what_is_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTSSL_CACHE", "kept")
     told = " ".join(run("info").out.split())
-    assert "decoded images kept: 0 sets of images, 0.0 GB; at most 50.0 GB" in told
+    assert "decoded images kept: 0 sets of images, 0.0 kB; at most 50.0 GB" in told
 
 
 def test_who_has_no_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,8 +88,8 @@ def test_a_second_run_starts_from_the_cache_and_ends_at_the_same_weights(
     assert not folder.exists()
     first, second = run(*words, "first"), run(*words, "second")
     (kept,) = folder.iterdir()
-    assert f"keeping 20 images of 16 x 16, 0.0 MB, in {kept} for the next start, as they are decoded" in first.err
-    assert f"20 images of 16 x 16, 0.0 MB, from {kept} (remove it whenever you like; --no_cache" in second.err
+    assert f"keeping 20 images of 16 x 16, 15.4 kB, in {kept} for the next start, as they are decoded" in first.err
+    assert f"20 images of 16 x 16, 15.4 kB, from {kept} (remove it whenever you like; --no_cache" in second.err
     found = [checkpoints.load(RunFolder(Path(name)).checkpoint) for name in ("without", "first", "second")]
     for other in found[1:]:
         assert other.data == found[0].data

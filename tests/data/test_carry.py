@@ -150,7 +150,7 @@ def test_what_was_carried_over_and_not_read_yet_is_carried_on(
     assert work.spent() == (2, 0)
     told.clear()
     assert_same_splits(load(str(folder), size=8, cache=cache), load(str(folder), size=8))
-    assert told("12 images of 8 x 8, 0.0 MB, from ") == 1
+    assert told("12 images of 8 x 8, 2.3 kB, from ") == 1
     assert work.spent() == (10 + 12, 12)
 
 

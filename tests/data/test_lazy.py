@@ -107,7 +107,7 @@ def test_each_image_is_decoded_once_whichever_process_needs_it(pack, tmp_path: P
         splits.train.images[:]
     assert sorted(read) == sorted(GOOD)
     load_lazily(path, size=16, cache=cache)
-    assert told[-1].startswith("24 images of 16 x 16, 0.0 MB, from ")
+    assert told[-1].startswith("24 images of 16 x 16, 18.4 kB, from ")
 
 
 def test_what_an_interrupted_run_has_decoded_is_there(source: str, tmp_path: Path, read: list[str]) -> None:
@@ -116,7 +116,7 @@ def test_what_an_interrupted_run_has_decoded_is_there(source: str, tmp_path: Pat
     load_lazily(source, size=16, cache=cache).train.images[torch.tensor([5, 6, 7])]
     read.clear()
     again = load_lazily(source, size=16, cache=cache).train
-    assert told[-1].startswith("3 of 24 images of 16 x 16, 0.0 MB, from ")
+    assert told[-1].startswith("3 of 24 images of 16 x 16, 18.4 kB, from ")
     again.images[torch.tensor([4, 5, 6, 7])]
     assert read == [again.names[4]]
 
