@@ -16,10 +16,10 @@ process: what is damaged is decoded again, and said.
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import struct
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -363,10 +363,6 @@ def _digest(data: bytes) -> bytes:
 
 def hold(file: IO[bytes], *, alone: bool = False) -> bool:
     """Marks an open file as in use; ``alone`` asks whether nobody else uses it: no where that cannot be told."""
-    if sys.platform == "win32":
-        return True
-    import fcntl
-
     try:
         fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except BlockingIOError:
