@@ -91,7 +91,7 @@ def _ready(data: Data) -> Callable[[], tuple[int, int]] | None:
     """How many images are read and of how many, if each is decoded, and kept, when it is first asked for."""
     parts = [data.train, data.test] if isinstance(data, Splits) else []
     lazy = [part.images for part in parts if part is not None and isinstance(part.images, Decoded)]
-    return (lambda: (sum(rows.tried() for rows in lazy), sum(map(len, lazy)))) if lazy else None
+    return (lambda: (sum(rows.read() for rows in lazy), sum(map(len, lazy)))) if lazy else None
 
 
 def _finish(folder: RunFolder, data: Data) -> bool:

@@ -139,6 +139,12 @@ class Kept:
         """(N,) bool, which images are in the file, whole or damaged, be it that they were carried over."""
         return np.asarray((self._marks[:, _SUM] != 0) | (self._marks[:, _CARRIED] != 0))
 
+    @property
+    def ready(self) -> np.ndarray:
+        """(N,) bool, which images are there, whole or damaged; those carried over are when their files are read."""
+        in_file, memory = self._marks[:, _SUM] != 0, self._memory
+        return np.asarray(in_file if memory is None else in_file | memory.ready)
+
     def contents(self, row: int) -> np.ndarray:
         """(DIGEST,) int64, that of the file that the image at ``row`` was decoded from; 0 if it was not."""
         return np.array(self._marks[row, _CONTENT])
