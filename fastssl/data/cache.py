@@ -22,6 +22,7 @@ from filelock import FileLock
 from fastssl.data.alike import keys
 from fastssl.data.carry import best_of
 from fastssl.data.kept import DAMAGE, Kept, NewFile, current, hold, open_kept
+from fastssl.data.reading import Progress
 from fastssl.data.sources import Entries, one_line
 from fastssl.errors import UserError
 
@@ -85,11 +86,20 @@ class Cache:
                 self.tell(f"the cache takes {_in_words(excess)} more than --cache_limit: what is in use is not dropped")
         return kept
 
-    def create(self, place: Path, stamp: str, about: dict[str, Any], entries: Entries, size: int) -> Kept | None:
+    def create(
+        self,
+        place: Path,
+        stamp: str,
+        about: dict[str, Any],
+        entries: Entries,
+        size: int,
+        progress: Progress | None = None,
+    ) -> Kept | None:
         """Room for the images of ``entries`` at ``size`` pixels.
 
         Those that are kept of the source as it was, and of another that has most of these files, are carried over. A
         file that has its name, size and times of before is not read for that; others are when they are first needed.
+        ``progress`` is called with (images done, images in all) while they are copied.
 
         Returns:
             None if that is not possible, which ``tell`` is told.
@@ -98,7 +108,7 @@ class Cache:
         try:
             self._make_room(place, new.layout.length)
             carried = best_of(self._others(place, size), place, new, entries)
-            new.write(place, carried or ())
+            new.write(place, () if carried is None else carried.blocks(progress))
             kept = open_kept(place, current, self.tell)
         except (UserError, OSError, ValueError) as error:
             self.tell(f"the images are not kept for the next start: {error}")

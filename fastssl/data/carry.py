@@ -17,6 +17,7 @@ import numpy as np
 from fastssl.data.alike import Match, digest, match
 from fastssl.data.decode import UnreadableError
 from fastssl.data.kept import DAMAGE, Block, Kept, NewFile, current, open_kept
+from fastssl.data.reading import Progress
 from fastssl.data.sources import Entries
 
 # Files that are read to find out whether times tell of changes.
@@ -30,8 +31,12 @@ class Carried:
     donor: Kept
     match: Match
 
-    def __iter__(self) -> Iterator[Block]:
-        return self.donor.copies(self.match)
+    def blocks(self, progress: Progress | None) -> Iterator[Block]:
+        """Them, to be written; ``progress`` is called with (images done, images in all) after some of them are."""
+        for first, marks, pixels in self.donor.copies(self.match):
+            yield first, marks, pixels
+            if progress is not None:
+                progress(first + len(marks), len(self.match.rows))
 
     @cached_property
     def _there(self) -> np.ndarray:

@@ -61,7 +61,8 @@ def load(
         max_skipped: the share of unreadable files, in [0, 1], above which the source is refused; a single unreadable
             file is always allowed.
         progress: called with (files done, files in all) after each file that is decoded; not for idx files, which are
-            read whole, and not where the cache has the images.
+            read whole, and not where the cache has the images; and before while images are copied that are kept of the
+            source as it was, or of another one.
         cache: keeps the decoded images for the next start, and for other processes; without one they are in memory
             alone.
 
@@ -101,7 +102,8 @@ def load_lazily(
         source: as for ``load``. Of a compressed tar all images are decoded now, as ``load`` does, and without warnings;
             idx files are read whole.
         size: of the images, as for ``load``; so are the other arguments.
-        progress: called with (files done, files in all) after each file of a compressed tar.
+        progress: called with (files done, files in all) after each file of a compressed tar, and while images are copied
+            that are kept of the source as it was, or of another one.
 
     Raises:
         UserError: if the source does not exist, or holds no image.

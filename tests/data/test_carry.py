@@ -135,6 +135,18 @@ def test_what_is_kept_of_a_set_serves_for_a_copy_whose_files_hold_the_same(
     assert work.spent() == (0, 0)
 
 
+def test_progress_is_told_while_images_are_copied(
+    tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "_BLOCK", 5)
+    folder = write_tree(tmp_path / "pets", PETS)
+    load(str(folder), size=8, cache=cache)
+    (folder / "dog" / "new.png").write_bytes(plain("green"))
+    at: list[tuple[int, int]] = []
+    load_lazily(str(folder), size=8, cache=cache, progress=lambda *done: at.append(done))
+    assert at == [(5, 13), (10, 13), (13, 13)]
+
+
 def test_what_was_carried_over_and_not_read_yet_is_carried_on(
     tmp_path: Path, cache: Cache, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
