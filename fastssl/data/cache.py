@@ -106,8 +106,10 @@ class Cache:
         """
         new = NewFile(stamp, about, keys(entries), size)
         try:
-            self._make_room(place, new.layout.length)
             carried = best_of(self._others(place, size), place, new, entries)
+            if carried is not None:  # it may go, if it has to: what is mapped of it stays
+                carried.donor.release()
+            self._make_room(place, new.layout.length)
             new.write(place, () if carried is None else carried.blocks(progress))
             kept = open_kept(place, current, self.tell)
         except (UserError, OSError, ValueError) as error:

@@ -22,7 +22,7 @@ import os
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -124,6 +124,11 @@ class Kept:
 
     def __del__(self) -> None:
         self._file.close()
+
+    def release(self) -> None:
+        """Allows the file to be dropped. What is mapped of it stays."""
+        with suppress(OSError):  # where files cannot be locked none is dropped
+            fcntl.flock(self._file, fcntl.LOCK_UN)
 
     @property
     def shape(self) -> torch.Size:

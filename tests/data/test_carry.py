@@ -198,16 +198,18 @@ def test_images_of_another_size_do_not_serve(tmp_path: Path, cache: Cache, monke
     assert work.spent() == (12, 12)
 
 
-def test_where_there_is_no_room_for_both_the_set_that_was_copied_is_dropped(
-    tmp_path: Path, cache: Cache, told: Told
+def test_where_there_is_no_room_for_both_the_set_that_was_copied_is_dropped_and_serves_all_the_same(
+    tmp_path: Path, cache: Cache, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_tree(tmp_path / "pets", PETS)
     load(str(folder), size=8, cache=cache)
     (path,) = files(cache)
     source = str(renamed(folder))
     told.clear()
-    limited = replace(cache, limit=path.stat().st_size)
-    assert_same_splits(load(source, size=8, cache=limited), load(source, size=8))
+    limited, expected = replace(cache, limit=path.stat().st_size), load(source, size=8)
+    work = Work(monkeypatch)
+    assert_same_splits(load(source, size=8, cache=limited), expected)
+    assert work.spent() == (12, 0)
     assert told(f"dropped {path}") == 1
     assert [path.name[:7] for path in files(cache)] == ["animals"]
 
