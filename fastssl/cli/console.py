@@ -36,9 +36,9 @@ _out = Console(highlight=False)
 
 @contextmanager
 def counting(doing: str, what: str = "images", *, often: int = 10) -> Iterator[Callable[[int, int], None]]:
-    """A bar of images, or ``what`` else, drawn so ``often`` a second; yields the callback (done, total) that moves it."""
-    described = TextColumn("{task.description}", markup=False, table_column=Column(overflow="fold"))  # a path may be long
-    columns = (described, BarColumn(), _Count(what))
+    """A bar of images, or ``what`` else, drawn so ``often`` a second; yields the callback (done, total) to move it."""
+    column = Column(overflow="fold")  # a path may be long
+    columns = (TextColumn("{task.description}", markup=False, table_column=column), BarColumn(), _Count(what))
     shown = _err.is_terminal
     with Bar(*columns, console=_err, transient=True, disable=not shown, refresh_per_second=often) as bar:
         task = bar.add_task(doing, total=None)

@@ -38,9 +38,9 @@ class Cache:
     Args:
         folder: made when it is needed.
         tell: is given a line on each thing that was found, kept or dropped, or could not be, and why.
-        limit: the most bytes that its files may take; None for no limit. Where they take more, or would with one that is
-            to be made, those that were not used for longest are dropped, but none that a process is using; if there is
-            still no room, it is not made.
+        limit: the most bytes that its files may take; None for no limit. Where they take more, or would with one to be
+            made, those that were not used for longest are dropped, but none that a process is using; if there is still
+            no room, it is not made.
     """
 
     folder: Path
@@ -171,7 +171,6 @@ class Cache:
                 f"they would take {_in_words(needed)}, and --cache_limit leaves {_in_words(max(0, needed - excess))}: "
                 "give a larger one"
             )
-
 
     def _drop_others(self, place: Path, needed: int) -> int:
         """Drops files until these and ``needed`` bytes in ``place`` are within the limit; none if these alone are not.

@@ -95,8 +95,8 @@ def begun(wanted: Wanted, cache: Cache | None, instead: str | None, progress: Pr
         cache: where decoded images are looked for, and kept.
         instead: what becomes of the place of an unreadable file, for the warning that names it; None for no warning, as
             there is none of the files of a compressed tar, which are known at once.
-        progress: called with (files done, files in all) after each file of a compressed tar, and while images are copied
-            that are kept of the source as it was, or of another one.
+        progress: called with (files done, files in all) after each file of a compressed tar, and while images that are
+            kept of the source as it was, or of another one, are copied.
     Raises:
         UserError: if there is no image, or, of a compressed tar, too many files that cannot be read.
     """
@@ -123,9 +123,7 @@ def undecoded(wanted: Wanted, listing: Listing) -> Contents:
     return _contents(wanted, images, about, chosen.skipped)
 
 
-def _cached(
-    wanted: Wanted, cache: Cache, progress: Progress | None
-) -> tuple[Listing, dict[str, Any], Kept | None]:
+def _cached(wanted: Wanted, cache: Cache, progress: Progress | None) -> tuple[Listing, dict[str, Any], Kept | None]:
     """The files, what is known of them, and where decoded ones are kept, if they can be.
 
     Where the cache knows the files, they are not listed: the source is opened when one of them has to be read.

@@ -102,8 +102,8 @@ def load_lazily(
         source: as for ``load``. Of a compressed tar all images are decoded now, as ``load`` does, and without warnings;
             idx files are read whole.
         size: of the images, as for ``load``; so are the other arguments.
-        progress: called with (files done, files in all) after each file of a compressed tar, and while images are copied
-            that are kept of the source as it was, or of another one.
+        progress: called with (files done, files in all) after each file of a compressed tar, and while images that are
+            kept of the source as it was, or of another one, are copied.
 
     Raises:
         UserError: if the source does not exist, or holds no image.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -103,11 +104,11 @@ def some_frames(clips: ClipSet, source: str, *, size: int, count: int, seed: int
     # frames are no bytes of files: the entries are how many there are and what each is called
     files = Files(Listing([Entry(name, bytes) for name in names], clips.skipped), 1.0, "the report leaves it out")
 
-    def first(position: int) -> Tensor:
+    def first(position: int, _: bytes) -> Tensor:
         found, frames = clips.clips[position]
         return clips.videos[found].read(frames[:1], size)[0].movedim(2, 0)
 
-    pixels = [files.read(i, lambda _, position=position: first(position)) for i, position in enumerate(chosen)]
+    pixels = [files.read(i, partial(first, position)) for i, position in enumerate(chosen)]
     kept = [(image, name) for image, name in zip(pixels, names, strict=True) if image is not None]
     if not kept:
         raise UserError(f"no readable frame among {len(chosen)} of {source!r} ({quote(clips.skipped)})")

@@ -72,7 +72,7 @@ class Store(Protocol):
 
     @property
     def ready(self) -> np.ndarray:
-        """(M,) bool, which images are there, by whoever read them; whether they are as they were written is not seen."""
+        """(M,) bool, which images are there, whoever read them; damage is not looked for."""
 
     def there(self, rows: np.ndarray) -> np.ndarray:
         """(n,) bool, which of the images at ``rows`` are there."""

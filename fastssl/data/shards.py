@@ -195,7 +195,9 @@ def pack(
     write_index(folder)
     shards = replace(list_shards(folder), skipped=files.skipped)
     if shards.skipped:
-        warnings.warn(f"left out of the shards of {str(source)!r}: {counted(len(shards.skipped), 'file')}", stacklevel=2)
+        warnings.warn(
+            f"left out of the shards of {str(source)!r}: {counted(len(shards.skipped), 'file')}", stacklevel=2
+        )
     return shards
 
 

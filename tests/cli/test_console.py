@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fastssl.cli import console
-from fastssl.eval.tuning import Case
+from fastssl.eval.tuning import Case, in_words
 from fastssl.train.log import Row
 from fastssl.train.loop import Progress
 
@@ -63,7 +63,7 @@ def test_whatever_the_width_nothing_that_is_told_is_cut(width: int, monkeypatch:
     whole = " ".join(told.split())
     for words in (
         "epoch 1/2 10 images/s (0% waiting for data) loss 2.000 solved 50.0 % (chance 25 %)",
-        "1 of 12: random initialisation, 1 % of the labels, last half block tuned, seed 3",
+        f"1 of 12: random initialisation, 1 % of the labels, {in_words(0.5)}, seed 3",
     ):
         assert words in whole
     for numbers in ("left 1,536 of 60,000 images read", "8/401 images"):

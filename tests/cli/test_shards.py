@@ -46,7 +46,9 @@ def test_a_run_on_shards_is_scored_on_other_images(
 ) -> None:
     monkeypatch.setattr("fastssl.report._NEEDS", ("no_such_module",))  # the report is not what is tested
     assert run("pretrain", "simclr", "--data", "shards", "--out", "run", *QUICK).code == 0
-    told = "the run was trained on the shards 'shards', of which no labels are read to score its encoder on: give labelled"
+    told = (
+        "the run was trained on the shards 'shards', of which no labels are read to score its encoder on: give labelled"
+    )
     assert told in run("evaluate", "run").error()
     assert "'shards' are shards, which have no labels to score by" in run("evaluate", "run", "--data", "shards").error()
     assert "are shards, which are for training alone" in run("embed", "run", "shards", "--out", "f.npz").error()

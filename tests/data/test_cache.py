@@ -344,7 +344,9 @@ def test_a_set_in_use_is_not_dropped(tmp_path: Path, cache: Cache, told: Told) -
     expected = load(other, size=8)
     assert_same_splits(load(other, size=8, cache=limited), expected)
     (line,) = told
-    assert line.startswith("the images are not kept for the next start: they would take 6.4 kB, and --cache_limit leaves 0.0 kB")
+    assert line.startswith(
+        "the images are not kept for the next start: they would take 6.4 kB, and --cache_limit leaves 0.0 kB"
+    )
     assert [path.name[:4] for path in files(cache)] == ["used"]
     assert_same_splits(in_use, load(used, size=8))
     del in_use

@@ -106,7 +106,11 @@ def test_a_batch_may_be_the_whole_set() -> None:
 
 @pytest.mark.parametrize(
     ("batch", "seed", "message"),
-    [(6, 0, "data set of 5 images to train on: give --batch_size 5 or less, or more images"), (0, 0, "at least 1"), (2, -1, "seed")],
+    [
+        (6, 0, "data set of 5 images to train on: give --batch_size 5 or less, or more images"),
+        (0, 0, "at least 1"),
+        (2, -1, "seed"),
+    ],
 )
 def test_what_cannot_be_loaded_is_refused(batch: int, seed: int, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:

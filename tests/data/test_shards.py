@@ -57,7 +57,9 @@ def test_shards_are_found_by_folder_and_by_braces(tmp_path: Path) -> None:
     assert [path.name for path in whole.paths] == ["00.tar", "01.tar", "02.tar"]
     assert list_shards(f"{tmp_path}/{{00..02}}.tar") == whole
     assert list_shards([f"{tmp_path}/{{02,00}}.tar"]).counts == (5, 3)
-    assert list_shards(tmp_path) == list_shards([tmp_path / "00.tar", tmp_path / "01.tar", f"{tmp_path}/02.tar"]) == whole
+    assert (
+        list_shards(tmp_path) == list_shards([tmp_path / "00.tar", tmp_path / "01.tar", f"{tmp_path}/02.tar"]) == whole
+    )
 
 
 @pytest.mark.parametrize(
@@ -84,7 +86,7 @@ def test_compressed_shards_are_refused_as_such(compression: str, tmp_path: Path)
         list_shards(tmp_path)
     with pytest.raises(UserError, match="compressed, so that no sample in it can be reached: decompress it"):
         list_shards(path)
-    with pytest.raises(UserError, match="no .tar file in an empty list"):
+    with pytest.raises(UserError, match=r"no .tar file in an empty list"):
         list_shards([])
 
 
@@ -219,7 +221,7 @@ def test_what_cannot_be_packed_is_refused(tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     with pytest.raises(UserError, match=r"no image in '.*nothing' \(no file ends in .*\): give a folder, zip or tar"):
         pack(tmp_path / "nothing", tmp_path / "other")
-    with pytest.raises(UserError, match="no file or folder '.*nowhere': give the path of a folder, zip or tar"):
+    with pytest.raises(UserError, match=r"no file or folder '.*nowhere': give the path of a folder, zip or tar"):
         pack(tmp_path / "nowhere", tmp_path / "other")
     with pytest.raises(UserError, match="no readable image"):
         pack(str(write_tree(tmp_path / "empty", {"1.png": b"x"})), tmp_path / "other")

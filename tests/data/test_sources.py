@@ -185,7 +185,7 @@ def test_a_truncated_zip_and_other_files_are_refused(tmp_path: Path) -> None:
 
 def test_what_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
     for missing in (tmp_path / "nowhere", str(tmp_path / "nowhere.tar.gz"), "x" * 5000, ""):
-        with pytest.raises(UserError, match="no file or folder '.*': give the path of a folder, zip or tar of images"):
+        with pytest.raises(UserError, match=r"no file or folder '.*': give the path of a folder, zip or tar of images"):
             list_images(missing)
 
 
