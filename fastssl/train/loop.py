@@ -45,6 +45,7 @@ from fastssl.train.reproduce import (
     rng_state,
     set_rng_state,
 )
+from fastssl.train.trial import Trial
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,8 @@ def pretrain(
     Raises:
         KeyboardInterrupt: saying how far it came, if SIGINT or SIGTERM stopped it; the checkpoint is written.
         UserError: before anything is written, if ``config``, data and folder do not fit each other or another process
-            is writing to the folder; later, if the
-            loss is not finite (the last good checkpoint stays) or the disk is full.
+            is writing to the folder; later, if the loss is not finite (the last good checkpoint stays), the disk is
+            full, or more files cannot be read than are allowed, for which those to test on are read early, too.
     """
     folder.check(resume=resume, overwrite=overwrite)
     device = resolve_device(config.device)
@@ -142,7 +143,7 @@ def pretrain(
     check_views(method, config)
     with folder.lock(), reproducible(config.seed, config.threads), stop_on_signal() as stop:
         trainer = _Trainer(config, method, data, device, watch_knn)
-        with closing(trainer.loader):
+        with closing(trainer.loader), closing(trainer.trial):
             state = _resumed(trainer, folder) if resume else _started(trainer, folder, stop)
             log = MetricsLog(folder, steps=trainer.steps_done)
             while not state.finished and not stop.requested:
@@ -217,6 +218,7 @@ class _Trainer:
         what = {"image": "images", "video": "clips", "audio": "recordings"}[config.modality]
         self.data = fingerprint(data.train.images if isinstance(data, Splits) else data, what)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
+        self.trial = Trial(None if self.splits is None else self.splits.test)
 
     @property
     def steps_done(self) -> int:
@@ -270,6 +272,7 @@ class _Trainer:
             log.write(row)
             warning = self.health.warning(row.step, row.extra)
             watch(Progress(row, self.steps_total, steps, self.config.epochs, warning))
+            self.trial.check()
             if stop.requested:
                 break
             started = time.perf_counter()
@@ -343,6 +346,7 @@ class _Trainer:
     def _online_knn(self) -> float | None:
         """Accuracy in [0, 1] of the encoder as it is now; None if none of the test images can be read."""
         assert self.splits is not None
+        self.trial.check(wait=True)
         splits = self.splits.readable()
         train, test = splits.train, splits.test
         if test is None:
