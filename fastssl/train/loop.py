@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -30,6 +30,7 @@ from fastssl.optim import build_optimizer, learning_rate, set_rates, weight_deca
 from fastssl.train import checkpoint as checkpoints
 from fastssl.train import config as configs
 from fastssl.train.checkpoint import Checkpoint
+from fastssl.train.compiled import Compiled
 from fastssl.train.config import RunConfig
 from fastssl.train.folder import RunFolder
 from fastssl.train.health import CollapseWatch
@@ -195,7 +196,8 @@ def _open_loader(config: RunConfig, data: Data, device: torch.device) -> Batches
         return WindowLoader(train, config.media.samples, batch_size, seed, device=device, max_skipped=skipped)
     if isinstance(train, ClipSet):
         return ClipLoader(train, config.view_plan(), batch_size, seed, device=device, max_skipped=skipped)
-    return engines.open_loader(config.engine, train, config.view_plan(), batch_size, seed, device)
+    plan, layout = config.view_plan(), config.channels_last
+    return engines.open_loader(config.engine, train, plan, batch_size, seed, device, channels_last=layout)
 
 
 class _Trainer:
@@ -210,6 +212,9 @@ class _Trainer:
         self.loader = _open_loader(config, data, device)
         self.optimizer = build_optimizer(self.method, config.optim)
         self.health = CollapseWatch(self.method)
+        self.computing: Callable[[], AbstractContextManager[None]] = nullcontext
+        if config.compile:
+            self.computing = Compiled(self.method).step
         what = {"image": "images", "video": "clips", "audio": "recordings"}[config.modality]
         self.data = fingerprint(data.train.images if isinstance(data, Splits) else data, what)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
@@ -280,10 +285,11 @@ class _Trainer:
         set_rates(self.optimizer, self._learning_rate(step), self._weight_decay(step))
         self.method.before_step(step, total=self.steps_total, per_epoch=self.loader.steps_per_epoch)
         low = self.config.precision == "bfloat16"
-        with self.health.forward(step), torch.autocast(self.device.type, torch.bfloat16, enabled=low):
-            loss = self.method(views)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        with self.computing():
+            with self.health.forward(step), torch.autocast(self.device.type, torch.bfloat16, enabled=low):
+                loss = self.method(views)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
         self.optimizer.step()
         self.method.after_step((self.steps_done + 1) / self.steps_total)
         value = float(loss.detach())  # waits for the device, which by now has all of the step to do
