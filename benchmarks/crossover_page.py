@@ -22,8 +22,8 @@ choice reads: one for every processor, measured on the machine named below alone
 READ_PLAIN = """\
 `reference` goes through our checks and dispatch, and a loss's backward recomputes in it what autograd would have kept.
 So where it is slower than a kernel, the formula itself may still be faster than both, above all on small inputs, where
-a call costs more than what it computes. Of all sizes in the tables above, one of plain torch's own forms, called as it
-is and not compiled, was faster than what served our call at these:
+a call costs more than what it computes. Of all sizes in the ops' tables above, one of plain torch's own forms, called
+as it is and not compiled, was faster than what served our call at these:
 """
 
 

@@ -48,7 +48,7 @@ Each op was measured with its rivals in a run of its own; its machine's page has
 errors. Below each table stand the commits (*-dirty* where something was changed and not committed) and which rows are
 **older** than the code they measure: its kernels and what these include, or the readers or losses, have changed since,
 so today's times may differ.
-[benchmarking.md](benchmarking.md) tells how, and what a GPU's times would be.
+[benchmarking.md](benchmarking.md) tells how, and what a GPU's times mean.
 """
 READ_WHOLE = f"""\
 What users of another library call, in a step of their own loop: the library's own arguments, features as a network

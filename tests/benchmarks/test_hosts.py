@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from benchmarks import __main__ as command
 from benchmarks import harness, hosts, publish, summary, tables
 from fastssl.errors import UserError
 
@@ -31,6 +33,23 @@ def test_a_new_run_has_the_name_of_what_serves_it() -> None:
     model, isa, threads = name.split(", ")
     assert f"{model}, {threads}" == harness.processor()
     assert isa in {"baseline", "avx2", "avx512", "avx512bf16", "amx"}
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_run_writes_into_the_folder_of_its_machine(
+    kept: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(summary, "RESULTS", tmp_path)
+    monkeypatch.setattr(command, "limit_memory", lambda: None)
+    monkeypatch.setattr(command, "measured_floors", lambda *_: (None, "not measured"))
+    monkeypatch.setattr(command, "rows_of", lambda *_: [])
+    monkeypatch.setattr(command.allocator, "keep_freed_memory", lambda: None)
+    words = ["benchmarks", "--only", "tiles", "--threads", str(torch.get_num_threads())]
+    monkeypatch.setattr("sys.argv", [*words, "--keep-memory"] if kept else words)
+    command.main()
+    name = summary.name_of(harness.circumstances()) + (", freed memory kept" if kept else "")
+    run = json.loads((tmp_path / summary.folder_of(name) / "tiles.json").read_text())["run"]
+    assert run["machine"] == summary.name_of(run) == name
 
 
 def test_a_machine_has_one_folder() -> None:
