@@ -33,8 +33,9 @@ On your own images, by the engine that is to train on them:
 fastssl views photos --preset dino --image_size 224 --engine stream --out dino.png
 ```
 
-Every setting of a plan can be changed, for all views or for a part by its name: [how](data.md#changing-a-plan). A
-run's report shows its views and the same words.
+Above each view stands its number and, where a plan has several parts, the name of its part. Every setting of a plan
+can be changed, for all views or for a part by its name ([how](data.md#changing-a-plan)), but for the normalisation: by
+ImageNet's mean and standard deviation, whatever else is changed. A run's report shows its views and the same words.
 """
 
 

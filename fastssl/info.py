@@ -6,12 +6,14 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import PIL
 import torch
 from rich.console import Console
 from rich.markup import escape
@@ -24,6 +26,7 @@ from fastssl.ops._backend import ops
 
 OPTIONAL = {
     "triton": "Triton kernels for NVIDIA GPUs",
+    "nvidia.dali": "the engine dali (pip install 'fastssl[dali]', Linux)",
     "matplotlib": "figures of the report (pip install 'fastssl[report]')",
     "sklearn": "t-SNE in the report (pip install 'fastssl[report]')",
     "jinja2": "the report's page (pip install 'fastssl[report]')",
@@ -31,6 +34,8 @@ OPTIONAL = {
     "av": "video files (pip install 'fastssl[video]')",
     "soundfile": "audio other than uncompressed wav files (pip install 'fastssl[audio]')",
 }
+# What packages may be called that have another name than their module.
+PACKAGES = {"sklearn": ("scikit-learn",), "nvidia.dali": ("nvidia-dali-cuda130", "nvidia-dali-cuda120")}
 BUILD = "run `pip install -e .` in its folder"
 ROOT = Path(fastssl.__file__).parent.parent
 PROVEN = ROOT / "fastssl" / "gpu_proven.json"  # written by python -m benchmarks.publish from the check's ledger
@@ -107,12 +112,19 @@ def gpu_sentence(checks: dict[str, Any], strong: str = "", code: str = "") -> st
 
 
 def _optional(module: str, purpose: str) -> str:
-    if find_spec(module) is None:
+    if not _is_found(module):
         return f"not installed: {purpose}"
+    for name in PACKAGES.get(module, (module,)):
+        with suppress(metadata.PackageNotFoundError):
+            return metadata.version(name)
+    return "installed"  # a package of another name brought it, as torch's own builds bring triton
+
+
+def _is_found(module: str) -> bool:
     try:
-        return metadata.version("scikit-learn" if module == "sklearn" else module)
-    except metadata.PackageNotFoundError:  # a package of another name brought it, as torch's own builds bring triton
-        return "installed"
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of what it is a part of
+        return False
 
 
 def facts() -> dict[str, str]:
@@ -120,6 +132,7 @@ def facts() -> dict[str, str]:
     return {
         "fastssl": fastssl.__version__,
         "torch": torch.__version__,
+        "pillow": PIL.__version__,
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "C++ kernels": _cpu(),
         "CUDA kernels": _cuda(),
@@ -143,13 +156,20 @@ def served() -> list[tuple[str, str, str]]:
     ]
 
 
+def present() -> set[str]:
+    """The backends that are here: of others an op has an entry too, and no call can take them."""
+    modules = {"cpu": _native.cpu, "cuda": _native.cuda, "triton": find_spec("triton")}
+    return {"reference", *(name for name, module in modules.items() if module is not None)}
+
+
 def backends() -> list[tuple[str, str, str, str]]:
-    """For each op and each device here: (op, device, its backends in the order of preference, which one and why)."""
-    rows = []
+    """For each op and each device here: (op, device, its backends that are here in the order of preference, which one
+    serves a small call and why none before it)."""
+    here, rows = present(), []
     for name, op in sorted(ops().items()):
         for device in _devices():
             why = op.explain(op.example(device)).removeprefix(f"{name}: ")
-            rows.append((name, device.type, " ".join(op.implementations), why))
+            rows.append((name, device.type, " ".join(each for each in op.implementations if each in here), why))
     return rows
 
 
@@ -167,7 +187,7 @@ def main(every_op: bool = False, more: Mapping[str, str] = MappingProxyType({}))
     notes: list[str] = []
     rows: list[tuple[str, ...]]
     if every_op:
-        table = Table("op", "tensors on", "backends", "serves a small call", box=None, header_style="bold")
+        table = Table("op", "tensors on", "backends here", "serves a small call", box=None, header_style="bold")
         rows = [(*row, _noted(why, notes)) for *row, why in backends()]
     else:
         table = Table("op", "tensors on", "served by", box=None, pad_edge=False, header_style="bold")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from fastssl.cli import console
+from fastssl.cli import console, reading
 from fastssl.cli.parser import Parser
 from fastssl.cli.plan_options import add_plan_options, early, early_plan
-from fastssl.data import plans, shards
-from fastssl.errors import UserError
+from fastssl.data import plans
 from fastssl.files import atomic_write
-from fastssl.train.throughput import BenchConfig, measure
+from fastssl.train.throughput import BenchConfig, load, measure
 
 DESCRIPTION = """\
 Time how fast each engine makes views of your own images, and how fast an encoder could train on them here.
@@ -35,12 +34,11 @@ def run(words: list[str]) -> int:
     values = _parser(words).parse(words).as_dict()
     file = values.pop("json")
     config = BenchConfig(**values)
-    if shards.are_at(config.data):
-        raise UserError(
-            f"{config.data!r} are shards, which one engine alone reads: give the images that they were packed from"
-        )
+    reading.refuse_shards(config.data, "one engine alone reads")
     with console.reading(config.data) as progress:
-        result = measure(config, progress)
+        found = load(config, progress)
+    with console.counting("measuring engines and step", "turns", often=1) as progress:  # it would slow them
+        result = measure(config, found, progress)
     console.describe_skipped(result.skipped)
     console.show_throughput(result)
     if file is not None:

@@ -8,16 +8,17 @@ from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from fastssl.data.audio import Recordings
 from fastssl.data.clips import ClipSet
 from fastssl.data.images import Skipped, Splits
 from fastssl.data.media import Data
+from fastssl.data.reading import counted
 from fastssl.eval import Pretext, Scores
 from fastssl.eval import tuning as tunings
 from fastssl.eval.protocol import RANDOM, TRAINED
@@ -27,26 +28,46 @@ from fastssl.train.loop import Progress
 from fastssl.train.throughput import EngineSpeed, Throughput
 
 SHOWN_SKIPPED = 5
-IN_REPORT = "all named in the report"
+IN_REPORT, ABOVE = "all named in the report", "named above"
 
 _err = Console(stderr=True, highlight=False)
 _out = Console(highlight=False)
 
 
 @contextmanager
-def counting(doing: str, what: str = "images") -> Iterator[Callable[[int, int], None]]:
-    """A bar of images, or ``what`` else; yields the callback (done, total) that moves it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), _Count(what))
-    with Bar(*columns, console=_err, transient=True, disable=not _err.is_terminal) as bar:
+def counting(doing: str, what: str = "images", *, often: int = 10) -> Iterator[Callable[[int, int], None]]:
+    """A bar of images, or ``what`` else, drawn so ``often`` a second; yields the callback (done, total) to move it."""
+    column = Column(overflow="fold")  # a path may be long
+    columns = (TextColumn("{task.description}", markup=False, table_column=column), BarColumn(), _Count(what))
+    shown = _err.is_terminal
+    with Bar(*columns, console=_err, transient=True, disable=not shown, refresh_per_second=often) as bar:
         task = bar.add_task(doing, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class _BarBelow(Bar):
+    """What is being done in a line, or in two where it is long, and the bar below, which leaves its numbers whole."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        for task in self.tasks:
+            yield Text(f"{task.description} {task.fields.get('numbers', '')}".rstrip())
+        yield self.make_tasks_table(self.tasks)
+
+
+def _whole() -> Column:
+    """A column of a bar that is never broken or cut; the bar is, where there is no room."""
+    return Column(no_wrap=True)
+
+
+def _time_left() -> tuple[ProgressColumn, ProgressColumn]:
+    return TimeRemainingColumn(table_column=_whole()), TextColumn("left", table_column=_whole())
 
 
 class _Count(ProgressColumn):
     """How many are done, once it is known of how many."""
 
     def __init__(self, what: str) -> None:
-        super().__init__()
+        super().__init__(_whole())
         self._what = what
 
     def render(self, task: Task) -> Text:
@@ -72,18 +93,18 @@ def tell(line: str) -> None:
     _err.print(line, markup=False, soft_wrap=True)
 
 
-def describe_data(data: Data, source: str) -> None:
-    """One line on what was read, and a few on what was skipped."""
+def describe_data(data: Data, source: str, *, reported: bool = True) -> None:
+    """One line on what was read, and a few on what was skipped, of which a report names all if there is to be one."""
     if isinstance(data, Splits):
         train, test = data.train, data.test
-        labelled = f", {len(test)} for testing, {len(train.classes)} classes" if test is not None else ", no labels"
-        found, skipped = f"{_images(len(train))} for training{labelled}", train.skipped
+        labelled = f", {len(test):,} for testing, {len(train.classes)} classes" if test is not None else ", no labels"
+        found, skipped = f"{counted(len(train), 'image')} for training{labelled}", train.skipped
     elif isinstance(data, ClipSet):
-        found, skipped = f"{len(data)} clips of {len(data.videos)} videos", data.skipped
+        found, skipped = f"{counted(len(data), 'clip')} of {counted(len(data.videos), 'video')}", data.skipped
     else:
-        found, skipped = f"{len(data)} recordings at {data.rate} Hz", data.skipped
+        found, skipped = f"{counted(len(data), 'recording')} at {data.rate} Hz", data.skipped
     _err.print(f"{source}: {found}", markup=False, soft_wrap=True)
-    describe_skipped(skipped, None if isinstance(data, Recordings) else IN_REPORT)
+    describe_skipped(skipped, IN_REPORT if reported and not isinstance(data, Recordings) else None)
 
 
 def describe_sizes(config: RunConfig) -> None:
@@ -97,10 +118,6 @@ def describe_sizes(config: RunConfig) -> None:
         )
 
 
-def _images(count: int) -> str:
-    return f"{count} image" + ("" if count == 1 else "s")
-
-
 def describe_skipped(skipped: Sequence[Skipped], where_all_are: str | None = None) -> None:
     """How many files were skipped, and why: the first few, or all if nothing else names them."""
     shown = skipped if where_all_are is None else skipped[:SHOWN_SKIPPED]
@@ -112,11 +129,17 @@ def describe_skipped(skipped: Sequence[Skipped], where_all_are: str | None = Non
         _err.print(f"  and {len(skipped) - len(shown)} more, {where_all_are}", markup=False)
 
 
+def sum_up(skipped: Sequence[Skipped], where: str) -> None:
+    """How many files were skipped, each of which was named when it was met; the line says ``where`` else they are."""
+    if skipped:
+        _err.print(f"skipped {len(skipped)} that cannot be read, {where}", markup=False)
+
+
 class _Ready(ProgressColumn):
     """How many images are read, until all are: looked up once a second, whether steps are done or not."""
 
     def __init__(self, ready: Callable[[], tuple[int, int]]) -> None:
-        super().__init__()
+        super().__init__(_whole())
         self._ready, self._next, self._text = ready, 0.0, ""
 
     def render(self, task: Task) -> Text:
@@ -135,10 +158,8 @@ class TrainingDisplay:
     """
 
     def __init__(self, ready: Callable[[], tuple[int, int]] | None = None) -> None:
-        text = TextColumn("{task.description} {task.fields[numbers]}", markup=False)
-        columns: list[ProgressColumn] = [text, BarColumn(), TimeRemainingColumn(), TextColumn("left")]
-        columns += [] if ready is None else [_Ready(ready)]
-        self._bar = Bar(*columns, console=_err, transient=True, disable=not _err.is_terminal)
+        columns = (BarColumn(), *_time_left()) if ready is None else (BarColumn(), *_time_left(), _Ready(ready))
+        self._bar = _BarBelow(*columns, console=_err, transient=True, disable=not _err.is_terminal)
         self._waiting = self._bar.add_task("before the first step", total=None, numbers="")
         self._task: TaskID | None = None
         self._epoch, self._steps, self._seconds, self._waited = 0, 0, 0.0, 0.0  # of an image of each step so far
@@ -221,13 +242,8 @@ class TuningDisplay:
     """A live bar over the steps of each case of fine-tuning, and one lasting line for each."""
 
     def __init__(self, cases: int) -> None:
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TimeRemainingColumn(),
-            TextColumn("left"),
-        )
-        self._bar = Bar(*columns, console=_err, transient=True, disable=not _err.is_terminal)
+        columns = (BarColumn(), *_time_left())
+        self._bar = _BarBelow(*columns, console=_err, transient=True, disable=not _err.is_terminal)
         self._task = self._bar.add_task("", total=None)
         self._cases, self._done = cases, 0
 
@@ -263,14 +279,14 @@ def _case(case: tunings.Case) -> str:
 def show_tuned(lines: Sequence[tunings.Line], *, test_images: int) -> None:
     """The table of fine-tuning: a row for each share of labels and depth, trained beside a random start."""
     seeds = max(line.seeds for line in lines)
-    title = f"Accuracy on {_images(test_images)}, mean and standard deviation over {seeds} seeds"
+    title = f"Accuracy on {counted(test_images, 'image')}, mean and standard deviation over {seeds} seeds"
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     for name in ("labels", "tuned"):
         table.add_column(name)
     for name in (TRAINED, RANDOM):
         table.add_column(name, justify="right")
     for first, second in zip(lines[::2], lines[1::2], strict=True):
-        labels = f"{100 * first.labels:.3g} % ({_images(first.images)})"
+        labels = f"{100 * first.labels:.3g} % ({counted(first.images, 'image')})"
         table.add_row(labels, tunings.in_words(first.tuned), _spread(first), _spread(second))
     _out.print(table)
     _out.print(f"all of it tuned from a {RANDOM} is supervised training")
@@ -304,7 +320,7 @@ def show_throughput(result: Throughput) -> None:
     config, step = result.config, result.step.median
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=f"{config.preset}: {_images(result.images)} to views of {config.view_plan().size} pixels, "
+        title=f"{config.preset}: {counted(result.images, 'image')} to views of {config.view_plan().size} pixels, "
         f"in batches of {config.batch_size}",
         title_justify="left",
     )

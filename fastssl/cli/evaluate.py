@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from fastssl.cli import console, reading
+from fastssl.cli import reading
 from fastssl.cli.parser import Parser
 from fastssl.cli.scoring import score
 from fastssl.cli.tracking import score_tracking
@@ -59,7 +59,6 @@ def run(words: list[str]) -> int:
         score_tracking(trained, given.data, TrackConfig(**given.track.as_dict()), given.sequences)
         return 0
     splits = reading.load_images(trained.config, cache, given.data)
-    console.describe_data(splits, given.data or trained.config.data)
     other = Path(given.data).stem if given.data else None
     folder = trained.folder
     if given.protocol == "frozen":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from fastssl.cli.plan_options import add_plan_options, early, early_plan
 from fastssl.cli.scoring import score
 from fastssl.data import engines, plans
 from fastssl.data.audio import Recordings
-from fastssl.data.images import Skipped, Splits
+from fastssl.data.images import Splits
 from fastssl.data.media import Data
 from fastssl.data.plans import ViewPlan
 from fastssl.data.rows import Decoded
@@ -64,7 +64,8 @@ def run(words: list[str]) -> int:
         data = reading.load(config, cache)
         console.describe_data(data, config.data)
         console.describe_sizes(config)
-        known = len(_skipped(data))
+        known = len(reading.skipped(data))
+        reading.try_some(data)
         try:
             with console.TrainingDisplay(_ready(data)) as display:
                 pretrain(
@@ -77,7 +78,9 @@ def run(words: list[str]) -> int:
                     watch_knn=display.watch_knn,
                 )
             display.trained(config.epochs)
-            _finish(folder, data, known)
+            drawn = _finish(folder, data)
+            if len(reading.skipped(data)) > known:
+                console.sum_up(reading.skipped(data), console.IN_REPORT if drawn else console.ABOVE)
         except KeyboardInterrupt as stop:
             again = f"fastssl pretrain --out {shlex.quote(str(folder.path))} --resume"
             raise KeyboardInterrupt(f"{str(stop) or 'interrupted'}; go on with: {again}") from None
@@ -88,25 +91,16 @@ def _ready(data: Data) -> Callable[[], tuple[int, int]] | None:
     """How many images are read and of how many, if each is decoded, and kept, when it is first asked for."""
     parts = [data.train, data.test] if isinstance(data, Splits) else []
     lazy = [part.images for part in parts if part is not None and isinstance(part.images, Decoded)]
-    return (lambda: (sum(rows.tried() for rows in lazy), sum(map(len, lazy)))) if lazy else None
+    return (lambda: (sum(rows.read() for rows in lazy), sum(map(len, lazy)))) if lazy else None
 
 
-def _skipped(data: Data) -> Sequence[Skipped]:
-    return data.train.skipped if isinstance(data, Splits) else data.skipped
-
-
-def _finish(folder: RunFolder, data: Data, known: int) -> None:
-    """Scores and report. The run is complete already: a missing extra costs the report alone.
-
-    And the files that could not be read, if there are more than the ``known`` ones of the beginning.
-    """
+def _finish(folder: RunFolder, data: Data) -> bool:
+    """Scores and report, and whether that was drawn. The run is complete already: a missing extra costs it alone."""
     trained = open_run(folder.path)
     labelled = isinstance(data, Splits) and data.test is not None and data.test.labels is not None
     if isinstance(data, Splits):
         with console.reading(trained.config.data) as progress:
             data = data.readable(progress)
-    if len(_skipped(data)) > known:
-        console.describe_skipped(_skipped(data), None if isinstance(data, Recordings) else console.IN_REPORT)
     if isinstance(data, Recordings):
         print(
             f"not scored: take the encoder of waveforms out by fastssl export {folder.path} --out encoder.safetensors"
@@ -120,12 +114,14 @@ def _finish(folder: RunFolder, data: Data, known: int) -> None:
     else:
         print("not scored: the images have no labels (folders that name classes)")
     if isinstance(data, Recordings):  # a report shows images
-        return
+        return False
     try:
         drawing.draw(trained, data)
-        print(f"report: {folder.report}")
     except ImportError as error:
         print(f"no report: {error}, then: fastssl report {folder.path}", file=sys.stderr)
+        return False
+    print(f"report: {folder.report}")
+    return True
 
 
 def _arguments(words: list[str]) -> tuple[RunConfig, RunFolder, dict[str, Any]]:

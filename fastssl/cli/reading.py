@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,10 +14,10 @@ from fastssl import methods
 from fastssl.cli import console
 from fastssl.cli.parser import Parser
 from fastssl.data import engines, images, media, shards
-from fastssl.data.images import Cache, ImageSet, Splits
+from fastssl.data.images import Cache, ImageSet, Skipped, Splits
 from fastssl.data.media import Data
 from fastssl.data.reading import quote
-from fastssl.data.webdataset import open_shards
+from fastssl.data.webdataset import InShards, open_shards
 from fastssl.errors import UserError
 from fastssl.train.config import RunConfig
 
@@ -71,50 +72,56 @@ def load(config: RunConfig, cache: Cache | None) -> Data:
     Raises:
         UserError: if that is not there, or not of the kind that the method takes.
     """
-    source, size, seed, skipped = config.data, config.image_size, config.seed, config.max_skipped
+    source, size, seed, most = config.data, config.image_size, config.seed, config.max_skipped
     try:
         if config.modality != "image":
             with console.reading(source, media.PLURALS[config.modality]) as progress:
-                return media.open_media(source, config.modality, config.media, max_skipped=skipped, progress=progress)
+                return media.open_media(source, config.modality, config.media, max_skipped=most, progress=progress)
         if shards.are_at(source):
             engines.check_shards(config.engine, source)
             with console.reading(source, "shards") as progress:
-                return open_shards(source, size=size, max_skipped=skipped, progress=progress)
+                return open_shards(source, size=size, max_skipped=most, progress=progress)
         if config.engine in ("stream", "dali"):
             reader = f"the engine {config.engine!r}"
-            return _with_images(images.stream(source, size=size, seed=seed, max_skipped=skipped, reader=reader))
+            return images.stream(source, size=size, seed=seed, max_skipped=most, reader=reader)
         with console.reading(source) as progress:
-            found = images.load_lazily(
-                source, size=size, seed=seed, max_skipped=skipped, progress=progress, cache=cache
-            )
-        return _with_images(found)
+            return images.load_lazily(source, size=size, seed=seed, max_skipped=most, progress=progress, cache=cache)
     except UserError as error:
         raise _of_another_kind(config) or error from None
 
 
-def _with_images(splits: Splits) -> Splits:
-    """The same, if any of a few images, spread evenly, can be read: before anything is written.
+def try_some(data: Data) -> None:
+    """Sees whether any of a few images to train on, spread evenly, can be read: before anything is written.
 
     Raises:
         UserError: if none can be.
     """
-    train = splits.train
+    if not isinstance(data, Splits):
+        return
+    train = data.train
     step = -(-len(train) // _TRIED)
     some = train.subset(torch.arange(0, len(train), step))
     if not len(some.readable()):
         raise UserError(f"no readable image in {train.source!r} ({quote(train.skipped)}): give whole image files")
-    return splits
+
+
+def skipped(data: Data) -> Sequence[Skipped]:
+    """The files that could not be used, those met so far."""
+    return data.train.skipped if isinstance(data, Splits) else data.skipped
 
 
 def load_images(config: RunConfig, cache: Cache | None, other: str | None = None) -> Splits:
     """The images to score a run on, those that can be read: its own, or ``other`` ones, which are decoded at once.
 
+    They are described, and those that cannot be read are named and counted.
+
     Raises:
         UserError: if its own are no images.
     """
     if other is not None:
+        refuse_shards(other, "have no labels to score by")
         with console.reading(other) as progress:
-            return images.load(
+            found = images.load(
                 other,
                 size=config.image_size,
                 seed=config.seed,
@@ -122,15 +129,37 @@ def load_images(config: RunConfig, cache: Cache | None, other: str | None = None
                 progress=progress,
                 cache=cache,
             )
+        console.describe_data(found, other, reported=False)
+        return found
     if config.modality != "image":
         raise UserError(
             f"{config.method} takes {media.PLURALS[config.modality]}, which have no labels to score its encoder on: "
             "give labelled images by --data"
         )
-    found = load(config, cache)
-    assert isinstance(found, Splits)
+    own = load(config, cache)
+    assert isinstance(own, Splits)
+    if isinstance(own.train.images, InShards):
+        raise UserError(
+            f"the run was trained on the shards {config.data!r}, of which no labels are read to score its encoder on: "
+            "give labelled images by --data"
+        )
+    console.describe_data(own, config.data, reported=False)
+    known = len(skipped(own))
     with console.reading(config.data) as progress:
-        return found.readable(progress)
+        readable = own.readable(progress)
+    if len(skipped(own)) > known:
+        console.sum_up(skipped(own), console.ABOVE)
+    return readable
+
+
+def refuse_shards(source: str, why: str) -> None:
+    """Refuses shards where images are read by another way.
+
+    Raises:
+        UserError: saying ``why``, and what to give.
+    """
+    if shards.are_at(source):
+        raise UserError(f"{source!r} are shards, which {why}: give the images that they were packed from")
 
 
 def refuse_recordings(config: RunConfig) -> None:
@@ -147,7 +176,8 @@ def refuse_recordings(config: RunConfig) -> None:
 
 
 def load_all(source: str, cache: Cache | None, *, size: int, max_skipped: float) -> ImageSet:
-    """`images.load_all` with a bar."""
+    """`images.load_all` with a bar. Shards are refused."""
+    refuse_shards(source, "are for training alone")
     with console.reading(source) as progress:
         return images.load_all(source, size=size, max_skipped=max_skipped, progress=progress, cache=cache)
 

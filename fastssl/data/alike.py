@@ -14,6 +14,10 @@ DIGEST = 2
 # Ways for files to be alike, from the surest to the weakest: of one name, size and times; name and size; time of the
 # last change and size (one was renamed); last part of the name and size (it was copied into another folder).
 WAYS = 4
+# The ways that are implied by the others: what shares a name and size shares its last part and size, too.
+_WEAKEST = (2, 3)
+# Places of the table that tells which files may be alike at all, for each file; the least and most, as powers of 2.
+_PLACES, _FEWEST, _MOST = 16, 16, 25
 
 
 def digest(data: bytes) -> np.ndarray:
@@ -35,6 +39,36 @@ def _keys(name: str, size: int, times: str) -> bytes:
     changed, last = times.partition(" ")[0], name.rpartition("/")[2]
     ways = (f"{name}\0{times}", name, f"\0{changed}", f"\0\0{last}")
     return b"".join([blake2b(f"{size}\0{way}".encode(errors="surrogatepass"), digest_size=8).digest() for way in ways])
+
+
+class Likely:
+    """Matches the files of one set with those of many others, most of which have nothing in common with it.
+
+    A file of another set is looked at closely only if it shares a key of the two weakest ways, without which it shares
+    none of the surer ones. Of nearly all that do not, a table tells so, in a pass over the set.
+
+    Args:
+        new: (N, WAYS) int64, the ``keys`` of the one set.
+    """
+
+    def __init__(self, new: np.ndarray) -> None:
+        bits = min(_MOST, max(_FEWEST, (_PLACES * len(new)).bit_length()))
+        self._new, self._mask = new, (1 << bits) - 1
+        self._seen = np.zeros(1 << bits, bool)
+        for way in _WEAKEST:
+            self._seen[new[:, way] & self._mask] = True
+        self._keys = [np.sort(new[:, way]) for way in _WEAKEST]
+
+    def match(self, old: np.ndarray) -> Match:
+        """As the function ``match`` of both sets."""
+        near = [self._seen[old[:, way] & self._mask] for way in _WEAKEST]
+        some = np.flatnonzero(near[0] | near[1])
+        shared = [_among(own, old[some, way]) for own, way in zip(self._keys, _WEAKEST, strict=True)]
+        some = some[shared[0] | shared[1]]
+        if not len(some):
+            return Match(np.full(len(self._new), -1), np.zeros(len(self._new), bool))
+        found = match(self._new, old[some])
+        return Match(np.where(found.rows < 0, -1, some[found.rows]), found.same)
 
 
 @dataclass(frozen=True)
@@ -62,6 +96,11 @@ def match(new: np.ndarray, old: np.ndarray) -> Match:
         if way == 0:
             same = (rows >= 0) & _single(new[:, way]) & _single(old[:, way])[rows]
     return Match(rows, same)
+
+
+def _among(known: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(n,) bool, which of ``values`` (n,) are among ``known`` (m,), which ascend."""
+    return np.asarray(known[known.searchsorted(values).clip(max=len(known) - 1)] == values)
 
 
 def _single(values: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from fastssl.data.decode import UnreadableError
 from fastssl.data.files import MAX_SKIPPED
 from fastssl.data.layout import arrange
 from fastssl.data.opening import open_all, refuse_too_many
-from fastssl.data.reading import Progress, quote
+from fastssl.data.reading import Progress, counted, quote
 from fastssl.data.sources import Entry, Listing, Skipped, find_files, one_line
 from fastssl.data.wav import Head
 from fastssl.errors import UserError, needed
@@ -74,6 +74,10 @@ class Recordings:
     def __len__(self) -> int:
         return len(self.names)
 
+    def __repr__(self) -> str:
+        kinds = "".join(f", {counted(len(names), kind, names)}" for kind, names in self.classes.items())
+        return f"Recordings({counted(len(self), 'recording')} at {self.rate} Hz{kinds}, {len(self.skipped)} skipped)"
+
     def identity(self) -> bytes:
         """What is the same as long as names, lengths and rate of the recordings are."""
         return repr((self.names, self.lengths, self.rate)).encode()
@@ -113,7 +117,7 @@ class Recordings:
 
 
 def list_recordings(
-    folder: str,
+    folder: str | Path,
     *,
     rate: int | None = None,
     pattern: str | None = None,
@@ -136,6 +140,7 @@ def list_recordings(
     Raises:
         UserError: if there is no recording, a name does not match, or too many files cannot be used.
     """
+    folder = str(folder)
     if not Path(folder).is_dir():
         raise UserError(f"no folder {folder!r}: give one of {', '.join(sorted(SUFFIXES))} files")
     files, skipped = find_files(Path(folder), SUFFIXES)

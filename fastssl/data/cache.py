@@ -22,6 +22,7 @@ from filelock import FileLock
 from fastssl.data.alike import keys
 from fastssl.data.carry import best_of
 from fastssl.data.kept import DAMAGE, Kept, NewFile, current, hold, open_kept
+from fastssl.data.reading import Progress
 from fastssl.data.sources import Entries, one_line
 from fastssl.errors import UserError
 
@@ -37,9 +38,9 @@ class Cache:
     Args:
         folder: made when it is needed.
         tell: is given a line on each thing that was found, kept or dropped, or could not be, and why.
-        limit: the most bytes that its files may take; None for no limit. Before one is made that would not fit, those
-            that were not used for longest are dropped, but none that a process is using; if there is still no room,
-            it is not made.
+        limit: the most bytes that its files may take; None for no limit. Where they take more, or would with one to be
+            made, those that were not used for longest are dropped, but none that a process is using; if there is still
+            no room, it is not made.
     """
 
     folder: Path
@@ -80,22 +81,36 @@ class Cache:
             with suppress(OSError):  # for what is dropped first where room is needed
                 os.utime(place)
             self.tell(f"{_amount(kept, kept.written.sum())}, from {place} ({_HOW_TO_REMOVE})")
+            excess = self._drop_others(place, kept.length)
+            if excess > 0:
+                self.tell(f"the cache takes {_in_words(excess)} more than --cache_limit: what is in use is not dropped")
         return kept
 
-    def create(self, place: Path, stamp: str, about: dict[str, Any], entries: Entries, size: int) -> Kept | None:
+    def create(
+        self,
+        place: Path,
+        stamp: str,
+        about: dict[str, Any],
+        entries: Entries,
+        size: int,
+        progress: Progress | None = None,
+    ) -> Kept | None:
         """Room for the images of ``entries`` at ``size`` pixels.
 
         Those that are kept of the source as it was, and of another that has most of these files, are carried over. A
         file that has its name, size and times of before is not read for that; others are when they are first needed.
+        ``progress`` is called with (images done, images in all) while they are copied.
 
         Returns:
             None if that is not possible, which ``tell`` is told.
         """
         new = NewFile(stamp, about, keys(entries), size)
         try:
-            self._make_room(place, new.layout.length)
             carried = best_of(self._others(place, size), place, new, entries)
-            new.write(place, carried or ())
+            if carried is not None:  # it may go, if it has to: what is mapped of it stays
+                carried.donor.release()
+            self._make_room(place, new.layout.length)
+            new.write(place, () if carried is None else carried.blocks(progress))
             kept = open_kept(place, current, self.tell)
         except (UserError, OSError, ValueError) as error:
             self.tell(f"the images are not kept for the next start: {error}")
@@ -131,8 +146,8 @@ class Cache:
     def usage(self) -> str:
         """How many sets there are, how much they take, and how much they may."""
         sizes = [size for size, _, _ in self._files()]
-        limit = "no limit" if self.limit is None else f"at most {self.limit / 1e9:,.1f} GB"
-        return f"{self.folder}: {len(sizes)} sets of images, {sum(sizes) / 1e9:,.1f} GB; {limit}"
+        limit = "no limit" if self.limit is None else f"at most {_in_words(self.limit)}"
+        return f"{self.folder}: {len(sizes)} sets of images, {_in_words(sum(sizes))}; {limit}"
 
     def _files(self) -> list[tuple[int, float, Path]]:
         """Bytes of each file, when it was last used, and its path; the one that was not used for longest first."""
@@ -150,8 +165,21 @@ class Cache:
         Raises:
             UserError: if they cannot be.
         """
+        excess = self._drop_others(place, needed)
+        if excess > 0:
+            raise UserError(
+                f"they would take {_in_words(needed)}, and --cache_limit leaves {_in_words(max(0, needed - excess))}: "
+                "give a larger one"
+            )
+
+    def _drop_others(self, place: Path, needed: int) -> int:
+        """Drops files until these and ``needed`` bytes in ``place`` are within the limit; none if these alone are not.
+
+        Returns:
+            By how many bytes they are still beyond it, above 0.
+        """
         if self.limit is None:
-            return
+            return 0
         others = [file for file in self._files() if file[2] != place]
         excess = sum(size for size, _, _ in others) + needed - self.limit
         for size, _, path in others if needed <= self.limit else ():
@@ -159,18 +187,20 @@ class Cache:
                 break
             if _drop(path):
                 excess -= size
-                self.tell(f"dropped {path}, {size / 1e6:,.1f} MB, which was not used for longest, for want of room")
-        if excess > 0:
-            raise UserError(
-                f"they would take {needed / 1e9:,.2f} GB, and --cache_limit leaves {(needed - excess) / 1e9:,.2f}: "
-                "give a larger one"
-            )
+                self.tell(f"dropped {path}, {_in_words(size)}, which was not used for longest, for want of room")
+        return max(0, excess)
 
 
 def _amount(kept: Kept, there: int) -> str:
     count, size = len(kept.keys), kept.shape[-1]
     many = f"{count:,}" if there in (0, count) else f"{there:,} of {count:,}"
-    return f"{many} images of {size} x {size}, {kept.shape.numel() / 1e6:,.1f} MB"
+    return f"{many} images of {size} x {size}, {_in_words(kept.shape.numel())}"
+
+
+def _in_words(size: int) -> str:
+    """So many bytes, in GB, or in MB or kB where they are few."""
+    unit, of = next((pair for pair in (("GB", 1e9), ("MB", 1e6)) if size >= pair[1]), ("kB", 1e3))
+    return f"{size / of:,.1f} {unit}"
 
 
 def _drop(path: Path) -> bool:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fastssl.data.alike import Match, digest, match
+from fastssl.data.alike import Likely, Match, digest
 from fastssl.data.decode import UnreadableError
 from fastssl.data.kept import DAMAGE, Block, Kept, NewFile, current, open_kept
+from fastssl.data.reading import Progress
 from fastssl.data.sources import Entries
 
 # Files that are read to find out whether times tell of changes.
@@ -30,8 +31,12 @@ class Carried:
     donor: Kept
     match: Match
 
-    def __iter__(self) -> Iterator[Block]:
-        return self.donor.copies(self.match)
+    def blocks(self, progress: Progress | None) -> Iterator[Block]:
+        """Them, to be written; ``progress`` is called with (images done, images in all) after some of them are."""
+        for first, marks, pixels in self.donor.copies(self.match):
+            yield first, marks, pixels
+            if progress is not None:
+                progress(first + len(marks), len(self.match.rows))
 
     @cached_property
     def _there(self) -> np.ndarray:
@@ -74,15 +79,17 @@ def _is_of(entries: Entries, row: int, content: np.ndarray) -> bool:
 def best_of(places: Iterable[Path], place: Path, new: NewFile, entries: Entries) -> Carried | None:
     """What is worth most for ``new``, which is to be of ``entries`` and in ``place``, of the files in ``places``.
 
-    The first of those that are worth the same; None if nothing serves.
+    The first of those that are worth the same, ``place`` itself before all; None if nothing serves.
     """
-    best = None
+    best, likely = None, Likely(new.keys)
     for path in places:
+        if best is not None and best.worth >= len(new.keys):  # the place of the set itself comes first
+            break
         with suppress(OSError, *DAMAGE):  # which is told when that file is used itself
             donor = open_kept(path, current, lambda _: None)
             if donor is None or donor.shape[-1] != new.size:
                 continue
-            found = Carried(donor, match(new.keys, donor.keys))
+            found = Carried(donor, likely.match(donor.keys))
             if path != place or not found.holds(entries):
                 found = found.doubted()
             if found.worth > (0 if best is None else best.worth):

@@ -17,13 +17,15 @@ from fastssl.data.decode import UnreadableError
 from fastssl.data.files import MAX_SKIPPED
 from fastssl.data.opening import open_all, refuse_too_many
 from fastssl.data.plans import ViewPlan
-from fastssl.data.reading import Progress, quote
-from fastssl.data.sources import Entry, Listing, Skipped, find_files, list_images
+from fastssl.data.reading import Progress, counted, quote
+from fastssl.data.sources import Entry, Listing, Skipped, existing, find_files, list_images
 from fastssl.data.video import Video
 from fastssl.data.views import augmented, draw
 from fastssl.errors import UserError
 from fastssl.ops import ViewParams
 from fastssl.ops._native import on_one_thread
+
+_NO_VIDEO = f"no file ends in {', '.join(sorted(video.SUFFIXES))}, and no folder has images"
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class ClipSet:
 
     def __len__(self) -> int:
         return len(self.clips)
+
+    def __repr__(self) -> str:
+        frames = len(self.clips[0][1]) if self.clips else 0
+        clips, videos = counted(len(self), "clip"), counted(len(self.videos), "video")
+        return f"ClipSet({clips} of {counted(frames, 'frame')}, {videos}, {len(self.skipped)} skipped)"
 
     def __getitem__(self, position: int) -> Tensor:
         """One clip, (T, 3, H, W) uint8, RGB.
@@ -80,7 +87,7 @@ class ClipSet:
 
 
 def list_clips(
-    source: str,
+    source: str | Path,
     frames: int,
     *,
     stride: int = 1,
@@ -112,7 +119,7 @@ def list_clips(
         UserError: if there is no video long enough for a clip, too many files cannot be read, or a number is out of
             range.
     """
-    every = frames if every is None else every
+    source, every = str(source), frames if every is None else every
     for name, value in (("frames", frames), ("stride", stride), ("every", every), ("size", size)):
         if value is not None and value < 1:
             raise UserError(f"{name} must be at least 1; got {value}")
@@ -134,9 +141,8 @@ def list_clips(
             skipped.append(Skipped(found.name, f"too short: {len(shown)} frames of the {frames} of a clip"))
     if not clips:
         listing.close()
-        raise UserError(
-            f"no clip of {frames} frames in {source!r} ({quote(skipped)}): give longer videos or fewer frames"
-        )
+        advice = "longer videos or fewer frames" if videos else "whole videos, or folders of their frames"
+        raise UserError(f"no clip of {frames} frames in {source!r} ({quote(skipped) or _NO_VIDEO}): give {advice}")
     return ClipSet(tuple(videos), tuple(clips), size, skipped, listing)
 
 
@@ -206,9 +212,7 @@ class ClipLoader(AheadLoader):
 def _videos(
     source: str, max_skipped: float, progress: Progress | None
 ) -> tuple[Sequence[Video], list[Skipped], Listing]:
-    path = Path(source)
-    if not path.exists():
-        raise UserError(f"no file or folder {source!r}: give a folder of videos, or of folders of frames")
+    path = existing(source, "give a folder of videos, or of folders of frames")
     files, skipped = find_files(path, video.SUFFIXES) if path.is_dir() else ([], [])
     if path.suffix.lower() in video.SUFFIXES and not path.is_dir():
         files = [(path.name, path)]

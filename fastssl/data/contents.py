@@ -12,12 +12,11 @@ import torch
 
 from fastssl.data import idx
 from fastssl.data.cache import Cache
-from fastssl.data.decode import SUFFIXES
 from fastssl.data.files import Files
 from fastssl.data.imageset import ImageSet
 from fastssl.data.kept import Kept
 from fastssl.data.layout import arrange
-from fastssl.data.reading import Progress, quiet, quote
+from fastssl.data.reading import Progress, no_image, quiet, quote
 from fastssl.data.rows import Decoded, FileRows, InMemory, Undecoded
 from fastssl.data.sources import Entries, Listing, Skipped, list_images, one_line, stamp
 from fastssl.errors import UserError
@@ -94,16 +93,18 @@ def begun(wanted: Wanted, cache: Cache | None, instead: str | None, progress: Pr
     Args:
         wanted: what to read.
         cache: where decoded images are looked for, and kept.
-        instead: what becomes of the place of an unreadable file, for the warning that names it; None for no warning.
-        progress: called with (files done, files in all) after each file of a compressed tar.
+        instead: what becomes of the place of an unreadable file, for the warning that names it; None for no warning, as
+            there is none of the files of a compressed tar, which are known at once.
+        progress: called with (files done, files in all) after each file of a compressed tar, and while images that are
+            kept of the source as it was, or of another one, are copied.
     Raises:
         UserError: if there is no image, or, of a compressed tar, too many files that cannot be read.
     """
     if wanted.path.is_dir() and (files := idx.find(wanted.path)):
         return _read_idx(wanted.source, files, wanted.size)
-    listing, about, store = (*_listed(wanted), None) if cache is None else _cached(wanted, cache)
+    listing, about, store = (*_listed(wanted), None) if cache is None else _cached(wanted, cache, progress)
     count = len(listing.entries)
-    found = Files(listing, wanted.max_skipped, instead)
+    found = Files(listing, wanted.max_skipped, None if listing.forwards_only else instead)
     images = Decoded(found, store or InMemory(count, wanted.size), torch.arange(count), about["order"])
     if listing.forwards_only:
         images.readable(progress)
@@ -122,7 +123,7 @@ def undecoded(wanted: Wanted, listing: Listing) -> Contents:
     return _contents(wanted, images, about, chosen.skipped)
 
 
-def _cached(wanted: Wanted, cache: Cache) -> tuple[Listing, dict[str, Any], Kept | None]:
+def _cached(wanted: Wanted, cache: Cache, progress: Progress | None) -> tuple[Listing, dict[str, Any], Kept | None]:
     """The files, what is known of them, and where decoded ones are kept, if they can be.
 
     Where the cache knows the files, they are not listed: the source is opened when one of them has to be read.
@@ -138,7 +139,8 @@ def _cached(wanted: Wanted, cache: Cache) -> tuple[Listing, dict[str, Any], Kept
             if kept is None:
                 listing, about = _listed(wanted)
                 place = _place(wanted, cache, everything=about["complete"] or not wanted.in_split_only)
-                return listing, about, cache.create(place, now, about, Entries.of(listing.entries), wanted.size)
+                entries = Entries.of(listing.entries)
+                return listing, about, cache.create(place, now, about, entries, wanted.size, progress)
     about = kept.about
     later = _Later(wanted, about["names"])
     skipped = [Skipped(*item) for item in about["skipped"]]
@@ -217,8 +219,7 @@ def _chosen(wanted: Wanted, listing: Listing) -> tuple[Listing, dict[str, Any]]:
     entries = Entries.of(listing.entries)
     names = entries.names
     if not names:
-        reasons = quote(listing.skipped) or f"no file ends in {', '.join(sorted(SUFFIXES))}"
-        raise UserError(f"no image in {wanted.source!r} ({reasons}): give a folder, zip or tar of images")
+        raise no_image(wanted.source, listing.skipped)
     layout = arrange(names)
     positions = [i for i, split in enumerate(layout.splits) if split or not wanted.in_split_only]
     positions.sort(key=names.__getitem__)

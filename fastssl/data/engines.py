@@ -45,7 +45,14 @@ def check_shards(engine: Choice, source: str) -> None:
 
 
 def open_loader(
-    engine: Choice, data: ImageSet, plan: ViewPlan, batch_size: int, seed: int, device: torch.device
+    engine: Choice,
+    data: ImageSet,
+    plan: ViewPlan,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+    *,
+    channels_last: bool = False,
 ) -> Batches:
     """Batches of views of ``data`` by ``plan``, made by ``engine``; to be closed.
 
@@ -56,22 +63,26 @@ def open_loader(
         batch_size: images a step.
         seed: 0 or more.
         device: where the views are made.
+        channels_last: lay them out by position.
     Raises:
         UserError: if the engine cannot serve this data, is missing, or a number is out of range.
     """
     if isinstance(data.images, InShards):
         check_shards(engine, data.source)
-        return ShardLoader(data.images.shards, plan, batch_size, seed, files=data.images.files, device=device)
+        shards = data.images
+        return ShardLoader(
+            shards.shards, plan, batch_size, seed, files=shards.files, device=device, channels_last=channels_last
+        )
     if engine in ("auto", *IN_MEMORY):
-        return Loader(data, plan, batch_size, seed, device)
+        return Loader(data, plan, batch_size, seed, device, channels_last=channels_last)
     files = files_of(data, engine)
     try:
         if engine == "stream":
-            return StreamLoader(files, plan, batch_size, seed, device=device)
+            return StreamLoader(files, plan, batch_size, seed, device=device, channels_last=channels_last)
         if device.type == "cpu":
-            return DaliLoader(files, plan, batch_size, seed)
+            return DaliLoader(files, plan, batch_size, seed, channels_last=channels_last)
         with torch.cuda.device(device):
-            return DaliLoader(files, plan, batch_size, seed, device="mixed")
+            return DaliLoader(files, plan, batch_size, seed, device="mixed", channels_last=channels_last)
     except UserError:
         files.listing.close()
         raise

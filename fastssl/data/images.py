@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +15,8 @@ from fastssl.data.files import ANOTHER, MAX_SKIPPED, Files
 from fastssl.data.imageset import ImageSet, Splits
 from fastssl.data.reading import Progress
 from fastssl.data.rows import FileRows
-from fastssl.data.sources import Entries, Listing, Skipped, list_images
-from fastssl.errors import UserError, unknown
+from fastssl.data.sources import Entries, Listing, Skipped, is_there, list_images
+from fastssl.errors import UserError, nearest, unknown
 
 __all__ = [
     "EMBEDDED",
@@ -62,7 +61,8 @@ def load(
         max_skipped: the share of unreadable files, in [0, 1], above which the source is refused; a single unreadable
             file is always allowed.
         progress: called with (files done, files in all) after each file that is decoded; not for idx files, which are
-            read whole, and not where the cache has the images.
+            read whole, and not where the cache has the images; and before while images are copied that are kept of the
+            source as it was, or of another one.
         cache: keeps the decoded images for the next start, and for other processes; without one they are in memory
             alone.
 
@@ -99,9 +99,11 @@ def load_lazily(
     white where they are looked at, and left out by `ImageSet.readable`. Nothing depends on what is decoded already.
 
     Args:
-        source: as for ``load``. Of a compressed tar all images are decoded now, and idx files are read whole.
+        source: as for ``load``. Of a compressed tar all images are decoded now, as ``load`` does, and without warnings;
+            idx files are read whole.
         size: of the images, as for ``load``; so are the other arguments.
-        progress: called with (files done, files in all) after each file of a compressed tar.
+        progress: called with (files done, files in all) after each file of a compressed tar, and while images that are
+            kept of the source as it was, or of another one, are copied.
 
     Raises:
         UserError: if the source does not exist, or holds no image.
@@ -215,10 +217,9 @@ def _refuse_forwards_only(listing: Listing, source: str, reader: str) -> None:
 
 def _locate(source: str) -> Path:
     path = EMBEDDED.get(source) or Path(source)
-    with suppress(OSError):  # a path that cannot be looked up, say for its length, is as good as missing
-        if source and path.exists():
-            return path
-    if source and path.name == source and not path.suffix:
+    if source and is_there(path):
+        return path
+    if path.name == source and nearest(source, EMBEDDED) is not None:
         raise UserError(f"{unknown('data set', source, EMBEDDED)}, or give the path of a folder, zip or tar of images")
     raise UserError(
         f"no file or folder {source!r}: check the path, or give {' or '.join(map(repr, EMBEDDED))} for embedded images"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from fastssl.data.reading import Progress
+from fastssl.data.reading import Progress, counted
 from fastssl.data.rows import FileRows, Rows
 from fastssl.data.sources import Skipped
 from fastssl.errors import UserError
@@ -37,6 +37,12 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def __repr__(self) -> str:
+        height, width = self.images.shape[-2:]
+        classes = counted(len(self.classes), "class", self.classes) if self.classes else "no labels"
+        many = counted(len(self), "image")
+        return f"ImageSet({self.source!r}: {many} of {width} x {height}, {classes}, {len(self.skipped)} skipped)"
 
     def subset(self, index: Tensor) -> ImageSet:
         """The images at the positions ``index`` (int64), in its order."""

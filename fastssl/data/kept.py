@@ -16,13 +16,13 @@ process: what is damaged is decoded again, and said.
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import struct
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -125,14 +125,30 @@ class Kept:
     def __del__(self) -> None:
         self._file.close()
 
+    def release(self) -> None:
+        """Allows the file to be dropped. What is mapped of it stays."""
+        with suppress(OSError):  # where files cannot be locked none is dropped
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
     @property
     def shape(self) -> torch.Size:
         return self._mapped.shape
 
     @property
+    def length(self) -> int:
+        """Bytes of the file."""
+        return os.fstat(self._file.fileno()).st_size
+
+    @property
     def written(self) -> np.ndarray:
         """(N,) bool, which images are in the file, whole or damaged, be it that they were carried over."""
         return np.asarray((self._marks[:, _SUM] != 0) | (self._marks[:, _CARRIED] != 0))
+
+    @property
+    def ready(self) -> np.ndarray:
+        """(N,) bool, which images are there, whole or damaged; those carried over are when their files are read."""
+        in_file, memory = self._marks[:, _SUM] != 0, self._memory
+        return np.asarray(in_file if memory is None else in_file | memory.ready)
 
     def contents(self, row: int) -> np.ndarray:
         """(DIGEST,) int64, that of the file that the image at ``row`` was decoded from; 0 if it was not."""
@@ -358,10 +374,6 @@ def _digest(data: bytes) -> bytes:
 
 def hold(file: IO[bytes], *, alone: bool = False) -> bool:
     """Marks an open file as in use; ``alone`` asks whether nobody else uses it: no where that cannot be told."""
-    if sys.platform == "win32":
-        return True
-    import fcntl
-
     try:
         fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except BlockingIOError:

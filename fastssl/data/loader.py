@@ -70,9 +70,11 @@ class Schedule:
             raise UserError(f"the rank must be in [0, {self.world}), the number of processes; got {self.rank}")
         if self.batch_size * self.world > self.images:
             several = f" for each of {self.world} processes" if self.world > 1 else ""
+            most = self.images // self.world
+            smaller = f"--batch_size {most} or less, or " if most else ""
             raise UserError(
                 f"a batch of {self.batch_size}{several} is larger than the data set of {self.images} {self.what} to "
-                f"train on: give --batch_size {self.images // self.world} or less, or more {self.what}"
+                f"train on: give {smaller}more {self.what}"
             )
         if self.seed < 0:
             raise UserError(f"the seed must be 0 or more; got {self.seed}")

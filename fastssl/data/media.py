@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from fastssl.data import audio, decode, video
 from fastssl.data.audio import Recordings, list_recordings
 from fastssl.data.clips import ClipSet, list_clips
-from fastssl.data.decode import UnreadableError
+from fastssl.data.files import Files
 from fastssl.data.imageset import ImageSet, Splits
 from fastssl.data.reading import Progress, quote
-from fastssl.data.sources import Skipped, find_files
+from fastssl.data.sources import Entry, Listing, find_files
 from fastssl.errors import UserError
 
 Modality = Literal["image", "video", "audio"]
@@ -96,15 +98,19 @@ def some_frames(clips: ClipSet, source: str, *, size: int, count: int, seed: int
     Raises:
         UserError: if none of them can be read.
     """
-    chosen = torch.randperm(len(clips), generator=torch.Generator().manual_seed(seed))[:count].sort().values
-    pixels, names, skipped = [], [], list(clips.skipped)
-    for position in chosen.tolist():
+    order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(seed))
+    chosen = order[:count].sort().values.tolist()
+    names = [clips.name(position) for position in chosen]
+    # frames are no bytes of files: the entries are how many there are and what each is called
+    files = Files(Listing([Entry(name, bytes) for name in names], clips.skipped), 1.0, "the report leaves it out")
+
+    def first(position: int, _: bytes) -> Tensor:
         found, frames = clips.clips[position]
-        try:
-            pixels.append(clips.videos[found].read(frames[:1], size)[0].movedim(2, 0))
-            names.append(clips.name(position))
-        except UnreadableError as error:
-            skipped.append(Skipped(clips.name(position), str(error)))
-    if not pixels:
-        raise UserError(f"no readable frame among {len(chosen)} of {source!r} ({quote(skipped)})")
-    return ImageSet(torch.stack(pixels), None, (), tuple(names), source, tuple(skipped))
+        return clips.videos[found].read(frames[:1], size)[0].movedim(2, 0)
+
+    pixels = [files.read(i, partial(first, position)) for i, position in enumerate(chosen)]
+    kept = [(image, name) for image, name in zip(pixels, names, strict=True) if image is not None]
+    if not kept:
+        raise UserError(f"no readable frame among {len(chosen)} of {source!r} ({quote(clips.skipped)})")
+    shown, named = zip(*kept, strict=True)
+    return ImageSet(torch.stack(shown), None, (), named, source, clips.skipped)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from fastssl.data.decode import UnreadableError, decode
+from fastssl.data.decode import SUFFIXES, UnreadableError, decode
 from fastssl.data.sources import Entry, Skipped
 from fastssl.errors import UserError
 
@@ -136,6 +136,19 @@ def quote(skipped: Sequence[Skipped], most: int = 3) -> str:
     """The first few of ``skipped`` with their reasons, fit for one line."""
     shown = "; ".join(f"{item.name!r}: {item.reason}" for item in skipped[:most])
     return shown if len(skipped) <= most else f"{shown}; ..."
+
+
+def no_image(source: str, skipped: Sequence[Skipped]) -> UserError:
+    """The error for a source without an image file; ``skipped`` is what cannot even be opened."""
+    reasons = quote(skipped) or f"no file ends in {', '.join(sorted(SUFFIXES))}"
+    return UserError(f"no image in {source!r} ({reasons}): give a folder, zip or tar of images")
+
+
+def counted(count: int, what: str, names: Sequence[str] = (), most: int = 5) -> str:
+    """``3 classes (cat, dog, owl)``: how many of ``what``, which is singular, and the first few names of them."""
+    plural = "" if count == 1 else "es" if what.endswith("s") else "s"
+    shown = ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+    return f"{count:,} {what}{plural}" + (f" ({shown})" if shown else "")
 
 
 def _use_group(start: int, files: Sequence[bytes | UnreadableError], use: Use) -> list[str | None]:

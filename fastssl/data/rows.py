@@ -70,6 +70,10 @@ class Store(Protocol):
     def shape(self) -> torch.Size:
         """(M, 3, S, S), of all images, there or not."""
 
+    @property
+    def ready(self) -> np.ndarray:
+        """(M,) bool, which images are there, whoever read them; damage is not looked for."""
+
     def there(self, rows: np.ndarray) -> np.ndarray:
         """(n,) bool, which of the images at ``rows`` are there."""
 
@@ -102,6 +106,10 @@ class InMemory:
     @property
     def shape(self) -> torch.Size:
         return self.pixels.shape
+
+    @property
+    def ready(self) -> np.ndarray:
+        return self._there
 
     def there(self, rows: np.ndarray) -> np.ndarray:
         return np.array(self._there[rows])
@@ -173,7 +181,7 @@ class Decoded(FileRows):
     def __init__(self, files: Files, store: Store, rows: Tensor, order: Sequence[int] | None = None) -> None:
         super().__init__(files, rows, store.shape[-1])
         self.store = store
-        self._tried = np.zeros(store.shape[0], bool)  # of all images, whichever part asked
+        self._tried = np.zeros(store.shape[0], bool)  # of all images, whichever part asked: kept now, or unreadable
         self._order = None if order is None else np.array(order)
 
     def usable(self, index: Tensor) -> Tensor:
@@ -189,9 +197,9 @@ class Decoded(FileRows):
         readable = [None if self.files.is_lost(row) else row for row in rows.tolist()]
         return index[torch.tensor(self.files.substitutes(readable))] if None in readable else index
 
-    def tried(self) -> int:
-        """How many of these images were asked for so far: they are kept now, or known to be unreadable."""
-        return int(self._tried[self.rows.numpy()].sum())
+    def read(self) -> int:
+        """How many of these images are kept by now, whether anybody asked for them here, or known to be unreadable."""
+        return int((self._tried | self.store.ready)[self.rows.numpy()].sum())
 
     def _try(self, rows: Tensor, progress: Progress | None = None) -> None:
         wanted = np.unique(rows.numpy())

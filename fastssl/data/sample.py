@@ -22,7 +22,8 @@ def load_some(source: str, *, size: int, count: int, seed: int, progress: Progre
     arguments and errors are those of `fastssl.data.images.load`.
     """
     if shards.are_at(source):
-        return some_samples(open_shards(source, size=size, progress=progress).train, count=count, seed=seed).readable()
+        found = open_shards(source, size=size, progress=progress, instead=None).train
+        return some_samples(found, count=count, seed=seed).readable()
     with closing(list_files(source)) as listing:
         if not listing.entries:  # idx files, or nothing: then it says so
             everything = load_all(source, size=size, progress=progress)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from itertools import chain, count, islice
 from pathlib import Path, PurePosixPath
@@ -16,11 +18,11 @@ from typing import Any, NamedTuple
 import torch
 
 from fastssl.data.decode import SUFFIXES, UnreadableError, opened, upright
-from fastssl.data.files import MAX_SKIPPED
+from fastssl.data.files import MAX_SKIPPED, Files
 from fastssl.data.layout import arrange
 from fastssl.data.opening import open_all, refuse_too_many
-from fastssl.data.reading import Progress, quote
-from fastssl.data.sources import Listing, Skipped, StrictMember, find_files, list_images, one_line
+from fastssl.data.reading import Progress, counted, no_image, quote
+from fastssl.data.sources import Skipped, StrictMember, find_files, is_there, list_images, one_line
 from fastssl.errors import UserError, needed
 from fastssl.files import atomic_write
 
@@ -31,6 +33,10 @@ KEYS = ("jpg", "jpeg", "png", "webp")
 INDEX = "index.json"
 
 _BLOCK = 512  # of a tar, in bytes
+_LEFT_OUT = "the shards leave it out"
+# What files begin with that gzip, bzip2, xz and Zstandard made.
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+_PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst")
 
 
 def require() -> Any:
@@ -60,6 +66,10 @@ class Shards:
         """How many samples there are in all."""
         return sum(self.counts)
 
+    def __repr__(self) -> str:
+        shards, samples = counted(len(self.paths), "shard"), counted(len(self), "sample")
+        return f"Shards({shards}, {samples}, {len(self.skipped)} skipped)"
+
 
 class Member(NamedTuple):
     """An image inside a shard: its name and where its bytes are."""
@@ -70,7 +80,7 @@ class Member(NamedTuple):
 
 
 def list_shards(
-    source: str | Sequence[str], *, max_skipped: float = MAX_SKIPPED, progress: Progress | None = None
+    source: str | Path | Sequence[str | Path], *, max_skipped: float = MAX_SKIPPED, progress: Progress | None = None
 ) -> Shards:
     """Finds shards and counts their samples.
 
@@ -78,27 +88,29 @@ def list_shards(
     there; others are read through once, header by header. ``write_index`` writes that file.
 
     Args:
-        source: a folder of ``.tar`` files, or paths with braces, such as ``"train-{000000..000146}.tar"``; in this
-            machine's file system.
+        source: a folder of ``.tar`` files, or one path or several, which may have braces, such as
+            ``"train-{000000..000146}.tar"``; in this machine's file system.
         max_skipped: the share of shards that cannot be read at all, in [0, 1], above which they are refused; a single
             one is always allowed.
         progress: called with (shards done, shards in all) after each shard.
     Raises:
         UserError: if there is no sample, or too many shards that cannot be read.
     """
-    paths = _paths(source)
+    patterns = [str(item) for item in ([source] if isinstance(source, str | Path) else source)]
+    told = ", ".join(map(repr, patterns[:3])) + (", ..." if len(patterns) > 3 else "")
+    paths = _paths(patterns, told)
     known, skipped = _indexed(paths)
     lost: list[Skipped] = []
 
-    def counted(_: str, path: Path) -> tuple[int, str | None]:
+    def samples_of(_: str, path: Path) -> tuple[int, str | None]:
         samples, problem = (known[path], None) if path in known else _count(path)
         if not samples:
             raise UnreadableError(problem or "no sample in it")
         return samples, problem
 
-    found = open_all([(path.name, path) for path in paths], counted, lost, progress)
+    found = open_all([(path.name, path) for path in paths], samples_of, lost, progress)
     if not found:
-        raise UserError(f"no image in {source!r} ({quote(lost)}): give shards with samples of {', '.join(KEYS)}")
+        raise UserError(f"no image in {told} ({quote(lost)}): give shards with samples of {', '.join(KEYS)}")
     refuse_too_many(lost, len(paths), max_skipped, "shards that cannot be read", "remove or repair them")
     skipped += [Skipped(paths[i].name, problem) for i, (_, problem) in found if problem]
     return Shards(tuple(paths[i] for i, _ in found), tuple(samples for _, (samples, _) in found), tuple(skipped + lost))
@@ -134,7 +146,7 @@ def write_index(folder: Path) -> Path:
 
 
 def pack(
-    source: str, out: str | Path, *, per_shard: int = 1000, seed: int = 0, progress: Progress | None = None
+    source: str | Path, out: str | Path, *, per_shard: int = 1000, seed: int = 0, progress: Progress | None = None
 ) -> Shards:
     """Makes shards of an image folder, zip or tar, each written whole or not at all, and at the end ``index.json``.
 
@@ -149,7 +161,7 @@ def pack(
         seed: of the order.
         progress: called with (files done, files in all) after each file.
     Returns:
-        The shards, with the files that could not be used in ``skipped``.
+        The shards, with the files that could not be used in ``skipped``. Those are named by warnings, and counted.
     Raises:
         UserError: if the source is none or has no readable image, ``out`` has shards already or cannot be written, or
             ``per_shard`` is below 1.
@@ -160,9 +172,13 @@ def pack(
     if any(folder.glob("*.tar")):
         raise UserError(f"{str(out)!r} has shards already: give another folder")
     writer = require().TarWriter
-    with closing(list_images(Path(source))) as listing:
-        skipped = list(listing.skipped)
-        samples = _samples(listing, seed, skipped, progress)
+    with closing(list_images(source)) as listing:
+        if not listing.entries:
+            raise no_image(str(source), listing.skipped)
+        for item in listing.skipped:
+            warnings.warn(f"{item.name!r} cannot be read ({item.reason}): {_LEFT_OUT}", stacklevel=2)
+        files = Files(listing, 1.0, _LEFT_OUT)
+        samples = _samples(files, seed, progress)
         for number in count():
             first = next(samples, None)
             if first is None:
@@ -175,31 +191,32 @@ def pack(
                 for sample in chain([first], islice(samples, per_shard - 1)):
                     shard.write(sample)
     if not number:
-        raise UserError(f"no readable image in {source!r} ({quote(skipped)}): give whole image files")
+        raise UserError(f"no readable image in {str(source)!r} ({quote(files.skipped)}): give whole image files")
     write_index(folder)
-    return replace(list_shards(str(folder)), skipped=tuple(skipped))
+    shards = replace(list_shards(folder), skipped=files.skipped)
+    if shards.skipped:
+        warnings.warn(
+            f"left out of the shards of {str(source)!r}: {counted(len(shards.skipped), 'file')}", stacklevel=2
+        )
+    return shards
 
 
-def _samples(
-    listing: Listing, seed: int, skipped: list[Skipped], progress: Progress | None
-) -> Iterator[dict[str, Any]]:
-    """What the readable files of ``listing`` become, in the order of the shards; the others go to ``skipped``."""
+def _samples(files: Files, seed: int, progress: Progress | None) -> Iterator[dict[str, Any]]:
+    """What the readable ones of ``files`` become, in the order of the shards."""
+    listing = files.listing
     total = len(listing.entries)
-    layout = arrange([entry.name for entry in listing.entries]) if total else None
+    layout = arrange([entry.name for entry in listing.entries])
     order = torch.arange(total)
     if not listing.forwards_only:
         order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
     number = 0
     for done, position in enumerate(order.tolist(), 1):
-        entry = listing.entries[position]
-        try:
-            part, data = _stored(entry.name, entry.read())
-        except UnreadableError as error:
-            skipped.append(Skipped(entry.name, str(error)))
-        else:
-            about = {"name": entry.name}
-            sample: dict[str, Any] = {"__key__": f"{number:08}", part: data}
-            if layout is not None and layout.labels[position] >= 0:
+        name = listing.entries[position].name
+        stored = files.read(position, partial(_stored, name))
+        if stored is not None:
+            about = {"name": name}
+            sample: dict[str, Any] = {"__key__": f"{number:08}", stored[0]: stored[1]}
+            if layout.labels[position] >= 0:
                 about["class"] = layout.classes[layout.labels[position]]
                 sample["cls"] = str(layout.labels[position]).encode()
             yield sample | {"json": json.dumps(about).encode()}
@@ -230,6 +247,7 @@ def scan(path: Path) -> tuple[list[Member], str | None]:
     last = None
     try:
         total = path.stat().st_size
+        _refuse_compressed(path)
         with tarfile.open(path, "r:", tarinfo=StrictMember) as archive:
             for member in archive:
                 if member.offset_data + member.size > total:
@@ -249,24 +267,33 @@ def scan(path: Path) -> tuple[list[Member], str | None]:
     return found, None
 
 
-def _paths(source: str | Sequence[str]) -> list[Path]:
-    """Of all shards, in the order given."""
-    if isinstance(source, str) and Path(source).is_dir():
-        found = sorted(Path(source).glob("*.tar"))
+def _refuse_compressed(path: Path) -> None:
+    with path.open("rb") as file:
+        if file.read(6).startswith(_COMPRESSED):
+            raise tarfile.ReadError("compressed, so that no sample in it can be reached: decompress it")
+
+
+def _paths(patterns: Sequence[str], told: str) -> list[Path]:
+    """Of all shards, in the order given, which is ``told`` of in errors."""
+    advice = "give a folder of shards (pack makes them of images), or paths such as 'train-{000..146}.tar'"
+    if len(patterns) == 1 and Path(patterns[0]).is_dir():
+        found = sorted(Path(patterns[0]).glob("*.tar"))
+        if not found and any(path.suffix in _PACKED for path in Path(patterns[0]).iterdir()):
+            raise UserError(f"the shards in {told} are compressed, so that no sample can be reached: decompress them")
     else:
         require()
         braces = import_module("braceexpand")
         try:
-            patterns = [source] if isinstance(source, str) else source
             found = [Path(path) for pattern in patterns for path in braces.braceexpand(pattern)]
         except braces.UnbalancedBracesError as error:
-            raise UserError(f"{source!r} has a brace without its other half: {error}") from error
+            raise UserError(f"{told} has a brace without its other half: {error}") from error
     if not found:
-        raise UserError(
-            f"no .tar file in {source!r}: give a folder of shards, or paths such as 'train-{{000..146}}.tar'"
-        )
+        raise UserError(f"no .tar file in {told or 'an empty list'}: {advice}")
     if len(set(found)) < len(found):
-        raise UserError(f"{source!r} names a shard twice")
+        raise UserError(f"{told} names a shard twice")
+    if not any(map(is_there, found)):
+        what = "no file or folder" if len(found) == 1 else f"none of the {len(found)} files is there of"
+        raise UserError(f"{what} {told}: {advice}")
     return found
 
 

@@ -108,8 +108,33 @@ class Listing:
     close: Callable[[], None] = lambda: None
     forwards_only: bool = False
 
+    def __len__(self) -> int:
+        return len(self.entries)
 
-def list_images(path: Path) -> Listing:
+    def __repr__(self) -> str:
+        forwards = ", to be read forwards only" if self.forwards_only else ""
+        return f"Listing({len(self):,} file{'s' * (len(self) != 1)}, {len(self.skipped)} skipped{forwards})"
+
+
+def existing(source: str | Path, advice: str) -> Path:
+    """The path of ``source``.
+
+    Raises:
+        UserError: with ``advice``, if there is nothing.
+    """
+    if not is_there(source):
+        raise UserError(f"no file or folder {str(source)!r}: {advice}")
+    return Path(source)
+
+
+def is_there(source: str | Path) -> bool:
+    """Whether there is such a file or folder; a path that cannot be looked up, say for its length, is none."""
+    with suppress(OSError):
+        return bool(str(source)) and Path(source).exists()
+    return False
+
+
+def list_images(path: str | Path) -> Listing:
     """Every image file in ``path``: a folder, a zip or a tar (plain, .gz, .bz2, .xz).
 
     An image file is one with an image's suffix. Hidden files and folders, and those that macOS adds to archives, are
@@ -118,6 +143,7 @@ def list_images(path: Path) -> Listing:
     Raises:
         UserError: if ``path`` is none of these, or is damaged.
     """
+    path = existing(path, "give the path of a folder, zip or tar of images")
     if path.is_dir():
         return _list_folder(path)
     try:

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from fastssl.data.decode import MAX_PIXELS, UnreadableError, centre, decode, decode_full, sides
-from fastssl.data.sources import Entry, list_images, one_line
+from fastssl.data.sources import Entry, existing, list_images, one_line
 from fastssl.errors import UserError, needed
 
 SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ogv", ".wmv", ".flv", ".3gp"))
@@ -90,6 +90,9 @@ class FrameFolder:
     name: str
     entries: tuple[Entry, ...]
 
+    def __repr__(self) -> str:
+        return f"FrameFolder({self.name!r}, {len(self):,} frames)"
+
     def __len__(self) -> int:
         return len(self.entries)
 
@@ -138,6 +141,9 @@ class VideoFile:
     keys: tuple[int, ...]
     unit: Fraction
     counted: bool = False
+
+    def __repr__(self) -> str:
+        return f"VideoFile({self.name!r}, {len(self):,} frames)"
 
     def __len__(self) -> int:
         return len(self.times)
@@ -266,9 +272,7 @@ def open_one(source: str) -> Video:
     Raises:
         UserError: saying why, if it is none, or holds several.
     """
-    path = Path(source)
-    if not path.exists():
-        raise UserError(f"no file or folder {source!r}: give a video file, or a folder of its frames")
+    path = existing(source, "give a video file, or a folder of its frames")
     if not path.is_dir():
         if path.suffix.lower() not in SUFFIXES:
             raise UserError(f"{source!r} has none of the endings of a video ({', '.join(sorted(SUFFIXES))})")

@@ -22,6 +22,8 @@ _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _CHUNK = struct.Struct("<4sI")
 _FORMAT = struct.Struct("<HHIIHH")
 _SUBFORMAT = 24  # where the code stands behind "see further on"
+# Bytes of samples from which on a head does not tell how many: who writes into a pipe does not know.
+_UNKNOWN = 0x7FFF_0000
 
 # By code and bits: how samples lie, what silence is, and what the values are multiplied by.
 _KINDS: dict[tuple[int, int], tuple[str, int, float]] = {
@@ -62,6 +64,7 @@ def read_head(path: Path) -> Head | None:
 
     Raises:
         OSError: if the file cannot be read.
+        UnreadableError: if it is cut short: its head tells of more samples than there are.
     """
     with path.open("rb") as file:
         return _parse(file)
@@ -94,7 +97,10 @@ def _head(form: bytes, start: int, size: int, status: os.stat_result) -> Head | 
         (code,) = struct.unpack_from("<H", form, _SUBFORMAT)
     if (code, bits) not in _KINDS or not channels or not rate or align != channels * bits // 8:
         return None
-    frames = max(0, min(size, status.st_size - start)) // align  # a recording that was cut short says more
+    there = max(0, status.st_size - start)
+    frames = min(size, there) // align
+    if frames < size // align and size < _UNKNOWN:
+        raise UnreadableError(f"cut short: {frames} of {size // align} samples are there")
     return Head(rate, channels, frames, start, bits // 8, (code, bits), (status.st_size, status.st_mtime_ns))
 
 

@@ -166,7 +166,12 @@ class InShards(Undecoded):
 
 
 def open_shards(
-    source: str, *, size: int, max_skipped: float = MAX_SKIPPED, progress: Progress | None = None
+    source: str,
+    *,
+    size: int,
+    max_skipped: float = MAX_SKIPPED,
+    progress: Progress | None = None,
+    instead: str | None = ANOTHER,
 ) -> Splits:
     """The images in shards, to train on, without labels; `fastssl.data.engines.open_loader` makes a `ShardLoader`.
 
@@ -174,9 +179,10 @@ def open_shards(
         source: as of ``list_shards``; so are the other arguments and errors.
         size: side of the images where they are looked at: the short side is resized and the centre cut out.
         max_skipped: the share of shards, and likewise that of samples, above which unreadable ones are an error.
+        instead: what becomes of an unreadable sample's place, for the warning that names it; None for no warning.
     """
     shards = list_shards(source, max_skipped=max_skipped, progress=progress)
-    files = Files(_listing(shards), max_skipped, ANOTHER)
+    files = Files(_listing(shards), max_skipped, instead)
     names = _Names(files.listing.entries)
     return Splits(ImageSet(InShards(shards, files, size), None, (), names, source, files.listing.skipped), None)
 

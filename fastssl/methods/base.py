@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from itertools import groupby
 from types import MappingProxyType
@@ -15,10 +16,12 @@ from torch import Tensor, nn
 
 from fastssl.data.lab import from_rgb, without_colour
 from fastssl.data.media import Modality
-from fastssl.data.plans import ViewPlan
+from fastssl.data.plans import IMAGENET_MEAN, IMAGENET_STD, ViewPlan
 from fastssl.models import maps
+from fastssl.models.vit import VisionTransformer
 from fastssl.schedule import Schedule
 
+SHAPES = {"image": "(N, 3, H, W)", "video": "(N, T, 3, H, W)", "audio": "(N, samples)"}  # of a view
 CANDIDATES = 256  # at most, among which a prediction is looked for by note_predictions
 
 
@@ -66,6 +69,7 @@ class Method(nn.Module):
         self.config = config
         self.now = {name: schedule.start for name, schedule in self.schedules.items()}
         self._noted: dict[str, Tensor | float] = {}
+        self.register_forward_pre_hook(_check_views)
 
     @property
     def kept(self) -> nn.Module:
@@ -196,6 +200,20 @@ class Method(nn.Module):
         """
         return {}
 
+    @torch.no_grad()
+    def class_attention_pictures(self, images: Tensor) -> dict[str, Tensor]:
+        """For :meth:`pictures`, of a Vision Transformer: where the class token of what is kept looks in the last block.
+
+        A map a head, its largest value white (DINO, arXiv:2104.14294, figure 1); of another encoder nothing.
+        """
+        if not isinstance(self.kept, VisionTransformer):
+            return {}
+        maps = self.kept.class_attention(images)
+        maps = F.interpolate(maps / maps.amax(dim=(2, 3), keepdim=True), size=images.shape[2:], mode="nearest")
+        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        heads = {f"head {i}": (maps[:, i - 1 : i] - mean) / std for i in range(1, maps.shape[1] + 1)}
+        return {"image": images, **heads}
+
     def before_step(self, step: int, *, total: int, per_epoch: int) -> None:
         """Called before step ``step``, from 0, of ``total``, ``per_epoch`` of them an epoch: sets ``now``."""
         self._noted = {}
@@ -203,3 +221,26 @@ class Method(nn.Module):
 
     def after_step(self, progress: float) -> None:
         """Called after every optimiser step with the share of training done, in [0, 1]: the place of an EMA update."""
+
+
+def _check_views(method: nn.Module, given: tuple[list[Tensor]]) -> None:
+    """Before ``forward``: as many views as the method takes, each of its shape and of floating-point numbers.
+
+    Raises:
+        ValueError, TypeError: naming what was received.
+    """
+    assert isinstance(method, Method)
+    (views,), name, shape = given, type(method).__name__, SHAPES[method.modality]
+    for view in views:
+        if view.ndim != 1 + shape.count(","):
+            raise ValueError(f"{name}: views must be {shape}; got {tuple(view.shape)}")
+        if not view.is_floating_point():
+            raise TypeError(f"{name}: views must be floating-point, and images normalised; got {view.dtype}")
+    if method.multi_crop:
+        if len(views) < 2:
+            raise ValueError(f"{name}: takes 2 views or more; got {len(views)}")
+        return
+    with suppress(NotImplementedError):  # of what is used without a plan any number is taken
+        takes = 1 if method.modality == "audio" else method.view_plan(224).total  # as many at every size
+        if len(views) != takes:
+            raise ValueError(f"{name}: takes {takes} view{'s' * (takes != 1)}; got {len(views)}")

@@ -74,7 +74,7 @@ class CPCConfig:
 
 
 class CPC(Method):
-    """Contrastive predictive coding of images (arXiv:1807.03748, section 3.3).
+    """Contrastive predictive coding of images (arXiv:1807.03748, section 3.2).
 
     The encoder sees each patch of an overlapping grid by itself. From the rows down to its own each place predicts the
     features of the patches k rows below, and is to find each among all patches of these rows, of all images.

@@ -17,7 +17,6 @@ from types import MappingProxyType
 from typing import get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastssl.data import plans
@@ -27,7 +26,6 @@ from fastssl.losses.dino import Centering
 from fastssl.methods.base import Method
 from fastssl.models import feature_dim
 from fastssl.models.heads import PrototypeHead
-from fastssl.models.vit import VisionTransformer
 from fastssl.momentum import EMA
 from fastssl.schedule import Schedule
 
@@ -152,14 +150,6 @@ class DINO(Method):
         """The teacher follows the student."""
         self.teacher.update(self.student, momentum=self.now["momentum"])
 
-    @torch.no_grad()
     def pictures(self, views: list[Tensor]) -> dict[str, Tensor]:
-        """Of a Vision Transformer, where the class token looks in the last block: a map a head, its largest white."""
-        encoder, images = self.kept, views[0]
-        if not isinstance(encoder, VisionTransformer):
-            return {}
-        maps = encoder.class_attention(images)
-        maps = F.interpolate(maps / maps.amax(dim=(2, 3), keepdim=True), size=images.shape[2:], mode="nearest")
-        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (plans.IMAGENET_MEAN, plans.IMAGENET_STD))
-        heads = {f"head {i}": (maps[:, i - 1 : i] - mean) / std for i in range(1, maps.shape[1] + 1)}
-        return {"image": images, **heads}
+        """Where the class token of a Vision Transformer looks."""
+        return self.class_attention_pictures(views[0])

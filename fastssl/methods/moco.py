@@ -32,7 +32,7 @@ BatchNorm = Literal["split", "whole"]
 
 @dataclass(frozen=True)
 class MoCoConfig:
-    """Hyper-parameters of MoCo. Version 2 by default; version 1 is ``head_layers`` 1, temperature 0.07, no blur.
+    """Hyper-parameters of MoCo. Version 2 by default; version 1 is ``head_layers`` 1, temperature 0.07, other views.
 
     Attributes:
         temperature: divides the cosine similarities; 0.2 in version 2, 0.07 in version 1.

@@ -61,7 +61,7 @@ class MoCoV3(Method):
 
     Config = MoCoV3Config
     compared = "predictor"
-    # Section 4.1, for batches of 4096: a rate of 1.5e-4 for each 256 images.
+    # Section 4.1's optimiser; its rate, for batches of 4096 and larger networks, is 1.5e-4 for each 256 images.
     recipe = MappingProxyType(
         {
             "encoder": "vit_micro",
@@ -102,3 +102,7 @@ class MoCoV3(Method):
     def after_step(self, progress: float) -> None:
         """The momentum encoder follows."""
         self.teacher.update(self.student, momentum=self.now["momentum"])
+
+    def pictures(self, views: list[Tensor]) -> dict[str, Tensor]:
+        """Where the class token of a Vision Transformer looks."""
+        return self.class_attention_pictures(views[0])

@@ -117,10 +117,10 @@ class VideoColorization(Method):
         """views: one (N, T, 3, H, W) batch of clips. Returns the scalar loss.
 
         Raises:
-            ValueError: naming the shape received, if these are no clips of two frames or more.
+            ValueError: naming the shape received, if these are clips of fewer than two frames.
         """
         (clips,) = views
-        if clips.ndim != 5 or clips.shape[1] < 2:
+        if clips.shape[1] < 2:
             raise ValueError(f"views must be (N, T, 3, H, W) with T of at least 2; got {tuple(clips.shape)}")
         embeddings, ab = self._seen(clips)
         classes = self._nearest(ab)

@@ -13,7 +13,7 @@ from fastssl.data.plans import ViewPlan
 from fastssl.report.pictures import as_pillow
 from fastssl.report.sample import draw_sample
 
-_SIDE, _GAP, _HEADING = 96, 6, 18  # pixels: of the largest views, between them, and of the line above
+_SIDE, _GAP, _HEADING, _LINE = 96, 6, 18, 12  # pixels: of the largest views, between them, above them, a further line
 _PAPER, _INK, _FRAME = (255, 255, 255), (70, 76, 84), (205, 208, 212)
 
 
@@ -21,13 +21,15 @@ def draw_grid(images: ImageSet, plan: ViewPlan, *, rows: int, seed: int, engine:
     """``rows`` images, drawn by ``seed``, each with its views by ``plan`` beside it, as ``engine`` makes them.
 
     The image is what that engine cuts views from: all of a file, or the square of it that is in memory. The largest
-    views are drawn 96 pixels wide, smaller ones as much smaller as they are.
+    views are drawn 96 pixels wide, smaller ones as much smaller as they are. Above each is its number and, if it has
+    one, the name of its part of the plan.
     """
     sample = draw_sample(images, plan, rows=rows, seed=seed, engine=engine)
     originals, views = sample.images, sample.views
     largest = max(view.shape[2] for view in views)
     sides = [max(1, round(_SIDE * view.shape[2] / largest)) for view in views]
-    names = [f"view {i}" for i in range(1, len(views) + 1)]
+    parts = [part.name for part in plan.parts for _ in range(part.views)]
+    names = [f"view {i}\n{part}".rstrip() for i, part in enumerate(parts, 1)]
     return _drawn([("image", originals, _SIDE), *zip(names, views, sides, strict=True)])
 
 
@@ -44,16 +46,21 @@ def _drawn(columns: Sequence[tuple[str, Sequence[Tensor] | Tensor, int]]) -> Ima
     """Columns, each of a heading, N pictures (3, H, W) uint8, and the longer side of those on paper, in pixels."""
     pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     font = ImageFont.load_default()
-    widths = [max(side, int(pen.textlength(heading, font))) for heading, _, side in columns]
-    rows = len(columns[0][1])
-    size = (sum(widths) + _GAP * (len(widths) + 1), _HEADING + _GAP + rows * (_SIDE + _GAP))
+    headings = [heading.split("\n") for heading, _, _ in columns]
+    widths = [
+        max(side, *(int(pen.textlength(line, font)) for line in lines))
+        for lines, (_, _, side) in zip(headings, columns, strict=True)
+    ]
+    rows, above = len(columns[0][1]), _HEADING + _LINE * (max(map(len, headings)) - 1)
+    size = (sum(widths) + _GAP * (len(widths) + 1), above + _GAP + rows * (_SIDE + _GAP))
     picture = Image.new("RGB", size, _PAPER)
     pen = ImageDraw.Draw(picture)
     left = _GAP
-    for width, (heading, batch, side) in zip(widths, columns, strict=True):
-        pen.text((left + (width - pen.textlength(heading, font)) / 2, _GAP), heading, _INK, font)
+    for width, lines, (_, batch, side) in zip(widths, headings, columns, strict=True):
+        for i, line in enumerate(lines):
+            pen.text((left + (width - pen.textlength(line, font)) / 2, _GAP + _LINE * i), line, _INK, font)
         for row, image in enumerate(batch):
-            top = _HEADING + _GAP + row * (_SIDE + _GAP)
+            top = above + _GAP + row * (_SIDE + _GAP)
             drawn = _resized(image, side)
             place = (left + (width - drawn.width) // 2, top + (_SIDE - drawn.height) // 2)
             picture.paste(drawn, place)

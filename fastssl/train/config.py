@@ -68,7 +68,10 @@ class RunConfig:
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
         threads: CPU threads; 0 leaves torch's own choice.
         precision: "bfloat16" computes the forward pass under autocast; the weights stay float32.
-        channels_last: lays out the weights of convolutions, and so what they compute, by position, which can be faster.
+        channels_last: lays out views and the weights of convolutions, and so what they compute, by position, which can
+            be faster.
+        compile: has torch.compile make one program of the encoder, and of each copy of it that a teacher is, for
+            training; takes a C++ compiler, on a GPU Triton, and a minute or two at first.
         eval_every: epochs between two kNN evaluations while training, 0 for none; needs labels. The last epoch is
             always evaluated.
         media: which clips of videos, or windows of recordings, a method is given that takes them.
@@ -96,6 +99,7 @@ class RunConfig:
     threads: int = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = False
+    compile: bool = False
     eval_every: int = 5
     max_skipped: float = MAX_SKIPPED
     media: MediaConfig = field(default_factory=MediaConfig)
@@ -378,7 +382,7 @@ def _typed(name: str, value: Any, kind: Any, default: Any = None) -> Any:
     members = get_args(kind) or (kind,)
     if any(get_origin(item) is Literal for item in members):
         return value  # which names there are, the settings check themselves
-    plain = tuple(item for item in members if item in (int, float, str, type(None)))
+    plain = tuple(item for item in members if item in (int, float, str, bool, type(None)))
     if float in plain and isinstance(value, int | str) and not isinstance(value, bool):
         with suppress(ValueError):
             return float(value)

@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -30,6 +30,7 @@ from fastssl.optim import build_optimizer, learning_rate, set_rates, weight_deca
 from fastssl.train import checkpoint as checkpoints
 from fastssl.train import config as configs
 from fastssl.train.checkpoint import Checkpoint
+from fastssl.train.compiled import Compiled
 from fastssl.train.config import RunConfig
 from fastssl.train.folder import RunFolder
 from fastssl.train.health import CollapseWatch
@@ -44,6 +45,7 @@ from fastssl.train.reproduce import (
     rng_state,
     set_rng_state,
 )
+from fastssl.train.trial import Trial
 
 
 @dataclass(frozen=True)
@@ -131,8 +133,8 @@ def pretrain(
     Raises:
         KeyboardInterrupt: saying how far it came, if SIGINT or SIGTERM stopped it; the checkpoint is written.
         UserError: before anything is written, if ``config``, data and folder do not fit each other or another process
-            is writing to the folder; later, if the
-            loss is not finite (the last good checkpoint stays) or the disk is full.
+            is writing to the folder; later, if the loss is not finite (the last good checkpoint stays), the disk is
+            full, or more files cannot be read than are allowed, for which those to test on are read early, too.
     """
     folder.check(resume=resume, overwrite=overwrite)
     device = resolve_device(config.device)
@@ -141,7 +143,7 @@ def pretrain(
     check_views(method, config)
     with folder.lock(), reproducible(config.seed, config.threads), stop_on_signal() as stop:
         trainer = _Trainer(config, method, data, device, watch_knn)
-        with closing(trainer.loader):
+        with closing(trainer.loader), closing(trainer.trial):
             state = _resumed(trainer, folder) if resume else _started(trainer, folder, stop)
             log = MetricsLog(folder, steps=trainer.steps_done)
             while not state.finished and not stop.requested:
@@ -194,7 +196,8 @@ def _open_loader(config: RunConfig, data: Data, device: torch.device) -> Batches
         return WindowLoader(train, config.media.samples, batch_size, seed, device=device, max_skipped=skipped)
     if isinstance(train, ClipSet):
         return ClipLoader(train, config.view_plan(), batch_size, seed, device=device, max_skipped=skipped)
-    return engines.open_loader(config.engine, train, config.view_plan(), batch_size, seed, device)
+    plan, layout = config.view_plan(), config.channels_last
+    return engines.open_loader(config.engine, train, plan, batch_size, seed, device, channels_last=layout)
 
 
 class _Trainer:
@@ -209,9 +212,13 @@ class _Trainer:
         self.loader = _open_loader(config, data, device)
         self.optimizer = build_optimizer(self.method, config.optim)
         self.health = CollapseWatch(self.method)
+        self.computing: Callable[[], AbstractContextManager[None]] = nullcontext
+        if config.compile:
+            self.computing = Compiled(self.method).step
         what = {"image": "images", "video": "clips", "audio": "recordings"}[config.modality]
         self.data = fingerprint(data.train.images if isinstance(data, Splits) else data, what)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
+        self.trial = Trial(None if self.splits is None else self.splits.test)
 
     @property
     def steps_done(self) -> int:
@@ -265,6 +272,7 @@ class _Trainer:
             log.write(row)
             warning = self.health.warning(row.step, row.extra)
             watch(Progress(row, self.steps_total, steps, self.config.epochs, warning))
+            self.trial.check()
             if stop.requested:
                 break
             started = time.perf_counter()
@@ -277,10 +285,11 @@ class _Trainer:
         set_rates(self.optimizer, self._learning_rate(step), self._weight_decay(step))
         self.method.before_step(step, total=self.steps_total, per_epoch=self.loader.steps_per_epoch)
         low = self.config.precision == "bfloat16"
-        with self.health.forward(step), torch.autocast(self.device.type, torch.bfloat16, enabled=low):
-            loss = self.method(views)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        with self.computing():
+            with self.health.forward(step), torch.autocast(self.device.type, torch.bfloat16, enabled=low):
+                loss = self.method(views)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
         self.optimizer.step()
         self.method.after_step((self.steps_done + 1) / self.steps_total)
         value = float(loss.detach())  # waits for the device, which by now has all of the step to do
@@ -337,6 +346,7 @@ class _Trainer:
     def _online_knn(self) -> float | None:
         """Accuracy in [0, 1] of the encoder as it is now; None if none of the test images can be read."""
         assert self.splits is not None
+        self.trial.check(wait=True)
         splits = self.splits.readable()
         train, test = splits.train, splits.test
         if test is None:

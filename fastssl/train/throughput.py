@@ -177,14 +177,22 @@ class Throughput:
         return {**asdict(self), "fastest": self.fastest.engine, "bottleneck": self.bottleneck}
 
 
-def measure(config: BenchConfig, progress: Progress | None = None) -> Throughput:
+def load(config: BenchConfig, progress: Progress | None = None) -> ImageSet:
+    """The images to measure with; errors are those of `fastssl.data.sample.load_some`."""
+    return load_some(config.data, size=config.image_size, count=config.max_images, seed=config.seed, progress=progress)
+
+
+def measure(config: BenchConfig, found: ImageSet, progress: Progress = lambda done, total: None) -> Throughput:
     """Times all engines and the step in turns, each engine in a process of its own that stands still in between.
 
+    Args:
+        config: what is measured.
+        found: the images, as ``load`` gives them.
+        progress: called with (done, in all) after each start of an engine and each turn.
     Raises:
         UserError: if no engine can serve the data, or the images are too few for a batch.
     """
     device = resolve_device(config.device)
-    found = load_some(config.data, size=config.image_size, count=config.max_images, seed=config.seed, progress=progress)
     config = replace(config, batch_size=config.batch_size or min(_BATCH, len(found)))
     if len(found) < config.batch_size:
         raise UserError(
@@ -195,8 +203,8 @@ def measure(config: BenchConfig, progress: Progress | None = None) -> Throughput
         step = _step(config, device)
         running: list[_Process] = []
         try:
-            failed = _start(config, tuple(found.names), running)
-            rates, steps = _in_turns(running, step, config.seconds / _TURNS)
+            failed = _start(config, tuple(found.names), running, progress)
+            rates, steps = _in_turns(running, step, config.seconds / _TURNS, progress)
             speeds = [process.finish(rates[process.engine], config.seconds / _TURNS) for process in running]
         finally:
             for process in running:
@@ -206,10 +214,12 @@ def measure(config: BenchConfig, progress: Progress | None = None) -> Throughput
         return Throughput(config, len(found), environment(device), tuple(in_order), _rate(steps), skipped)
 
 
-def _start(config: BenchConfig, names: tuple[str, ...], running: list[_Process]) -> list[EngineSpeed]:
+def _start(
+    config: BenchConfig, names: tuple[str, ...], running: list[_Process], progress: Progress
+) -> list[EngineSpeed]:
     """Puts a process for each engine into ``running``; those that cannot serve are returned."""
     failed = []
-    for engine in engines.NAMES:
+    for done, engine in enumerate(engines.NAMES, 1):
         try:
             engines.require(engine)
             running.append(_Process(engine, config, names))
@@ -218,22 +228,31 @@ def _start(config: BenchConfig, names: tuple[str, ...], running: list[_Process])
             failed.append(EngineSpeed(engine, cannot=str(error)))
             if running and running[-1].engine == engine:
                 running.pop().kill()
+        progress(done, _starts_and_turns(len(engines.NAMES) - len(failed)))
     if not running:
         raise UserError("; ".join(f"{speed.engine}: {speed.cannot}" for speed in failed))
     return failed
 
 
 def _in_turns(
-    running: list[_Process], step: Callable[[float], float], seconds: float
+    running: list[_Process], step: Callable[[float], float], seconds: float, progress: Progress
 ) -> tuple[dict[Engine, list[float]], list[float]]:
     """Images a second of each engine and of the step, turn by turn, so that a noisy moment falls on all alike."""
     rates: dict[Engine, list[float]] = {process.engine: [] for process in running}
-    steps = []
+    steps: list[float] = []
+    done = count(len(engines.NAMES) + 1)  # after their starts
     for _ in range(_TURNS):
         for process in running:
             rates[process.engine].append(process.turn("views", seconds))
+            progress(next(done), _starts_and_turns(len(running)))
         steps.append(step(seconds))
+        progress(next(done), _starts_and_turns(len(running)))
     return rates, steps
+
+
+def _starts_and_turns(running: int) -> int:
+    """Starts of all engines, and turns of those ``running`` and of the step."""
+    return len(engines.NAMES) + _TURNS * (running + 1)
 
 
 def _rate(turns: list[float]) -> Rate:

@@ -23,6 +23,7 @@ RECIPES = sorted((Path(summary.__file__).parent / "recipes").glob("*.yaml"))
 def test_a_recipe_trains_at_a_tiny_scale(path: Path, tmp_path: Path) -> None:
     config = configs.read(path)
     small = replace(config, width=4, batch_size=8, epochs=1, eval_every=0, threads=1, device="cpu")
+    small = replace(small, compile=False)  # which would take a minute, and is tested in tests/train/test_compiled.py
     generator = torch.Generator().manual_seed(0)
     size = (16, 3, config.image_size, config.image_size)
     pixels = torch.randint(256, size, dtype=torch.uint8, generator=generator)
@@ -39,5 +40,6 @@ def test_the_fast_recipe_is_what_it_says() -> None:
     config = configs.read(path)
     assert (config.method, config.engine, config.precision) == ("simclr", "native", "bfloat16")
     assert config.channels_last
+    assert config.compile
     assert config.encoder_options()["width"] == 64
     assert config.view_plan().blur == 0

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from pathlib import Path
 
 import pytest
 from cli_helpers import Run, write_images
+from rich.console import Console
 
+from fastssl.cli import console
 from fastssl.data import engines
 from fastssl.errors import UserError
 
@@ -55,6 +59,16 @@ def test_an_engine_that_is_missing_has_its_reason(photos: Path, run: Run) -> Non
     assert "not here" in outcome.out
     assert "dali: not [here]" in outcome.out
     assert "native is fastest" in outcome.out
+
+
+@pytest.mark.usefixtures("only_native")
+def test_a_terminal_is_told_how_many_turns_are_done(photos: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(console, "_err", Console(file=shown, force_terminal=True, width=80, highlight=False))
+    assert run("bench-data", photos, *QUICK).code == 0
+    assert "measuring engines and step" in shown.getvalue()
+    *_, last = re.findall(r"(\d+/\d+) turns", shown.getvalue())
+    assert last == "13/13"  # three starts, and five turns of native and of the step
 
 
 @pytest.mark.usefixtures("only_native")

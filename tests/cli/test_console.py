@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from fastssl.cli import console
+from fastssl.eval.tuning import Case, in_words
 from fastssl.train.log import Row
 from fastssl.train.loop import Progress
 
@@ -41,6 +44,32 @@ def test_the_bar_of_a_training_tells_how_many_images_are_read(terminal: io.Strin
         pass
     assert "before the first step" in terminal.getvalue()
     assert "1,536 of 60,000 images read" in terminal.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_whatever_the_width_nothing_that_is_told_is_cut(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(console, "_err", Console(file=shown, force_terminal=True, width=width, highlight=False))
+    extra = {"pretext_accuracy": 0.5, "chance": 0.25}
+    with console.TrainingDisplay(lambda: (1536, 60_000)) as display:
+        display.watch(Progress(replace(ROW, extra=extra), 4, 2, 2))
+    with console.TuningDisplay(12) as tuning:
+        tuning.begin(Case("random initialisation", 0.01, 0.5, 3))
+        tuning.watch(8, 401)
+    path = "/home/somebody/data/photographs/of/cats/and/dogs/taken/in/the/summer/of/last/year"
+    with console.reading(path) as progress:
+        progress(8, 401)
+    told = Text.from_ansi(shown.getvalue()).plain
+    whole = " ".join(told.split())
+    for words in (
+        "epoch 1/2 10 images/s (0% waiting for data) loss 2.000 solved 50.0 % (chance 25 %)",
+        f"1 of 12: random initialisation, 1 % of the labels, {in_words(0.5)}, seed 3",
+    ):
+        assert words in whole
+    for numbers in ("left 1,536 of 60,000 images read", "8/401 images"):
+        assert numbers in told
+    assert path in "".join(told.split())
+    assert "\N{HORIZONTAL ELLIPSIS}" not in told
 
 
 def test_once_all_images_are_read_the_bar_tells_of_none(terminal: io.StringIO) -> None:

@@ -72,7 +72,7 @@ def test_a_method_for_videos_is_trained_on_clips_and_its_report_shows_frames(run
     words = ["pretrain", "clipped", "--data", "films", *QUICK]
     outcome = run(*words, "--batch_size", 4, "--out", "run")
     assert outcome.code == 0
-    assert "films: 13 clips of 1 videos" in outcome.err
+    assert "films: 13 clips of 1 video\n" in outcome.err
     assert "b.mp4: " in outcome.err
     assert "not scored: give labelled images to fastssl evaluate run --data" in outcome.out
     assert checkpoints.load(RunFolder(Path("run")).checkpoint).data.startswith("13 clips, ")

@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -143,9 +144,23 @@ def test_corrupt_files_are_counted_and_named(run: Run, tmp_path: Path) -> None:
     (folder / "cat" / "broken.png").write_bytes(b"not a picture")
     outcome = run("pretrain", "--data", "photos", "--out", "run", *QUICK)
     assert outcome.code == 0
-    assert "skipped 1 that cannot be read" in outcome.err
-    assert "cat/broken.png: " in outcome.err
+    assert outcome.err.splitlines()[-1] == "skipped 1 that cannot be read, all named in the report"
+    assert outcome.err.count("broken.png") == outcome.err.count("'cat/broken.png' cannot be read (not an image") == 1
     assert "cat/broken.png" in Path("run/report.html").read_text()
+    outcome = run("evaluate", "run")
+    assert outcome.err.splitlines()[-1] == "skipped 1 that cannot be read, named above"
+    assert outcome.err.count("broken.png") == 1
+
+
+def test_files_of_a_compressed_tar_that_cannot_be_read_are_named_at_once_and_counted(run: Run, tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "photos", {"cat": 15, "dog": 15})
+    (folder / "cat" / "broken.png").write_bytes(b"not a picture")
+    with tarfile.open("photos.tar.gz", "w:gz") as archive:
+        archive.add("photos")
+    outcome = run("pretrain", "--data", "photos.tar.gz", "--out", "run", *QUICK)
+    assert outcome.code == 0
+    assert outcome.err.count("skipped") == 1
+    assert "skipped 1 that cannot be read:\n  photos/cat/broken.png: not an image" in outcome.err
 
 
 @pytest.mark.parametrize(
@@ -198,6 +213,7 @@ def test_corrupt_files_are_counted_and_named(run: Run, tmp_path: Path) -> None:
         (["--out", "missing", "--resume"], "missing holds no finished or interrupted run"),
         (["simclr", "again"], "unexpected word 'again'"),
         (["--data", "missing/"], "no file or folder 'missing/'"),
+        (["--data", "nowhere"], "no file or folder 'nowhere': check the path, or give 'clipart' for embedded images"),
         (["--data", "empty"], "no image in 'empty'"),
         (["--data", "unreadable"], "no readable image in 'unreadable'"),
         (["--data", "single"], "1 training image: training needs at least 2"),

@@ -63,7 +63,7 @@ def test_a_limit_that_is_no_amount_is_refused(run: Run, monkeypatch: pytest.Monk
 def test_info_tells_what_is_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTSSL_CACHE", "kept")
     told = " ".join(run("info").out.split())
-    assert "decoded images kept: 0 sets of images, 0.0 GB; at most 50.0 GB" in told
+    assert "decoded images kept: 0 sets of images, 0.0 kB; at most 50.0 GB" in told
 
 
 def test_who_has_no_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,8 +88,8 @@ def test_a_second_run_starts_from_the_cache_and_ends_at_the_same_weights(
     assert not folder.exists()
     first, second = run(*words, "first"), run(*words, "second")
     (kept,) = folder.iterdir()
-    assert f"keeping 20 images of 16 x 16, 0.0 MB, in {kept} for the next start, as they are decoded" in first.err
-    assert f"20 images of 16 x 16, 0.0 MB, from {kept} (remove it whenever you like; --no_cache" in second.err
+    assert f"keeping 20 images of 16 x 16, 15.4 kB, in {kept} for the next start, as they are decoded" in first.err
+    assert f"20 images of 16 x 16, 15.4 kB, from {kept} (remove it whenever you like; --no_cache" in second.err
     found = [checkpoints.load(RunFolder(Path(name)).checkpoint) for name in ("without", "first", "second")]
     for other in found[1:]:
         assert other.data == found[0].data
@@ -129,9 +129,9 @@ def test_streaming_keeps_no_image_and_scores_them_all_the_same(
     (photos / "cat" / "broken.png").write_bytes(b"not a picture")
     outcome = run("pretrain", "--data", "photos", "--out", "run", "--engine", "stream", *QUICK)
     assert outcome.code == 0
-    line, summary = [line for line in outcome.err.splitlines() if "broken.png" in line]
-    assert summary == "  cat/broken.png: not an image in a format that can be read"
+    (line,) = [line for line in outcome.err.splitlines() if "broken.png" in line]
     assert line.startswith("'cat/broken.png' cannot be read (not an image in a format that can be read): ")
+    assert outcome.err.splitlines()[-1] == "skipped 1 that cannot be read, all named in the report"
     assert "% waiting for data)" in outcome.err
     folder = RunFolder(Path("run"))
     assert len(json.loads(folder.scores.read_text())["rows"]) == 3
@@ -139,7 +139,10 @@ def test_streaming_keeps_no_image_and_scores_them_all_the_same(
     page = folder.report.read_text()
     assert "cat/broken.png" in page
     assert "% of the time went by waiting for views" in page
-    assert run("report", "run").code == 0
+    again = run("report", "run")
+    assert again.code == 0
+    assert again.err.splitlines()[-1] == "skipped 1 that cannot be read, all named in the report"
+    assert again.err.count("broken.png") == 1
 
 
 def test_the_report_of_a_streamed_run_shows_views_of_whole_files(run: Run, tmp_path: Path) -> None:

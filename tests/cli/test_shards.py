@@ -32,13 +32,27 @@ def test_a_method_is_trained_on_a_folder_of_shards(shards: Path, run: Run) -> No
     assert outcome.code == 0
     assert "shards: 24 images for training, no labels" in outcome.err
     assert "skipped 1 that cannot be read" in outcome.err
-    assert "'01.tar/3.png' cannot be read (not an image" in outcome.err
+    assert outcome.err.count("3.png") == outcome.err.count("'01.tar/3.png' cannot be read (not an image") == 1
     assert "not scored: the images have no labels" in outcome.out
     page = Path("run/report.html").read_text()
     assert "saw 24 images of" in page
     assert "01.tar/3.png: not an image" in page
     assert "1 file skipped" in page
     assert run("report", "run").code == 0
+
+
+def test_a_run_on_shards_is_scored_on_other_images(
+    shards: Path, run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastssl.report._NEEDS", ("no_such_module",))  # the report is not what is tested
+    assert run("pretrain", "simclr", "--data", "shards", "--out", "run", *QUICK).code == 0
+    told = (
+        "the run was trained on the shards 'shards', of which no labels are read to score its encoder on: give labelled"
+    )
+    assert told in run("evaluate", "run").error()
+    assert "'shards' are shards, which have no labels to score by" in run("evaluate", "run", "--data", "shards").error()
+    assert "are shards, which are for training alone" in run("embed", "run", "shards", "--out", "f.npz").error()
+    assert run("evaluate", "run", "--data", photos).code == 0
 
 
 def test_a_stopped_run_on_shards_resumes_to_the_same_bits(
@@ -67,7 +81,7 @@ def test_a_stopped_run_on_shards_resumes_to_the_same_bits(
     ("words", "message"),
     [
         (["--engine", "native"], "'shards' are shards, which the engine 'native' does not read: leave --engine out"),
-        (["--data", "none/{0..3}.tar"], "no image in 'none/{0..3}.tar'"),
+        (["--data", "none/{0..3}.tar"], "none of the 4 files is there of 'none/{0..3}.tar'"),
         (["--data", "shards/{00..02.tar"], "has a brace without its other half"),
         (["--max_skipped", "2"], "max_skipped is a share of the files, from 0 to 1; got 2.0"),
     ],
@@ -100,4 +114,5 @@ def test_views_of_shards_are_drawn_and_engines_are_not_measured_on_them(shards: 
     outcome = run("views", "shards", "--image_size", "16", "--rows", "30")
     assert outcome.code == 0
     assert Path("views.png").stat().st_size > 0
+    assert outcome.err.count("3.png") == outcome.err.count("  01.tar/3.png: not an image") == 1
     assert "'shards' are shards, which one engine alone reads" in run("bench-data", "shards").error()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from fastssl.data.alike import WAYS, digest, keys, match
+from fastssl.data.alike import WAYS, Likely, digest, keys, match
 from fastssl.data.sources import Entries
 
 File = tuple[str, int, str]
@@ -53,6 +53,26 @@ def test_files_of_one_name_are_not_surely_the_same() -> None:
 def test_without_times_files_of_one_size_may_be_the_same() -> None:
     found = match(known([("a.png", 9, ""), ("b.png", 1, "")], timed=False), known(OLD, timed=False))
     assert found.rows.tolist() == [2, -1]
+
+
+@pytest.mark.parametrize("shared", [0, 1, 7, 200])
+@pytest.mark.parametrize("count", [1, 300, 9000])
+def test_of_many_sets_the_likely_files_alone_are_looked_at_and_nothing_is_missed(shared: int, count: int) -> None:
+    rng = np.random.default_rng(0)
+
+    def some() -> np.ndarray:
+        drawn = rng.integers(1, 4000, (count, 3)).tolist()
+        return known([(f"{i % 3}/{name}.png", size, f"{time} 0") for i, (name, size, time) in enumerate(drawn)]).copy()
+
+    new, old = some(), some()
+    new[:shared] = old[:shared][::-1]
+    found, expected = Likely(new).match(old), match(new, old)
+    hit = expected.rows >= 0
+    assert np.array_equal(found.rows >= 0, hit)
+    surest = [(new[hit] == old[rows[hit]]).argmax(1) for rows in (found.rows, expected.rows)]
+    assert np.array_equal(*surest)
+    assert np.array_equal(found.same, expected.same)
+    assert hit.any() or not shared
 
 
 def test_names_that_are_no_text_have_keys() -> None:

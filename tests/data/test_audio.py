@@ -86,6 +86,8 @@ def test_labels_are_read_off_file_names(tmp_path: Path) -> None:
     assert found.names == ("recordings/0_theo_1.wav", "recordings/7_jackson_32.wav", "recordings/7_theo_0.wav")
     assert found.classes == {"digit": ("0", "7"), "speaker": ("jackson", "theo")}
     assert found.labels["digit"].tolist() == [0, 1, 1]
+    kinds = "2 digits (0, 7), 2 speakers (jackson, theo)"
+    assert repr(found) == f"Recordings(3 recordings at 8000 Hz, {kinds}, 0 skipped)"
     assert found.labels["speaker"].tolist() == [1, 0, 1]
     with pytest.raises(UserError, match=r"the name of 'recordings/0_theo_1.wav' does not match '\[a-z\]\+'"):
         list_recordings(str(tmp_path), pattern="[a-z]+")
@@ -134,10 +136,33 @@ def test_an_empty_recording_is_named(tmp_path: Path) -> None:
     assert [item.reason for item in list_recordings(str(tmp_path)).skipped] == ["no sample in it"]
 
 
+def test_a_file_that_is_cut_short_is_named(tmp_path: Path) -> None:
+    ramps(tmp_path, 3)
+    path = tmp_path / "01.wav"
+    path.write_bytes(path.read_bytes()[:-41])
+    found = list_recordings(tmp_path)
+    assert found.names == ("00.wav", "02.wav")
+    assert [(item.name, item.reason) for item in found.skipped] == [
+        ("01.wav", "cut short: 79 of 100 samples are there")
+    ]
+
+
+@pytest.mark.parametrize("told", [0xFFFF_FFFF, 0x7FFF_F000, 0xFFFF_FFDA])
+def test_a_file_written_into_a_pipe_does_not_tell_how_long_it_is(told: int, tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "a.wav", ramp(100))
+    data = path.read_bytes()
+    at = data.index(b"data") + 4
+    path.write_bytes(data[:at] + told.to_bytes(4, "little") + data[at + 4 :])
+    assert list_recordings(tmp_path).lengths == (100,)
+
+
 def test_a_file_cut_short_since_it_was_listed_is_told(tmp_path: Path) -> None:
     found = ramps(tmp_path, 1)
     path = tmp_path / "00.wav"
     path.write_bytes(path.read_bytes()[:144])
+    with pytest.raises(UnreadableError, match="cut short: 50 of 100 samples are there"):
+        found.read(0, 0, 50)
+    write_wav(path, ramp(50))
     assert len(found.read(0, 0, 50)) == 50
     with pytest.raises(UnreadableError, match="cut short: 50 of 60"):
         found.read(0, 0, 60)
@@ -249,7 +274,7 @@ def test_folders_without_recordings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no recording in .*no file ends in \.aif, \.aiff, \.flac, \.wav"):
         list_recordings(str(tmp_path))
     with pytest.raises(UserError, match="no folder"):
-        list_recordings(str(tmp_path / "nowhere"))
+        list_recordings(tmp_path / "nowhere")
 
 
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

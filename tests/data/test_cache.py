@@ -38,7 +38,7 @@ def test_a_second_start_reads_no_image(
     work = Work(monkeypatch)
     again = load(source, size=8, cache=cache)
     assert [Path(name).name for name in work.read] == ["bad.png"]  # which is tried again each time
-    assert told(" images of 8 x 8, 0.0 MB, from ") == 1
+    assert told(" images of 8 x 8, 2.") == 1
     for splits in (first, again):
         assert_same_splits(splits, expected)
         assert isinstance(splits.train.images, Decoded)
@@ -287,14 +287,36 @@ def test_sets_that_were_not_used_for_longest_are_dropped_for_want_of_room(
         load(source[name], size=8, cache=cache)
         os.utime(cache.place(Path(source[name]), 8, "all"), ns=(0, age))
     size = files(cache)[0].stat().st_size
-    assert cache.usage() == f"{cache.folder}: 3 sets of images, 0.0 GB; no limit"
+    assert cache.usage() == f"{cache.folder}: 3 sets of images, 19.2 kB; no limit"
     load(source["a"], size=8, cache=cache)  # now used last
     limited = replace(cache, limit=3 * size)
     told.clear()
     load(source["d"], size=8, cache=limited)
-    assert told(f"dropped {cache.place(Path(source['b']), 8, 'all')}, 0.0 MB") == 1
+    assert told(f"dropped {cache.place(Path(source['b']), 8, 'all')}, 6.4 kB") == 1
     assert [path.name[0] for path in files(cache)] == ["a", "c", "d"]
-    assert limited.usage().endswith("; at most 0.0 GB")
+    assert limited.usage().endswith("; at most 19.2 kB")
+
+
+def test_a_start_that_only_reads_keeps_to_the_limit_too(tmp_path: Path, cache: Cache, told: Told) -> None:
+    source = {name: str(write_tree(tmp_path / name, PETS)) for name in "abcd"}
+    for age, name in enumerate("abcd"):
+        load(source[name], size=8, cache=cache)
+        os.utime(cache.place(Path(source[name]), 8, "all"), ns=(0, age))
+    size = files(cache)[0].stat().st_size
+    in_use = load(source["b"], size=8, cache=cache)
+    os.utime(cache.place(Path(source["b"]), 8, "all"), ns=(0, 0))
+    told.clear()
+    load(source["a"], size=8, cache=replace(cache, limit=2 * size))
+    assert [line.split(",")[0] for line in told if line.startswith("dropped")] == [
+        f"dropped {cache.place(Path(source[name]), 8, 'all')}" for name in "cd"
+    ]
+    assert [path.name[0] for path in files(cache)] == ["a", "b"]
+    told.clear()
+    load(source["a"], size=8, cache=replace(cache, limit=size))
+    assert told("more than --cache_limit: what is in use is not dropped") == 1
+    load(source["a"], size=8, cache=replace(cache, limit=1))  # which that set alone is beyond
+    assert [path.name[0] for path in files(cache)] == ["a", "b"]
+    assert_same_splits(in_use, load(source["b"], size=8))
 
 
 def test_where_files_cannot_be_locked_none_is_dropped(
@@ -322,7 +344,9 @@ def test_a_set_in_use_is_not_dropped(tmp_path: Path, cache: Cache, told: Told) -
     expected = load(other, size=8)
     assert_same_splits(load(other, size=8, cache=limited), expected)
     (line,) = told
-    assert line.startswith("the images are not kept for the next start: they would take 0.00 GB, and --cache_limit")
+    assert line.startswith(
+        "the images are not kept for the next start: they would take 6.4 kB, and --cache_limit leaves 0.0 kB"
+    )
     assert [path.name[:4] for path in files(cache)] == ["used"]
     assert_same_splits(in_use, load(used, size=8))
     del in_use

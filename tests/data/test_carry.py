@@ -135,6 +135,18 @@ def test_what_is_kept_of_a_set_serves_for_a_copy_whose_files_hold_the_same(
     assert work.spent() == (0, 0)
 
 
+def test_progress_is_told_while_images_are_copied(
+    tmp_path: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "_BLOCK", 5)
+    folder = write_tree(tmp_path / "pets", PETS)
+    load(str(folder), size=8, cache=cache)
+    (folder / "dog" / "new.png").write_bytes(plain("green"))
+    at: list[tuple[int, int]] = []
+    load_lazily(str(folder), size=8, cache=cache, progress=lambda *done: at.append(done))
+    assert at == [(5, 13), (10, 13), (13, 13)]
+
+
 def test_what_was_carried_over_and_not_read_yet_is_carried_on(
     tmp_path: Path, cache: Cache, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,7 +162,7 @@ def test_what_was_carried_over_and_not_read_yet_is_carried_on(
     assert work.spent() == (2, 0)
     told.clear()
     assert_same_splits(load(str(folder), size=8, cache=cache), load(str(folder), size=8))
-    assert told("12 images of 8 x 8, 0.0 MB, from ") == 1
+    assert told("12 images of 8 x 8, 2.3 kB, from ") == 1
     assert work.spent() == (10 + 12, 12)
 
 
@@ -186,16 +198,18 @@ def test_images_of_another_size_do_not_serve(tmp_path: Path, cache: Cache, monke
     assert work.spent() == (12, 12)
 
 
-def test_where_there_is_no_room_for_both_the_set_that_was_copied_is_dropped(
-    tmp_path: Path, cache: Cache, told: Told
+def test_where_there_is_no_room_for_both_the_set_that_was_copied_is_dropped_and_serves_all_the_same(
+    tmp_path: Path, cache: Cache, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_tree(tmp_path / "pets", PETS)
     load(str(folder), size=8, cache=cache)
     (path,) = files(cache)
     source = str(renamed(folder))
     told.clear()
-    limited = replace(cache, limit=path.stat().st_size)
-    assert_same_splits(load(source, size=8, cache=limited), load(source, size=8))
+    limited, expected = replace(cache, limit=path.stat().st_size), load(source, size=8)
+    work = Work(monkeypatch)
+    assert_same_splits(load(source, size=8, cache=limited), expected)
+    assert work.spent() == (12, 0)
     assert told(f"dropped {path}") == 1
     assert [path.name[:7] for path in files(cache)] == ["animals"]
 

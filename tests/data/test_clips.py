@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from video_files import HEIGHT, WIDTH, needs_av, numbers, write_frames, write_vi
 from fastssl.data import plans
 from fastssl.data.clips import ClipLoader, ClipSet, list_clips
 from fastssl.data.decode import UnreadableError
+from fastssl.data.media import some_frames
 from fastssl.errors import UserError
 
 pytestmark = needs_av
@@ -66,6 +68,7 @@ def test_folders_zips_and_tars_of_frames_give_the_same(tmp_path: Path) -> None:
         clips = list_clips(str(source), 4, stride=2)
         assert [seen(clips[i]) for i in range(len(clips))] == [[0, 2, 4, 6], [0, 2, 4, 6]]
         assert [video.name for video in clips.videos] == ["JPEGImages/bear", "JPEGImages/camel"]
+        assert repr(clips.videos[0]) == "FrameFolder('JPEGImages/bear', 9 frames)"
         assert numbers(clips.videos[1].read(range(12))) == list(range(12))
         clips.close()
     with pytest.raises(UserError, match="compressed tar"):
@@ -169,14 +172,33 @@ def test_what_cannot_be_used_is_refused(settings: dict[str, float], message: str
 def test_sources_without_videos_are_refused(tmp_path: Path, films: Path) -> None:
     with pytest.raises(UserError, match="no file or folder"):
         list_clips(str(tmp_path / "nowhere"), 2)
-    with pytest.raises(UserError, match="no clip of 2 frames"):
-        list_clips(str(tmp_path), 2)
+    with pytest.raises(UserError, match=r"no clip of 2 frames in .*no file ends in .*, and no folder has images"):
+        list_clips(tmp_path, 2)
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    with pytest.raises(UserError, match=r"\('a.mp4': .*\): give whole videos, or folders of their frames"):
+        list_clips(tmp_path, 2)
     with pytest.raises(UserError, match="a batch of 9 is larger than the data set of 3 clips"):
         ClipLoader(list_clips(str(films), 16), LOOK, 9, 0)
 
 
+def test_a_clip_that_only_the_report_meets_is_named_and_counted_too(tmp_path: Path) -> None:
+    write_frames(tmp_path, {str(i): 4 for i in range(6)})
+    (tmp_path / "2" / "0.jpg").write_bytes(b"no image")
+    clips = list_clips(str(tmp_path), 4)
+    with pytest.warns(UserWarning, match="'2, from frame 0' cannot be read .*: the report leaves it out"):
+        shown = some_frames(clips, "films", size=8, count=99, seed=0)
+    assert shown.names == tuple(f"{i}, from frame 0" for i in (0, 1, 3, 4, 5))
+    assert shown.images.shape == (5, 3, 8, 8)
+    assert [item.name for item in clips.skipped] == [item.name for item in shown.skipped] == ["2, from frame 0"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        some_frames(clips, "films", size=8, count=99, seed=0)
+
+
 def test_a_single_file_is_a_source(films: Path) -> None:
     clips = list_clips(str(films / "long.mp4"), 20)
+    assert repr(clips) == "ClipSet(2 clips of 20 frames, 1 video, 0 skipped)"
+    assert repr(clips.videos) == "(VideoFile('long.mp4', 40 frames),)"
     assert [seen(clips[i]) for i in range(len(clips))] == [list(range(20)), list(range(20, 40))]
 
 

@@ -58,20 +58,21 @@ def test_every_plan_has_the_native_engines_views(name: str) -> None:
         for a, b in zip(mine, theirs, strict=True):
             apart = levels(a, b, plan)
             # DALI repeats the pixels at the edges of a crop where torchvision leaves them out
-            assert apart.max() <= 5
-            assert apart.mean() < 0.6
+            assert apart.max() <= 2
+            assert apart[..., 2:-2, 2:-2].max() <= 1
+            assert apart.mean() < 0.3
 
 
 @needs_dali
 @pytest.mark.parametrize("how", ["bilinear", "bicubic"])
-@pytest.mark.parametrize(("size", "average"), [(8, 2.5), (32, 0.9)])
-def test_strongly_reduced_crops_differ_at_their_edges_alone(how: str, size: int, average: float) -> None:
+@pytest.mark.parametrize(("size", "most", "average"), [(8, 33, 1.9), (32, 20, 0.7), (96, 15, 0.3)])  # as docs/data.md
+def test_strongly_reduced_crops_differ_at_their_edges_alone(how: str, size: int, most: int, average: float) -> None:
     images, plan = photos(8, height=375, width=500), replace(bare(plans.simclr(size)), interpolation=how, **RAW)
     for mine, theirs in zip(served(images, plan, 4), native(images, plan, 4), strict=True):
         for a, b in zip(mine, theirs, strict=True):
             apart = levels(a, b, plan)
             assert apart[..., 2:-2, 2:-2].max() < 0.7
-            assert apart.max() < 33
+            assert apart.max() <= most
             assert apart.mean() < average
 
 

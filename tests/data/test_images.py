@@ -119,7 +119,7 @@ def test_a_source_without_images_is_refused(tmp_path: Path, files: dict[str, byt
 def test_a_source_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"'clipat': did you mean 'clipart'\?"):
         load("clipat", size=4)
-    for missing in (str(tmp_path / "nowhere"), "photos.zip", ""):
+    for missing in (str(tmp_path / "nowhere"), "nowhere", "photos.zip", ""):
         with pytest.raises(UserError, match="no file or folder"):
             load(missing, size=4)
 
@@ -150,6 +150,7 @@ def test_idx_files_keep_their_split(tmp_path: Path) -> None:
 
 def test_a_subset_keeps_images_labels_and_names_together(tmp_path: Path) -> None:
     everything = load_all(str(write_tree(tmp_path, pets(2))), size=4)
+    assert repr(everything) == f"ImageSet({everything.source!r}: 4 images of 4 x 4, 2 classes (cat, dog), 0 skipped)"
     part = everything.subset(torch.tensor([3, 0]))
     assert part.names == ("dog/1.png", "cat/0.png")
     assert reds(part) == [False, True]
@@ -172,6 +173,8 @@ def test_the_embedded_set_is_what_it_claims_to_be() -> None:
     assert train.labels is not None
     assert test.labels is not None
     assert (len(train), len(test)) == (1862, 465)
+    kinds = "14 classes (animals, arrows, cards, flags, food, ...)"
+    assert repr(test) == f"ImageSet('clipart': 465 images of 64 x 64, {kinds}, 0 skipped)"
     assert len(train.classes) == 14
     assert train.skipped == ()
     counts = train.labels.bincount()

@@ -107,7 +107,7 @@ def test_each_image_is_decoded_once_whichever_process_needs_it(pack, tmp_path: P
         splits.train.images[:]
     assert sorted(read) == sorted(GOOD)
     load_lazily(path, size=16, cache=cache)
-    assert told[-1].startswith("24 images of 16 x 16, 0.0 MB, from ")
+    assert told[-1].startswith("24 images of 16 x 16, 18.4 kB, from ")
 
 
 def test_what_an_interrupted_run_has_decoded_is_there(source: str, tmp_path: Path, read: list[str]) -> None:
@@ -116,13 +116,13 @@ def test_what_an_interrupted_run_has_decoded_is_there(source: str, tmp_path: Pat
     load_lazily(source, size=16, cache=cache).train.images[torch.tensor([5, 6, 7])]
     read.clear()
     again = load_lazily(source, size=16, cache=cache).train
-    assert told[-1].startswith("3 of 24 images of 16 x 16, 0.0 MB, from ")
+    assert told[-1].startswith("3 of 24 images of 16 x 16, 18.4 kB, from ")
     again.images[torch.tensor([4, 5, 6, 7])]
     assert read == [again.names[4]]
 
 
 @pytest.mark.parametrize("start", ["first", "second"])
-def test_how_many_images_were_asked_for_is_told(source: str, tmp_path: Path, start: str) -> None:
+def test_how_many_images_are_read_is_told(source: str, tmp_path: Path, start: str) -> None:
     cache = Cache(tmp_path / "cache")
     if start == "second":
         load_lazily(source, size=16, cache=cache).readable()
@@ -131,14 +131,25 @@ def test_how_many_images_were_asked_for_is_told(source: str, tmp_path: Path, sta
     train, test = splits.train.images, splits.test.images
     assert isinstance(train, Decoded)
     assert isinstance(test, Decoded)
-    counts = [train.tried()]
-    for index in (torch.tensor([1, 5, 5]), torch.tensor([5, 7])):
-        train[index]
-        counts.append(train.tried())
-    assert counts == [0, 2, 3]
-    assert (train.subset(torch.tensor([1, 2])).tried(), test.tried()) == (1, 0)
+    whole = {i for i, name in enumerate(splits.train.names) if name != "cat/03.png"}
+    known = set() if start == "first" else set(whole)  # from the cache, before anybody asks for them
+    assert train.read() == len(known)
+    for index in ([1, 5, 5], [5, 7]):
+        train[torch.tensor(index)]
+        known |= set(index)
+        assert train.read() == len(known)
+    assert train.subset(torch.tensor([1, 2])).read() == len(known & {1, 2})
+    assert test.read() == (0 if start == "first" else sum(name != "cat/03.png" for name in splits.test.names))
     splits.readable()
-    assert (train.tried(), test.tried()) == (len(train), len(test))
+    assert (train.read(), test.read()) == (len(train), len(test))
+
+
+def test_what_another_process_has_read_counts_too(source: str, tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    mine, others = (load_lazily(source, size=16, cache=cache).train.images for _ in range(2))
+    others[torch.tensor([5, 7])]
+    assert isinstance(mine, Decoded)
+    assert mine.read() == 2
 
 
 def test_unreadable_files_are_named_and_left_out_of_scores(source: str, read: list[str]) -> None:

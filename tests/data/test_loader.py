@@ -106,7 +106,11 @@ def test_a_batch_may_be_the_whole_set() -> None:
 
 @pytest.mark.parametrize(
     ("batch", "seed", "message"),
-    [(6, 0, "a batch of 6 is larger than the data set of 5 images"), (0, 0, "at least 1"), (2, -1, "seed")],
+    [
+        (6, 0, "data set of 5 images to train on: give --batch_size 5 or less, or more images"),
+        (0, 0, "at least 1"),
+        (2, -1, "seed"),
+    ],
 )
 def test_what_cannot_be_loaded_is_refused(batch: int, seed: int, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
@@ -119,6 +123,7 @@ def test_what_cannot_be_loaded_is_refused(batch: int, seed: int, message: str) -
     [
         (2, 2, r"rank must be in \[0, 2\)"),
         (0, 3, "a batch of 2 for each of 3 processes is larger than the data set of 5 images"),
+        (0, 6, "for each of 6 processes is larger than the data set of 5 images to train on: give more images"),
     ],
 )
 def test_ranks_that_cannot_be_are_refused(rank: int, world: int, message: str) -> None:

@@ -26,33 +26,40 @@ from pathlib import Path
 warnings.simplefilter("ignore")
 kind, folder = sys.argv[1], Path(sys.argv[2])
 told = {}
-if kind == "clips":
+listed = kind in ("clips", "recordings")
+if listed:
     from fastssl.data import plans
+    from fastssl.data.audio import WindowLoader, list_recordings
     from fastssl.data.clips import ClipLoader, list_clips
     from fastssl.errors import UserError
-    found = list_clips(str(folder), 4, max_skipped=1.0)
+    if kind == "clips":
+        found, shape = list_clips(folder, 4, max_skipped=1.0), (1, 4, 3, 8, 8)
+        begun = {found.videos[video].name for video, _ in found.clips}
+        loader = ClipLoader(found, plans.eval(8), 1, 0, threads=2, max_skipped=1.0)
+    else:
+        found, shape = list_recordings(folder, max_skipped=1.0), (1, 400)
+        begun = set(found.names)
+        loader = WindowLoader(found, 400, 1, 0, threads=2, max_skipped=1.0)
     told = {path.name: [] for path in folder.iterdir()}
     for item in found.skipped:
         told[item.name].append(item.reason)
-    begun = {found.videos[video].name for video, _ in found.clips}
-    assert begun == {name for name, reasons in told.items() if not reasons}  # each has clips, or is named
-    loader = ClipLoader(found, plans.eval(8), 1, 0, threads=2, max_skipped=1.0)
+    assert begun == {name for name, reasons in told.items() if not reasons}  # each is used, or named
     before, views, step = len(loader.skipped), 0, 0
     while step < loader.steps_per_epoch:
         try:
             for (view,) in loader.epoch(0, step):
-                assert view.shape == (1, 4, 3, 8, 8)
+                assert view.shape == shape
                 views, step = views + 1, step + 1
         except UserError as error:
             assert "none of the 1 files" in str(error), error
             step += 1
     lost = loader.skipped[before:]
-    assert views + len(lost) == len(found)  # every clip is shown, or counted
+    assert views + len(lost) == len(found)  # every clip or recording is shown, or counted
     for item in lost:
         told[item.name.partition(", from frame")[0]].append(item.reason)
     loader.close()
     told = {name: reasons or None for name, reasons in told.items()}
-for path in [] if kind == "clips" else sorted(folder.iterdir()):
+for path in [] if listed else sorted(folder.iterdir()):
     print(path.name, flush=True)
     try:
         if kind == "video":
@@ -170,6 +177,7 @@ def test_recordings(tmp_path: Path) -> None:
         soundfile.write(tmp_path / "b", signal, 8000, format=form, subtype=subtype)
         contents[suffix] = (tmp_path / "b").read_bytes()
     fuzzed("audio", tmp_path / "mutated", contents, 160, 60)
+    fuzzed("recordings", tmp_path / "of a folder", contents, 160, 60)
 
 
 def test_shards(tmp_path: Path) -> None:

@@ -53,24 +53,41 @@ def test_shards_are_found_by_folder_and_by_braces(tmp_path: Path) -> None:
     grey_shards(tmp_path, 3, 4, 5)
     whole = list_shards(str(tmp_path))
     assert (whole.counts, len(whole)) == ((3, 4, 5), 12)
+    assert repr(whole) == "Shards(3 shards, 12 samples, 0 skipped)"
     assert [path.name for path in whole.paths] == ["00.tar", "01.tar", "02.tar"]
     assert list_shards(f"{tmp_path}/{{00..02}}.tar") == whole
     assert list_shards([f"{tmp_path}/{{02,00}}.tar"]).counts == (5, 3)
+    assert (
+        list_shards(tmp_path) == list_shards([tmp_path / "00.tar", tmp_path / "01.tar", f"{tmp_path}/02.tar"]) == whole
+    )
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("", "no .tar file in"),
+        ("", "no .tar file in '.*': give a folder of shards .pack makes them of images., or paths such as"),
+        ("/nowhere", "no file or folder '.*/nowhere': give a folder of shards"),
+        ("/{0..9}.tar", "none of the 10 files is there of '.*': give a folder of shards"),
         ("/{0..2.tar", "has a brace without its other half"),
         ("/{00,00}.tar", "names a shard twice"),
-        ("/9.tar", "no image in .*No such file"),
+        ("/9.tar", "no file or folder '.*/9.tar': give a folder of shards"),
     ],
 )
 def test_sources_without_shards_are_refused(source: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message) as caught:
         list_shards(str(tmp_path) + source)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("compression", ["gz", "bz2", "xz"])
+def test_compressed_shards_are_refused_as_such(compression: str, tmp_path: Path) -> None:
+    path = write_tar(tmp_path / f"0.tar.{compression}", {"0.png": plain()}, compression)
+    with pytest.raises(UserError, match="are compressed, so that no sample can be reached: decompress them"):
+        list_shards(tmp_path)
+    with pytest.raises(UserError, match="compressed, so that no sample in it can be reached: decompress it"):
+        list_shards(path)
+    with pytest.raises(UserError, match=r"no .tar file in an empty list"):
+        list_shards([])
 
 
 def test_damaged_shards_are_named_and_give_what_can_be_read(tmp_path: Path) -> None:
@@ -155,9 +172,12 @@ def photos() -> dict[str, bytes]:
 @pytest.mark.parametrize("write", [write_tree, write_zip, write_tar])
 def test_packed_images_are_read_by_the_webdataset_package(write, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    found = pack(
-        str(write(tmp_path / "source", photos())), tmp_path / "out", per_shard=3, progress=lambda *at: seen.append(at)
-    )
+    source = write(tmp_path / "source", photos())
+    with pytest.warns(UserWarning, match="cannot be read|left out of") as said:
+        found = pack(source, tmp_path / "out", per_shard=3, progress=lambda *at: seen.append(at))
+    named, sum_up = [str(item.message) for item in said]
+    assert named == "'cat/bad.png' cannot be read (not an image in a format that can be read): the shards leave it out"
+    assert sum_up == f"left out of the shards of {str(source)!r}: 1 file"
     assert (found.counts, [item.name for item in found.skipped]) == ((3, 3, 1), ["cat/bad.png"])
     assert seen == [(i, 8) for i in range(1, 9)]
     samples = list(wds.WebDataset([str(path) for path in found.paths], shardshuffle=False).decode())
@@ -172,6 +192,7 @@ def test_packed_images_are_read_by_the_webdataset_package(write, tmp_path: Path)
     assert {name.rpartition(".")[2] for name in raw} == {"png", "jpeg", "webp"}
 
 
+@pytest.mark.filterwarnings("ignore:.*(cannot be read|left out of)")
 def test_packing_depends_on_its_arguments_alone(tmp_path: Path) -> None:
     source = str(write_tree(tmp_path / "source", photos()))
     written = [
@@ -197,6 +218,11 @@ def test_what_cannot_be_packed_is_refused(tmp_path: Path) -> None:
     pack(source, tmp_path / "out")
     with pytest.raises(UserError, match="has shards already"):
         pack(source, tmp_path / "out")
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(UserError, match=r"no image in '.*nothing' \(no file ends in .*\): give a folder, zip or tar"):
+        pack(tmp_path / "nothing", tmp_path / "other")
+    with pytest.raises(UserError, match=r"no file or folder '.*nowhere': give the path of a folder, zip or tar"):
+        pack(tmp_path / "nowhere", tmp_path / "other")
     with pytest.raises(UserError, match="no readable image"):
         pack(str(write_tree(tmp_path / "empty", {"1.png": b"x"})), tmp_path / "other")
     assert not list(tmp_path.glob("other/*.tar"))

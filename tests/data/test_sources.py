@@ -183,8 +183,20 @@ def test_a_truncated_zip_and_other_files_are_refused(tmp_path: Path) -> None:
             list_images(tmp_path / name)
 
 
+def test_what_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    for missing in (tmp_path / "nowhere", str(tmp_path / "nowhere.tar.gz"), "x" * 5000, ""):
+        with pytest.raises(UserError, match=r"no file or folder '.*': give the path of a folder, zip or tar of images"):
+            list_images(missing)
+
+
+def test_a_path_may_be_a_string(tmp_path: Path) -> None:
+    write_tree(tmp_path, FILES)
+    assert [entry.name for entry in list_images(str(tmp_path)).entries] == list(IMAGES)
+
+
 def test_an_archive_is_closed_with_its_listing(tmp_path: Path) -> None:
     listing = list_images(write_zip(tmp_path / "images.zip", {"1.png": b"x"}))
+    assert (len(listing), repr(listing)) == (1, "Listing(1 file, 0 skipped)")
     listing.close()
     with pytest.raises((UnreadableError, ValueError)):
         listing.entries[0].read()

@@ -6,6 +6,7 @@ import copy
 import math
 import re
 import signal
+from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from fastssl.losses import DINOLoss, MoCoLoss
 from fastssl.methods import Method
 from fastssl.train import config as configs
 from fastssl.train import log
+from fastssl.train.compiled import Compiled
 from fastssl.train.export import export_encoder
 from fastssl.train.folder import RunFolder
 from fastssl.train.loop import build_method, pretrain
@@ -85,6 +87,30 @@ def test_a_few_steps_lower_the_loss(name, build, views_of):
         method.after_step((step + 1) / STEPS)
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+def test_a_compiled_step_is_the_plain_one(name, build, views_of, monkeypatch):
+    def traced(function, **settings):  # as for a program, of which the steps are then taken one by one
+        return compile_(function, backend="eager", fullgraph=settings["fullgraph"], dynamic=settings["dynamic"])
+
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", traced)
+    method = build(name)
+    views = views_of(method)
+    state = copy.deepcopy(method.state_dict())
+    losses, gradients = [], []
+    for computing in (nullcontext, Compiled(method).step):
+        method.load_state_dict(state)
+        method.zero_grad()
+        torch.manual_seed(0)
+        with computing():
+            loss = method(views)
+            loss.backward()
+        losses.append(loss.item())
+        gradients.append([p.grad.clone() for p in method.parameters() if p.grad is not None])
+    assert losses[0] == losses[1]
+    assert all(map(torch.equal, *gradients))
+    assert method.state_dict().keys() == state.keys()
 
 
 def test_schedules_are_values_of_their_steps(name, build):
@@ -165,6 +191,15 @@ def test_pictures_are_images_like_the_views(name, build, views_of):
         assert pictures.shape[:2] == (len(views[0]), 3)
         assert pictures.dtype == torch.float32
         assert bool(pictures.isfinite().all())
+
+
+def test_wrong_input_is_refused_by_a_sentence(name, build, views_of):
+    method = build(name)
+    views = views_of(method)
+    too_many = [] if method.multi_crop else [[*views, views[0]]]
+    for wrong in ([view.byte() for view in views], [view[0] for view in views], [], *too_many):
+        with pytest.raises((TypeError, ValueError), match=rf"^{type(method).__name__}: (views must be|takes) .*; got "):
+            method(wrong)
 
 
 def test_is_a_method_with_its_encoder(name, build):

@@ -53,6 +53,17 @@ def test_the_momentum_encoder_follows_without_the_predictor(build, views_of):
     torch.testing.assert_close(method.teacher.module[1].layers[0].weight, before + 0.5)
 
 
+def test_pictures_are_where_the_class_token_of_the_encoder_looks(build, views_of):
+    method = build("moco_v3").eval()
+    views = views_of(method, batch=2)
+    pictures = method.pictures(views)
+    assert list(pictures) == ["image", "head 1"]
+    assert torch.equal(pictures["image"], views[0])
+    maps = method.encoder.class_attention(views[0])
+    grey = pictures["head 1"][:, 0, ::4, ::4] * 0.229 + 0.485
+    torch.testing.assert_close(grey, (maps / maps.amax((2, 3), keepdim=True))[:, 0])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -7,6 +7,7 @@ seen, wherever it is called from. What a step draws for the host, single numbers
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -71,9 +72,12 @@ def without_memory(mode: FakeTensorMode, method: methods.Method) -> methods.Meth
     return empty
 
 
-@pytest.mark.parametrize("name", methods.names())
-def test_a_step_reads_the_loss_and_nothing_else(name: str, build: Any, views_of: Any) -> None:
-    method = build(name).train()
+FURTHER = [("swav", {"queue": 6, "queue_epochs": 0})]  # settings by which a step does more; this queue is full
+
+
+@pytest.mark.parametrize(("name", "settings"), [*((name, {}) for name in methods.names()), *FURTHER])
+def test_a_step_reads_the_loss_and_nothing_else(name: str, settings: dict[str, Any], build: Any, views_of: Any) -> None:
+    method = build(name, **settings).train()
     views = views_of(method)
     method.prepare(iter([views]))
     mode, waits = FakeTensorMode(), Waits()
@@ -82,7 +86,7 @@ def test_a_step_reads_the_loss_and_nothing_else(name: str, build: Any, views_of:
     trainer = _Trainer.__new__(_Trainer)
     trainer.config, trainer.device, trainer.method = configs.recipe(name), torch.device("cpu"), empty
     trainer.loader = SimpleNamespace(steps_per_epoch=5)  # type: ignore[assignment]
-    trainer.health = CollapseWatch(empty)
+    trainer.health, trainer.computing = CollapseWatch(empty), nullcontext
     trainer.epoch, trainer.step, trainer.seconds = 0, 1, 0.0
     with mode, waits:
         trainer.optimizer = build_optimizer(empty, trainer.config.optim)

@@ -28,7 +28,20 @@ def test_smaller_views_are_drawn_smaller() -> None:
     plan = plans.dino(56, local_views=2)
     picture = draw_grid(images(4, 0), plan, rows=2, seed=0)
     assert picture.width == 6 + 3 * 102 + 2 * (round(96 * 24 / 56) + 6)
-    assert picture.height == 24 + 2 * 102
+    assert picture.height == 24 + 12 + 2 * 102  # a second line of headings, for the names of the parts
+
+
+def test_the_parts_of_a_plan_are_named_above_their_views() -> None:
+    named = plans.byol(16)
+    nameless = replace(named, name="", others=tuple(replace(other, name="") for other in named.others))
+    with_names, without = (np.asarray(draw_grid(images(4, 0), plan, rows=2, seed=0)) for plan in (named, nameless))
+    assert np.array_equal(with_names[18 + 12 :], without[18:])  # the same pictures, lower
+    assert np.array_equal(with_names[:18], without[:18])
+    second = with_names[18:30]
+    ink = [second[:, 6 + 102 * column : 102 + 102 * column].min() < 150 for column in range(3)]
+    assert ink == [False, True, True]
+    first, last = second[:, 108:204], second[:, 210:306]
+    assert not np.array_equal(first, last)
 
 
 def test_the_seed_chooses() -> None:

@@ -129,6 +129,7 @@ def test_exponents_that_yaml_reads_as_words_are_numbers(tmp_path: Path) -> None:
         ("views: 5", "views must be of type str or null; got 5"),
         ("stem: 5", "unknown stem '5'"),
         ("epochs: [3]", "epochs must be of type int; got [3]"),
+        ("compile: maybe", "compile must be of type bool; got 'maybe'"),
         ("optim: {name: {sgd: 1}}", "unknown optimiser"),
         ("simclr: {hidden_dim: wide}", "hidden_dim must be of type int or null; got 'wide'"),
         ("1: 3", "unknown setting '1'"),

@@ -1,0 +1,89 @@
+"""Images to test on that cannot be read are known while the first steps are trained, whatever is scored and when."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from image_files import encode, noise, write_tree
+
+from fastssl.data import rows
+from fastssl.data.images import load_lazily, stream
+from fastssl.errors import UserError
+from fastssl.train import log
+from fastssl.train.config import RunConfig
+from fastssl.train.folder import RunFolder
+from fastssl.train.loop import Progress, pretrain
+from fastssl.train.trial import Trial
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*cannot be read")
+
+
+def source(folder: Path, bad: int) -> str:
+    names = [f"{split}/{kind}/{i}.png" for split in ("train", "test") for kind in "ab" for i in range(12)]
+    files = {name: encode(noise(seed=i)) for i, name in enumerate(names)}
+    files |= {f"test/a/{i}.png": b"no image" for i in range(bad)}
+    return str(write_tree(folder, files))
+
+
+@pytest.mark.parametrize("read", [load_lazily, stream])
+def test_they_are_named_before_anything_is_scored(read, config: RunConfig, folder: RunFolder, tmp_path: Path) -> None:
+    splits = read(source(tmp_path / "pets", 2), size=16)
+    named: list[int] = []
+
+    def watch(progress: Progress) -> None:
+        named.append(len(splits.train.skipped))
+
+    pretrain(replace(config, epochs=60, eval_every=0), splits, folder, watch=watch)
+    assert named[-1] == 2
+
+
+def test_too_many_of_them_end_the_run_early(config: RunConfig, folder: RunFolder, tmp_path: Path) -> None:
+    splits = load_lazily(source(tmp_path / "pets", 6), size=16)
+    with pytest.raises(UserError, match="too many unreadable files: 5 so far, 4 of 48 allowed"):
+        pretrain(replace(config, epochs=500, eval_every=0), splits, folder)
+    assert len(log.read(folder.metrics)) < 1500
+    lenient = load_lazily(source(tmp_path / "pets", 6), size=16, max_skipped=0.2)
+    assert pretrain(replace(config, epochs=1, eval_every=0, max_skipped=0.2), lenient, folder, overwrite=True).finished
+
+
+def test_what_was_tried_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = stream(source(tmp_path, 1), size=16)
+    trial = Trial(splits.test)
+    trial.check(wait=True)
+    trial.close()
+    assert [item.name for item in splits.train.skipped] == ["test/a/0.png"]
+    monkeypatch.setattr(rows, "read_each", None)
+    assert splits.test is not None
+    assert len(splits.test.readable()) == 23
+
+
+def test_it_ends_when_it_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on, seen = threading.Event(), threading.Event(), []
+    read_each = rows.read_each
+
+    def slow(*args):  # type: ignore[no-untyped-def]
+        for found in read_each(*args):
+            begun.set()
+            seen.append(found)
+            assert go_on.wait(60)
+            yield found
+
+    monkeypatch.setattr(rows, "read_each", slow)
+    splits = load_lazily(source(tmp_path, 0), size=16)
+    trial = Trial(splits.test)
+    assert begun.wait(60)
+    trial.check()
+    threading.Timer(0.05, go_on.set).start()
+    trial.close()
+    trial.check(wait=True)
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("try", "decode"))]
+    assert len(seen) == 1
+
+
+def test_without_images_to_test_on_there_is_nothing_to_try() -> None:
+    trial = Trial(None)
+    trial.check(wait=True)
+    trial.close()
