@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from fuzz_calls import CALLS, Arguments, Terms
-from fuzz_helpers import mapped, run, tensors_of
+from fuzz_calls import CALLS, Arguments
+from fuzz_helpers import Terms, mapped, run, tensors_of
 from torch import Tensor
 
 from fastssl import ops

@@ -5,31 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from fuzz_helpers import FLOATS, Drawn, tensors_of
+from fuzz_helpers import FLOATS, Drawn, Terms, tensors_of
 from fuzz_views import augment, viewed
 from torch import Tensor
 
 Arguments = dict[str, Any]
-
-
-class Terms(NamedTuple):
-    """What gradients are the sums of: a logit's largest size, of which each term has an eps as its relative error, and
-    the sizes of the terms, in the gradients of settings by name and in those of rows in the norm."""
-
-    logit: float
-    of_settings: dict[str, float]
-    of_rows: float
-
-    def allowed(self, gradient: str, exact: Tensor, dtype: torch.dtype, units: float) -> float:
-        """The error, in the norm. Terms that rows are the sums of may be rounded to 16 bits, and results are."""
-        of_setting = self.of_settings.get(gradient.removeprefix("gradient of "))
-        terms, size = of_setting or self.of_rows, float(exact.norm())
-        rounded = size if of_setting else max(terms, size)
-        finfo = torch.finfo(dtype)
-        return 2 * finfo.eps * rounded + units * self.logit * max(terms, size) + finfo.tiny
 
 
 @dataclass(frozen=True)

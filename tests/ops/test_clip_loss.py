@@ -37,13 +37,12 @@ SCALES = [1.0, 1 / 0.07, 5.0, 100.0, 50.0, -3.0]
 
 
 def check(a: Tensor, b: Tensor, scale: float, cancels: bool = False) -> None:
-    """Of a scale without gradient, which kernels take as it is, and of one with."""
+    """Of a scale without gradient, which kernels take as it is, and in float32, which they scale, of one with."""
     ours, plain = (lambda a, b, f=f: f(a, b, logit_scale=scale) for f in (clip_loss, reference))
     assert_as_good_as_plain_torch(ours, plain, a, b, scale=abs(scale), cancels=cancels)
-    ours, plain = (lambda a, b, s, f=f: f(a, b, logit_scale=s) for f in (clip_loss, reference))
-    assert_as_good_as_plain_torch(
-        ours, plain, a.float(), b.float(), torch.tensor(scale), scale=abs(scale), cancels=cancels
-    )
+    if a.dtype == torch.float32:
+        ours, plain = (lambda a, b, s, f=f: f(a, b, logit_scale=s) for f in (clip_loss, reference))
+        assert_as_good_as_plain_torch(ours, plain, a, b, torch.tensor(scale), scale=abs(scale), cancels=cancels)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

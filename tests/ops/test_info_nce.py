@@ -47,7 +47,7 @@ def drawn(n: int, m: int) -> tuple[Tensor, Tensor | None]:
 
 
 def check(queries: Tensor, keys: Tensor, temperature: float, cancels: bool = False, **options: Any) -> None:
-    """Of a temperature without gradient, which kernels take as it is, and of one with."""
+    """Of a temperature without gradient, which kernels take as it is, and in float32 of one with."""
 
     def of(function: Any, q: Tensor, k: Tensor, *t: Tensor) -> Tensor:
         negatives = options.get("negatives")
@@ -57,7 +57,8 @@ def check(queries: Tensor, keys: Tensor, temperature: float, cancels: bool = Fal
     ours, plain = functools.partial(of, info_nce), functools.partial(of, reference)
     sizes = dict(scale=1 / temperature, cancels=cancels)
     assert_as_good_as_plain_torch(ours, plain, queries, keys, **sizes)
-    assert_as_good_as_plain_torch(ours, plain, queries.float(), keys.float(), torch.tensor(temperature), **sizes)
+    if queries.dtype == torch.float32:
+        assert_as_good_as_plain_torch(ours, plain, queries, keys, torch.tensor(temperature), **sizes)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -44,13 +44,14 @@ SCALES = [
 
 
 def check(a: Tensor, b: Tensor, scale: float, bias: float, cancels: bool = False) -> None:
-    """Of a scale and a bias without gradient, which kernels take as they are, and of those with."""
+    """Of a scale and a bias without gradient, which kernels take as they are, and in float32 of those with."""
     ours, plain = (lambda a, b, f=f: f(a, b, logit_scale=scale, logit_bias=bias) for f in (siglip_loss, reference))
     largest = abs(scale) + abs(bias)
     assert_as_good_as_plain_torch(ours, plain, a, b, scale=largest, cancels=cancels)
-    ours, plain = (lambda a, b, s, c, f=f: f(a, b, logit_scale=s, logit_bias=c) for f in (siglip_loss, reference))
-    tensors = a.float(), b.float(), torch.tensor(scale), torch.tensor(bias)
-    assert_as_good_as_plain_torch(ours, plain, *tensors, scale=largest, cancels=cancels)
+    if a.dtype == torch.float32:
+        ours, plain = (lambda a, b, s, c, f=f: f(a, b, logit_scale=s, logit_bias=c) for f in (siglip_loss, reference))
+        tensors = a, b, torch.tensor(scale), torch.tensor(bias)
+        assert_as_good_as_plain_torch(ours, plain, *tensors, scale=largest, cancels=cancels)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
