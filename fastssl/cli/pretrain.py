@@ -60,8 +60,7 @@ def run(words: list[str]) -> int:
     cache = reading.cache(options["no_cache"], options["cache_limit"])
     folder.check(resume=resume, overwrite=overwrite)
     engines.require(config.engine)
-    with folder.lock():
-        data = reading.load(config, cache)
+    with folder.lock(), reading.loaded(config, cache) as data:
         console.describe_data(data, config.data)
         console.describe_sizes(config)
         known = len(reading.skipped(data))
