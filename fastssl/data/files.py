@@ -59,6 +59,12 @@ class Files:
         part._instead = instead
         return part
 
+    def guarded(self, look: Callable[[], None]) -> Files:
+        """The same files, as `Entries.guarded` has them."""
+        files = copy.copy(self)
+        files.listing = replace(self.listing, entries=Entries.of(self.listing.entries).guarded(look))
+        return files
+
     def is_lost(self, position: int) -> bool:
         """Whether a file is known to be unreadable."""
         return self._in_whole(position) in self._unreadable

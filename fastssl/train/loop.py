@@ -142,12 +142,12 @@ def pretrain(
     method = build_method(config)
     check_views(method, config)
     with folder.lock(), reproducible(config.seed, config.threads), stop_on_signal() as stop:
-        trainer = _Trainer(config, method, data, device, watch_knn)
+        trainer = _Trainer(config, method, data, device, watch_knn, stop)
         with closing(trainer.loader), closing(trainer.trial):
-            state = _resumed(trainer, folder) if resume else _started(trainer, folder, stop)
+            state = _resumed(trainer, folder) if resume else _started(trainer, folder)
             log = MetricsLog(folder, steps=trainer.steps_done)
             while not state.finished and not stop.requested:
-                trainer.run_epoch(log, watch, stop)
+                trainer.run_epoch(log, watch)
                 trainer.check_weights()
                 state = trainer.state()
                 checkpoints.save(state, folder.checkpoint)
@@ -156,9 +156,9 @@ def pretrain(
     return state
 
 
-def _started(trainer: _Trainer, folder: RunFolder, stop: StopRequest) -> Checkpoint:
+def _started(trainer: _Trainer, folder: RunFolder) -> Checkpoint:
     """Begins the folder. The first checkpoint proves that there is room before an old run is removed for it."""
-    trainer.prepare(stop)
+    trainer.prepare()
     state = trainer.state()
     with atomic_write(folder.checkpoint) as partial:
         checkpoints.write(state, partial)
@@ -203,8 +203,16 @@ def _open_loader(config: RunConfig, data: Data, device: torch.device) -> Batches
 class _Trainer:
     """What a step touches: method, optimizer, loader, and the position in the run."""
 
-    def __init__(self, config: RunConfig, method: Method, data: Data, device: torch.device, watch_knn: Counted) -> None:
-        self.config, self.device, self.watch_knn = config, device, watch_knn
+    def __init__(
+        self,
+        config: RunConfig,
+        method: Method,
+        data: Data,
+        device: torch.device,
+        watch_knn: Counted,
+        stop: StopRequest,
+    ) -> None:
+        self.config, self.device, self.watch_knn, self.stop = config, device, watch_knn, stop
         self.splits = data if isinstance(data, Splits) else None
         self.method = method.to(device).train()
         if config.channels_last:
@@ -247,18 +255,18 @@ class _Trainer:
         self.epoch, self.step, self.seconds = state.epoch, state.step, state.seconds
         set_rng_state(state.rng)
 
-    def prepare(self, stop: StopRequest) -> None:
+    def prepare(self) -> None:
         """Shows the method the views of the first epoch, before it begins."""
 
         def batches() -> Iterator[list[Tensor]]:
             for views in self.loader.epoch(0):
-                if stop.requested:
+                if self.stop.requested:
                     raise KeyboardInterrupt("stopped before the first step: nothing was written")
                 yield views
 
         self.method.prepare(batches())
 
-    def run_epoch(self, log: MetricsLog, watch: Watcher, stop: StopRequest) -> None:
+    def run_epoch(self, log: MetricsLog, watch: Watcher) -> None:
         """The rest of the epoch in progress, or as much of it as is done when a stop is requested."""
         steps = self.loader.steps_per_epoch
         started = time.perf_counter()
@@ -273,7 +281,7 @@ class _Trainer:
             warning = self.health.warning(row.step, row.extra)
             watch(Progress(row, self.steps_total, steps, self.config.epochs, warning))
             self.trial.check()
-            if stop.requested:
+            if self.stop.requested:
                 break
             started = time.perf_counter()
         if self.step == steps:
@@ -344,9 +352,13 @@ class _Trainer:
         return labelled and every > 0 and (done % every == 0 or done == self.config.epochs)
 
     def _online_knn(self) -> float | None:
-        """Accuracy in [0, 1] of the encoder as it is now; None if none of the test images can be read."""
+        """Accuracy in [0, 1] of the encoder as it is now; None if none of the test images can be read.
+
+        And if a stop is requested before it is known of all of them whether they can be.
+        """
         assert self.splits is not None
-        self.trial.check(wait=True)
+        if not self.trial.wait(self.stop):
+            return None
         splits = self.splits.readable()
         train, test = splits.train, splits.test
         if test is None:
