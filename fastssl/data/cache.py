@@ -10,7 +10,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from fastssl.data.alike import keys
 from fastssl.data.carry import best_of
-from fastssl.data.kept import DAMAGE, Kept, NewFile, current, hold, open_kept
+from fastssl.data.kept import DAMAGE, Block, Kept, NewFile, current, hold, open_kept
 from fastssl.data.reading import Progress
 from fastssl.data.sources import Entries, one_line
 from fastssl.errors import UserError
@@ -110,7 +110,10 @@ class Cache:
             if carried is not None:  # it may go, if it has to: what is mapped of it stays
                 carried.donor.release()
             self._make_room(place, new.layout.length)
-            new.write(place, () if carried is None else carried.blocks(progress))
+            if carried is not None and not _is_written(new, place, carried.blocks(progress)):
+                carried = None  # what was dropped takes its room for as long as it is mapped
+            if carried is None:
+                new.write(place, ())
             kept = open_kept(place, current, self.tell)
         except (UserError, OSError, ValueError) as error:
             self.tell(f"the images are not kept for the next start: {error}")
@@ -189,6 +192,14 @@ class Cache:
                 excess -= size
                 self.tell(f"dropped {path}, {_in_words(size)}, which was not used for longest, for want of room")
         return max(0, excess)
+
+
+def _is_written(new: NewFile, place: Path, carried: Iterable[Block]) -> bool:
+    try:
+        new.write(place, carried)
+    except (UserError, OSError):
+        return False
+    return True
 
 
 def _amount(kept: Kept, there: int) -> str:
