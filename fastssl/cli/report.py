@@ -7,6 +7,7 @@ from pathlib import Path
 from fastssl.cli import console, drawing, reading
 from fastssl.cli.parser import Parser
 from fastssl.errors import UserError
+from fastssl.report import missing
 from fastssl.train.trained import open_run
 
 DESCRIPTION = """\
@@ -29,7 +30,7 @@ def run(words: list[str]) -> int:
     trained = open_run(Path(given.run))
     with reading.loaded(trained.config, cache) as data:
         known = reading.skipped(data)[:]
-        console.describe_skipped(known, console.IN_REPORT)
+        console.describe_skipped(known, None if missing() else console.IN_REPORT)
         try:
             drawing.draw(trained, data)
         except ImportError as error:
