@@ -40,7 +40,7 @@ class Cache:
         tell: is given a line on each thing that was found, kept or dropped, or could not be, and why.
         limit: the most bytes that its files may take; None for no limit. Where they take more, or would with one to be
             made, those that were not used for longest are dropped, but none that a process is using; if there is still
-            no room, it is not made.
+            no room, it is not made, and if there could be none, nothing is dropped for it.
     """
 
     folder: Path
@@ -168,7 +168,8 @@ class Cache:
         Raises:
             UserError: if they cannot be.
         """
-        excess = self._drop_others(place, needed)
+        beyond = 0 if self.limit is None else needed - self.limit
+        excess = self._drop_others(place, needed) if beyond <= 0 else beyond  # to drop others would not help
         if excess > 0:
             raise UserError(
                 f"they would take {_in_words(needed)}, and --cache_limit leaves {_in_words(max(0, needed - excess))}: "
@@ -176,7 +177,7 @@ class Cache:
             )
 
     def _drop_others(self, place: Path, needed: int) -> int:
-        """Drops files until these and ``needed`` bytes in ``place`` are within the limit; none if these alone are not.
+        """Drops files until these and ``needed`` bytes in ``place`` are within the limit.
 
         Returns:
             By how many bytes they are still beyond it, above 0.
@@ -185,7 +186,7 @@ class Cache:
             return 0
         others = [file for file in self._files() if file[2] != place]
         excess = sum(size for size, _, _ in others) + needed - self.limit
-        for size, _, path in others if needed <= self.limit else ():
+        for size, _, path in others:
             if excess <= 0:
                 break
             if _drop(path):

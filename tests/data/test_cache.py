@@ -317,9 +317,13 @@ def test_a_start_that_only_reads_keeps_to_the_limit_too(tmp_path: Path, cache: C
     told.clear()
     load(source["a"], size=8, cache=replace(cache, limit=size))
     assert told("more than --cache_limit: what is in use is not dropped") == 1
-    load(source["a"], size=8, cache=replace(cache, limit=1))  # which that set alone is beyond
-    assert [path.name[0] for path in files(cache)] == ["a", "b"]
     assert_same_splits(in_use, load(source["b"], size=8))
+    del in_use
+    load(source["a"], size=8, cache=replace(cache, limit=400))  # which that set alone is beyond
+    assert [path.name[0] for path in files(cache)] == ["a"]
+    assert told(f"dropped {cache.place(Path(source['b']), 8, 'all')}") == 1
+    load(source["a"], size=8, cache=replace(cache, limit=400))
+    assert told("the cache takes 6.0 kB more than --cache_limit: what is in use is not dropped") == 1
 
 
 @contextmanager
