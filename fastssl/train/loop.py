@@ -134,7 +134,8 @@ def pretrain(
         KeyboardInterrupt: saying how far it came, if SIGINT or SIGTERM stopped it; the checkpoint is written.
         UserError: before anything is written, if ``config``, data and folder do not fit each other or another process
             is writing to the folder; later, if the loss is not finite (the last good checkpoint stays), the disk is
-            full, or more files cannot be read than are allowed, for which those to test on are read early, too.
+            full, or more files cannot be read than are allowed, for which those to test on are read early, too: of
+            theirs it is told after a checkpoint is written.
     """
     folder.check(resume=resume, overwrite=overwrite)
     device = resolve_device(config.device)
@@ -151,6 +152,8 @@ def pretrain(
                 trainer.check_weights()
                 state = trainer.state()
                 checkpoints.save(state, folder.checkpoint)
+                if not stop.requested:
+                    trainer.trial.check()
             if stop.requested:
                 raise KeyboardInterrupt(f"stopped after step {trainer.steps_done} of {trainer.steps_total}")
     return state
@@ -267,7 +270,7 @@ class _Trainer:
         self.method.prepare(batches())
 
     def run_epoch(self, log: MetricsLog, watch: Watcher) -> None:
-        """The rest of the epoch in progress, or as much of it as is done when a stop is requested."""
+        """The rest of the epoch in progress, or as much as is done when a stop is requested or the trial fails."""
         steps = self.loader.steps_per_epoch
         started = time.perf_counter()
         for views in self.loader.epoch(self.epoch, self.step):
@@ -280,8 +283,7 @@ class _Trainer:
             log.write(row)
             warning = self.health.warning(row.step, row.extra)
             watch(Progress(row, self.steps_total, steps, self.config.epochs, warning))
-            self.trial.check()
-            if self.stop.requested:
+            if self.stop.requested or self.trial.failed:
                 break
             started = time.perf_counter()
         if self.step == steps:
@@ -354,7 +356,7 @@ class _Trainer:
     def _online_knn(self) -> float | None:
         """Accuracy in [0, 1] of the encoder as it is now; None if none of the test images can be read.
 
-        And if a stop is requested before it is known of all of them whether they can be.
+        And if the trial fails, or a stop is requested before it is done.
         """
         assert self.splits is not None
         if not self.trial.wait(self.stop):

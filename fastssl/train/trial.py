@@ -32,6 +32,11 @@ class Trial:
             watched = replace(images, images=images.images.guarded(self._look))
             self._result = self._pool.submit(watched.readable, lambda done, total: self._look())
 
+    @property
+    def failed(self) -> bool:
+        """Whether the reading has ended before all were tried: ``check`` says why."""
+        return self._result is not None and self._result.done() and self._result.exception() is not None
+
     def check(self) -> None:
         """Raises what the reading ended with, if it has ended.
 
@@ -42,13 +47,12 @@ class Trial:
             self._result.result()
 
     def wait(self, stop: StopRequest) -> bool:
-        """Waits until the reading has ended, or a stop is requested. Returns whether it has; raises as ``check``."""
+        """Waits until the reading has ended, or a stop is requested. Returns whether all were tried."""
         while self._result is not None and not self._result.done():
             if stop.requested:
                 return False
             wait([self._result], _LOOKS)
-        self.check()
-        return True
+        return not self.failed
 
     def close(self) -> None:
         """Ends it, whether all are read or not, after the file that is being read."""
