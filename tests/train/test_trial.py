@@ -81,15 +81,18 @@ def trials(monkeypatch: pytest.MonkeyPatch) -> list[Trial]:
 
 
 @pytest.mark.parametrize("read", [load_lazily, stream])
-def test_they_are_named_before_anything_is_scored(read, config: RunConfig, folder: RunFolder, tmp_path: Path) -> None:
+def test_they_are_named_before_anything_is_scored(
+    read, trials: list[Trial], config: RunConfig, folder: RunFolder, tmp_path: Path
+) -> None:
     splits = read(source(tmp_path / "pets", 2), size=16)
     named: list[int] = []
 
     def watch(progress: Progress) -> None:
+        assert trials[0].wait(StopRequest())
         named.append(len(splits.train.skipped))
 
-    pretrain(replace(config, epochs=60, eval_every=0), splits, folder, watch=watch)
-    assert named[-1] == 2
+    pretrain(replace(config, epochs=1, eval_every=0), splits, folder, watch=watch)
+    assert named == [2, 2, 2]
 
 
 def test_of_too_many_of_them_and_a_stop_in_one_step_the_stop_counts(
@@ -121,13 +124,19 @@ def test_too_many_of_them_that_are_met_when_the_online_knn_is_due_cost_no_step(
     assert (state.epoch, state.step) == (1, 0)
 
 
-def test_too_many_of_them_end_the_run_early(config: RunConfig, folder: RunFolder, tmp_path: Path) -> None:
-    splits = load_lazily(source(tmp_path / "pets", 6), size=16)
+def test_too_many_of_them_end_the_run_early(
+    trials: list[Trial], config: RunConfig, folder: RunFolder, tmp_path: Path
+) -> None:
+    def watch(progress: Progress) -> None:
+        assert not trials[0].wait(StopRequest())
+
+    splits, unscored = load_lazily(source(tmp_path / "pets", 6), size=16), replace(config, eval_every=0)
     with pytest.raises(UserError, match="too many unreadable files: 5 so far, 4 of 48 allowed"):
-        pretrain(replace(config, epochs=500, eval_every=0), splits, folder)
-    assert len(log.read(folder.metrics)) < 1500
+        pretrain(unscored, splits, folder, watch=watch)
+    assert len(log.read(folder.metrics)) == 1
     lenient = load_lazily(source(tmp_path / "pets", 6), size=16, max_skipped=0.2)
-    assert pretrain(replace(config, epochs=1, eval_every=0, max_skipped=0.2), lenient, folder, overwrite=True).finished
+    assert pretrain(replace(unscored, max_skipped=0.2), lenient, folder, resume=True).finished
+    assert len(log.read(folder.metrics)) == 9
 
 
 def test_what_was_tried_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
