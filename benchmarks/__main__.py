@@ -89,10 +89,11 @@ def main() -> None:
     parser.add_argument("--keep-memory", action="store_true", help="time without what new pages cost")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    name = harness.processor()
+    run = harness.circumstances()
     if options.keep_memory:
         allocator.keep_freed_memory()
-        name += ", freed memory kept"
+        run["machine"] = f"{run['processor']}, freed memory kept"
+    name = summary.name_of(run)
     out = options.out or summary.RESULTS / summary.folder_of(name)
     limit_memory()
     console = Console(width=160)

@@ -1,8 +1,9 @@
-"""``python -m benchmarks.crossover``: where plain torch is faster than a kernel; writes fastssl/crossover.json.
+"""``python -m benchmarks.crossover``: where our reference backend beats a kernel; writes fastssl/crossover.json.
 
 Measures each op whose file in benchmarks/ops has ``CROSSOVER``, a list of sizes by name, and ``backend(name,
 **sizes)``, the work of one backend at one of them: the C++ kernel, or with ``--device cuda`` the GPU's, of a call that
-is waited for. ``fastssl.ops._crossover`` reads the file.
+is waited for. ``fastssl.ops._crossover`` reads the file. Plain torch's formula without our dispatch, and without what
+the reference's backward recomputes, may be faster than both: that is what the benchmarks' rows tell.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks import harness, where
+from benchmarks import harness, summary, where
 from fastssl import info
 from fastssl.files import atomic_write
 from fastssl.ops import _crossover
@@ -51,7 +52,7 @@ def measured(op: str, device: str, console: Console) -> dict[str, Any] | None:
     if not points:
         return None
     run = harness.circumstances()
-    run["processor"] = run.get("machine", run["processor"])  # a GPU's name
+    run["processor"] = summary.name_of(run)
     return {**{key: run[key] for key in ("processor", "torch", "commit", "date")}, "points": points}
 
 

@@ -12,41 +12,51 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import demo, kernels_page, plots, summary
+from benchmarks import age, crossover_page, demo, hosts, kernels_page, plots, summary, tables
 from benchmarks.gpu import ledger
 from benchmarks.gpu.ledger import Ledger
 from benchmarks.markdown import MADE, circumstances, table_of
 from benchmarks.scores import davis, digits, side_by_side
 from benchmarks.scores import table as scores
-from benchmarks.summary import Machine, Measured, Report, Row
+from benchmarks.summary import Machine, Measured, Report, Series
 from fastssl import info
+from fastssl.errors import UserError
 from fastssl.eval.protocol import RANDOM, TRAINED
 from fastssl.eval.tracking import UNMOVED
 from fastssl.files import atomic_write
 from fastssl.ops import _crossover
-from fastssl.ops._crossover import Crossover
 
-READ_SUMMARY = """\
-Each op at each measured shape against the **best** of its rivals, all in turns in one process (`from_files` excepted,
-see below). *Times faster* is the best rival's median over ours: bold where we are **slower**, and *alike* where each
-lies in the spread of the other.
-The *floor* is the least time in which this machine can do the operations, exponentials and memory traffic that no
-implementation can do without, and *of the floor's speed* that time in percent of ours. Memory is what one call adds to
-the process's high-water mark, ours and then plain torch's. A machine *with freed memory kept* is the
-same one without what new pages cost (`python -m benchmarks --keep-memory`): on some, above all virtual ones, those take
-longer than the op, and the more the more intermediates a provider has.
-
-Each op was measured with its rivals in a run of its own, of the commit and date that its machine's page tells, with
-every provider's times, rates and errors; an op may have changed since.
-[benchmarking.md](benchmarking.md) tells how, and what a GPU's times would be.
+READ_PICTURE = """\
+SimCLR's loss, `nt_xent`, forward and backward: time and memory of one call over the number of {variable}, two for each
+image ({fixed}; both axes logarithmic), on {machine}.
+fastssl never stores the similarity of every two rows, so its memory does not grow with the square of their number.
+{slower}Pictures of other ops are on the machines' pages, to which the headings below lead.
 """
-READ_WHOLE = """\
+READ_SUMMARY = f"""\
+Each op at each measured shape against the **best** of its rivals, all in turns in one process (`from_files` excepted,
+see below). *Times faster* is the best rival's median over ours: bold where we are **slower**, and *alike* where
+{summary.ALIKE}.
+The *floor* is the time of the operations, exponentials and memory traffic that no implementation can do without (each
+input read and each output written once) at the best rates that plain loops reached on the machine in the same run;
+*of the floor's speed* is that time in percent of ours. Those rates have noise too: a time may be a few percent past it.
+*MB* is what one call adds to the process's high-water mark, where that was measured: ours and the best rival's, and in
+the last column that of the rival that needs least, if it is another; bold where a rival needs **less** than ours.
+A machine *with freed memory kept* is the same one without what new pages cost (`python -m benchmarks --keep-memory`):
+on some, above all virtual ones, those take longer than the op, and the more the more intermediates a provider has.
+
+Each op was measured with its rivals in a run of its own; its machine's page has every provider's times, rates and
+errors. Below each table stand the commits (*-dirty* where something was changed and not committed) and which rows are
+**older** than the code they measure: its kernels and what these include, or the readers or losses, have changed since,
+so today's times may differ.
+[benchmarking.md](benchmarking.md) tells how, and what a GPU's times mean.
+"""
+READ_WHOLE = f"""\
 What users of another library call, in a step of their own loop: the library's own arguments, features as a network
 gives them, forward and backward, with all else that a call does, such as writing the bank. *Theirs* is the library's
 class (of `facebook` and `solo`, which are no packages that import here, the formula arranged as there), and *compiled*
 the same under `torch.compile`, all in turns with ours in one process. Each *times faster* is their median over ours:
-bold where we are **slower**, and *alike* where each lies in the spread of the other. Memory is what one call adds to
-the process's high-water mark.
+bold where we are **slower**, and *alike* where {summary.ALIKE}.
+*MB* is what one call adds to the process's high-water mark: bold where theirs or the compiled form needs **less**.
 """
 # What a reader of some results must know beside that, here and on the machines' pages.
 NOTES = {
@@ -64,12 +74,8 @@ float64. A provider *again* is the same code timed twice: what differs no more t
 The floor of a case is the larger of two times: its bytes at the machine's best bandwidth over that much memory, and
 its operations at the rate of multiply-adds (of bfloat16 where the inputs are) plus its exponentials at the rate of the
 faster exp, ours or torch's; all of them are measured by `benchmarks/floors.cpp` in the same run. On a GPU, which has a
-unit for each, it is the largest of three: `benchmarks/gpu/floors.py`.
-"""
-READ_CHOICE = """\
-A call is served by the kernel of its device unless plain torch was faster there at the nearest measured size;
-`fastssl.ops.explain` says which, and why. `python -m benchmarks.crossover`, with `--device cuda` for a GPU, writes the
-table that the choice reads. Ops without an entry below always take the kernel. A forced backend is always honoured.
+unit for each, it is the largest of three: `benchmarks/gpu/floors.py`. The rates are the best of many short loops, which
+the machine's noise does not spare: what comes within a few percent of its floor, or past it, is as fast as it can be.
 """
 READ_PROVEN = """\
 A kernel is *proven* where its tests and a memcheck passed on a GPU and nothing has changed since of its file, of what
@@ -96,68 +102,6 @@ MIGRATING = DOCS / "migrating.md"
 GPU_LEDGER = "benchmarks/gpu_ledger.json"
 
 
-def megabytes(row: Row | None) -> str:
-    peak = None if row is None else row.get("peak_extra_megabytes")
-    return "-" if peak is None else f"{peak:,.0f}" if peak >= 10 else f"{peak:.1f}"
-
-
-def times_faster(case: Measured, rival: Row | None) -> str:
-    number, verdict = case.against(rival)
-    ratio = f"{number:.2f}"
-    return {"faster": ratio, "slower": f"**{ratio}**", "alike": f"{ratio} (alike)", "alone": "-"}[verdict]
-
-
-def summary_cells(case: Measured) -> list[str]:
-    ours, best = case.ours, case.best
-    memory = f"{megabytes(ours)} / {megabytes(case.eager)}" if "peak_extra_megabytes" in ours else ""
-    floor = f"{ours['percent_of_floor']:.0f} %" if "percent_of_floor" in ours else ""
-    rival = ["-", "-"] if best is None else [best["provider"], milliseconds(best["median"])]
-    where = loss_of(case)
-    if ours.get("backend", "cpu") != "cpu":
-        where += f" ({ours['backend']})"
-    return [where, rival[0], milliseconds(ours["median"]), rival[1], times_faster(case, best), floor, memory]
-
-
-def lost(cases: Sequence[Measured]) -> str:
-    """The cases where a rival is faster, or just as fast, by name: what a table's bold alone might hide."""
-    told = []
-    for verdict, said in (("slower", "Slower than the best rival"), ("alike", "No different from the best rival")):
-        named = [f"{case.title} ({case.best['provider']})" for case in cases if case.verdict == verdict and case.best]
-        told.append(f"{said}: {'; '.join(named) if named else 'none of these'}.")
-    return "\n".join(told) + "\n"
-
-
-def first_table(reports: Sequence[Report]) -> str:
-    head = [
-        "op and shape",
-        "best rival",
-        "ours, ms",
-        "best rival, ms",
-        "times faster",
-        "of the floor's speed",
-        "MB ours / torch",
-    ]
-    return table_of(head, 2, [summary_cells(case) for report in reports for case in report.cases])
-
-
-def loss_of(case: Measured) -> str:
-    return f"`{case.ours['op']}`, {case.ours['shape']}, {case.ours['dtype']}"
-
-
-def whole_table(cases: Sequence[Measured]) -> str:
-    """The losses of other libraries, each beside ours in its place."""
-    head = ["library and loss", "ours, ms", "theirs, ms", "times faster", "compiled, ms", "times faster", "MB ours"]
-    return table_of([*head, "MB theirs"], 1, [whole_cells(case) for case in cases])
-
-
-def whole_cells(case: Measured) -> list[str]:
-    ours, theirs, compiled = case.ours, case.eager, case.compiled
-    cells = [loss_of(case), milliseconds(ours["median"])]
-    for rival in (theirs, compiled):
-        cells += ["-" if rival is None else milliseconds(rival["median"]), times_faster(case, rival)]
-    return [*cells, megabytes(ours), megabytes(theirs)]
-
-
 def whole_cases(machine: Machine) -> list[Measured]:
     return [case for report in machine.reports if report.is_whole for case in report.cases]
 
@@ -167,7 +111,8 @@ def whole_losses(machines: Sequence[Machine]) -> str:
     parts = ["## Whole losses, as their users call them\n", READ_WHOLE]
     for machine in machines:
         if cases := whole_cases(machine):
-            parts += [f"### [{machine.name}](performance/{machine.folder}.md)\n", whole_table(cases), "", lost(cases)]
+            parts += [f"### [{machine.name}](performance/{machine.folder}.md)\n", tables.whole_table(cases), ""]
+            parts.append(tables.lost(cases) + age.commits([report for report in machine.reports if report.is_whole]))
     return "\n".join(parts if len(parts) > 2 else [*parts, NOT_MEASURED + "\n"])
 
 
@@ -178,76 +123,38 @@ def gains(machines: Sequence[Machine]) -> str:
     for machine in machines:
         for case in whole_cases(machine):
             ours, theirs = case.ours, case.eager
-            before = "-" if theirs is None else milliseconds(theirs["median"])
-            times = [before, milliseconds(ours["median"]), times_faster(case, theirs)]
-            rows.append([loss_of(case), machine.name, *times, megabytes(theirs), megabytes(ours)])
+            before = "-" if theirs is None else tables.milliseconds(theirs["median"])
+            times = [before, tables.milliseconds(ours["median"]), tables.times_faster(case, theirs)]
+            rows.append([tables.loss_of(case), machine.name, *times, tables.megabytes(theirs), tables.megabytes(ours)])
     return table_of(head, 2, rows) if rows else NOT_MEASURED
 
 
-def details(report: Report) -> str:
-    head = ["case", "provider", "median ms", "p20 to p80", "samples", "fastssl against it", "GFLOP/s or GB/s"]
-    head += ["of the floor's speed", "peak extra MB", "error"]
-    rows = [(case, row, detail_cells(case, row)) for case in report.cases for row in case.rows]
-    if any("wall_median" in row for _, row, _ in rows):  # a GPU's
-        head.insert(4, "from Python, ms")
-        for _, row, cells in rows:
-            cells.insert(4, f"{milliseconds(row['wall_median'])}" if "wall_median" in row else "")
-    return table_of(head, 2, [cells for _, _, cells in rows])
-
-
-def milliseconds(median: float) -> str:
-    """Two decimals, or two figures of what is shorter."""
-    return f"{median:.2f}" if median >= 0.1 else f"{median:.2g}"
-
-
-def detail_cells(case: Measured, row: Row) -> list[object]:
-    is_ours = row is case.ours
-    if "failed" in row:
-        return ["", f"{row['provider']}: failed, {row['failed']}", *[""] * 8]
-    rate = str(row.get("gflops") or row.get("gigabytes_per_second") or "")
-    if "gflops_with_recompute" in row:
-        peak = f", {row['percent_of_fma_peak']:.0f} % of the FMA peak" if "percent_of_fma_peak" in row else ""
-        rate += f" ({row['gflops_with_recompute']} with recompute{peak})"
-    error = row["error_against_float64"]
-    return [
-        f"{row['shape']}, {row['dtype']}" if is_ours else "",
-        row["provider"] + (" (best rival)" if row is case.best else ""),
-        milliseconds(row["median"]),
-        f"{milliseconds(row['p20'])} to {milliseconds(row['p80'])}",
-        row.get("samples", ""),
-        "" if is_ours else f"{case.ours['times_faster_than'][row['provider']]:.2f}x",
-        rate,
-        f"{row['percent_of_floor']:.0f} %" if "percent_of_floor" in row else "",
-        row.get("peak_extra_megabytes", ""),
-        "" if error is None else f"{error:.0e}",
-    ]
+def picture(series: Series) -> str:
+    """The file's name of a series' picture."""
+    return f"{series.op}-{'-'.join(re.findall(r'[a-z0-9]+', series.fixed))}.svg"
 
 
 def pictures(report: Report, folder: Path) -> list[str]:
     """Draws the op's series into ``folder`` and returns the lines that show them on a page there."""
     lines = []
     for series in summary.series(report):
-        name = f"{series.op}-{'-'.join(re.findall(r'[a-z0-9]+', series.fixed))}.svg"
-        with atomic_write(folder / name) as path:
+        with atomic_write(folder / picture(series)) as path:
             plots.draw(series, path)
-        lines.append(f"![Time and memory of {series.op} over {series.variable}]({folder.name}/{name})\n")
+        lines.append(f"![Time and memory of {series.op} over {series.variable}]({folder.name}/{picture(series)})\n")
     return lines
 
 
-def choices(tables: dict[str, dict[str, Crossover]]) -> str:
-    """Where the automatic choice takes plain torch, and how much was measured to say so; by device."""
-    parts = ["## Which backend is chosen\n", READ_CHOICE]
-    for kernel, table in (("C++", tables["cpu"]), ("GPU", tables["cuda"])):
-        for op, measured in table.items():
-            won = [point for point in measured.points if point.reference_wins]
-            told = "plain torch is faster at these" if won else f"the {kernel} kernel is faster at all of them"
-            parts.append(f"`{op}`: {len(measured.points)} sizes {measured.where}; {told}.\n")
-            if won:
-                rows = [[*point.sizes.values(), f"{point.kernel:.2f}", f"{point.reference:.2f}"] for point in won]
-                parts.append(table_of([*won[0].sizes, f"{kernel} kernel, ms", "plain torch, ms"], 0, rows) + "\n")
-    if not tables["cuda"]:
-        parts.append("For a GPU this table was not measured yet: its kernels serve every call that they can.\n")
-    return "\n".join(parts)
+def first_picture(machines: Sequence[Machine]) -> list[str]:
+    """One series as an example, before all tables: time and memory of SimCLR's loss on the machine measured last."""
+    for machine in machines:
+        for report in machine.reports:
+            for series in summary.series(report) if report.op == "nt_xent" else ():
+                slower = [f"{size:,.0f}" for size, case in series.cases.items() if case.verdict == "slower"]
+                where = f"At {' and '.join(slower)} {series.variable} the best rival is faster. " if slower else ""
+                told = READ_PICTURE.format(machine=machine.name, **vars(series), slower=where)
+                link = f"![Time and memory of nt_xent over {series.variable}](performance/{machine.folder}"
+                return [f"{link}/{picture(series)})\n", told]
+    return []
 
 
 def machine_page(machine: Machine, docs: Path, note: str = "") -> str:
@@ -256,21 +163,22 @@ def machine_page(machine: Machine, docs: Path, note: str = "") -> str:
     parts += [line for report in machine.reports for line in pictures(report, docs / machine.folder)]
     for report in machine.reports:
         note_of_op = [NOTES[report.op] + "\n"] if report.op in NOTES else []
-        parts += [f"## {report.op}\n", *note_of_op, details(report), "", circumstances(report.run), ""]
+        parts += [f"## {report.op}\n", *note_of_op, tables.details(report), "", circumstances(report.run)]
+        parts += [f"- {older}\n" if (older := age.told(age.changed_since(report))) else ""]
     return "\n".join(parts)
 
 
 def performance(machines: Sequence[Machine], found: Ledger, note: str = "") -> str:
     """The text of performance.md; ``note`` stands before all else."""
-    parts = [MADE, "# Performance\n", *([note, ""] if note else []), READ_SUMMARY]
+    parts = [MADE, "# Performance\n", *([note, ""] if note else []), *first_picture(machines), READ_SUMMARY]
     measured = {report.op for machine in machines for report in machine.reports}
     parts += [*(f"`{op}`: {told}\n" for op, told in NOTES.items() if op in measured), gpu_sentence(found), ""]
     for machine in machines:
         of_ops = [report for report in machine.reports if not report.is_whole]
-        parts += [f"## [{machine.name}](performance/{machine.folder}.md)\n", first_table(of_ops), ""]
-        parts.append(lost([case for report in of_ops for case in report.cases]))
+        parts += [f"## [{machine.name}](performance/{machine.folder}.md)\n", tables.first_table(of_ops), ""]
+        parts.append(tables.lost([case for report in of_ops for case in report.cases]) + age.commits(of_ops))
     parts += [whole_losses(machines), "## Which GPU kernels are proven\n", READ_PROVEN, proven_table(found), ""]
-    return "\n".join([*parts, choices({device: _crossover.table(device) for device in ("cpu", "cuda")})])
+    return "\n".join([*parts, crossover_page.section(json.loads(_crossover.TABLE.read_text()), machines)])
 
 
 def proven_table(found: Ledger) -> str:
@@ -357,8 +265,13 @@ def tracking(path: Path = davis.RESULT) -> list[str]:
 
 
 def main() -> None:
-    argparse.ArgumentParser(prog="python -m benchmarks.publish", description=__doc__).parse_args()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.publish", description=__doc__)
+    parser.parse_args()
     machines = summary.machines(summary.RESULTS)
+    try:
+        hosts.demand_alike(machines)
+    except UserError as error:
+        parser.error(str(error))
     found = ledger.completed(ledger.read())
     pages = {DOCS / "performance.md": performance(machines, found), DOCS / "results.md": results()}
     pages[DOCS / "scores.md"] = scores.page(scores.read())

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import OURS, WHOLE, is_ours
+from benchmarks.harness import AGAIN, OURS, WHOLE, is_ours
 
 RESULTS = Path(__file__).parent / "results"
 SCORES = RESULTS / "scores"  # what methods learn: no machine's
+UNUSUAL = 0.25  # of a machine's usual speed: what differs by more was another machine, or one disturbed
+PEAK = "peak_extra_megabytes"
+ALIKE = "each median lies between the other's 20th and 80th percentile"  # what the pages say of ``against``
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """All rows of one case; ``failed`` are those that have a reason in place of a time."""
+    """All rows of one case; ``failed`` are those that have a reason in place of a time.
+
+    ``speed`` is that of the machine meanwhile, where it was not its usual one (1).
+    """
 
     rows: list[Row]
+    speed: float = 1.0
 
     @property
     def ours(self) -> Row:
@@ -39,9 +47,27 @@ class Measured:
         return min(found, key=lambda row: float(row["median"]), default=None)
 
     @property
+    def plain(self) -> Row | None:
+        """The fastest of plain torch's own forms, called as they are: nothing compiled, and no dispatch of ours."""
+        timed = [row for row in self.rows if "failed" not in row and not row["provider"].endswith(AGAIN)]
+        found = [row for row in timed if row["provider"].startswith("torch ") or row["provider"] == "reference"]
+        return min(found, key=lambda row: float(row["median"]), default=None)
+
+    @property
     def best(self) -> Row | None:
         name = self.ours["best_rival"]
         return next((row for row in self.rows if row["provider"] == name), None)
+
+    @property
+    def leanest(self) -> Row | None:
+        """Of the rivals whose memory was measured, the one that needs least; the best one if it needs no more."""
+        found = [row for row in self.rows if not is_ours(row["provider"]) and PEAK in row]
+        return min(found, key=lambda row: (float(row[PEAK]), row is not self.best), default=None)
+
+    @property
+    def needs_more(self) -> bool:
+        """Whether some rival needs less memory."""
+        return self.leanest is not None and PEAK in self.ours and bool(self.ours[PEAK] > self.leanest[PEAK])
 
     @property
     def verdict(self) -> str:
@@ -51,13 +77,13 @@ class Measured:
     def against(self, rival: Row | None) -> tuple[float, str]:
         """How many times faster than a rival (below 1 slower), and the verdict on it.
 
-        ``alike`` where either median lies in the other's spread, else ``faster`` or ``slower``; ``alone`` without one.
+        ``alike`` where each median lies in the other's spread, else ``faster`` or ``slower``; ``alone`` without one.
         """
         if rival is None:
             return float("nan"), "alone"
         ratio = float(rival["median"] / self.ours["median"])
         spreads = (self.ours, rival), (rival, self.ours)
-        if any(a["p20"] <= b["median"] <= a["p80"] for a, b in spreads):
+        if all(a["p20"] <= b["median"] <= a["p80"] for a, b in spreads):
             return ratio, "alike"
         return ratio, "faster" if ratio > 1 else "slower"
 
@@ -89,12 +115,20 @@ class Machine:
     reports: list[Report]
 
 
-def folder_of(processor: str) -> str:
-    """The name of a machine's folder: ``intel-xeon-2-threads`` of ``Intel(R) Xeon(R) Processor, 2 threads``.
+def name_of(run: dict[str, Any]) -> str:
+    """A machine's name: a GPU's, or a processor's with the instruction set that the kernels used.
 
-    A GPU's name is its machine's.
+    Hosts that call themselves alike differ in it, and stand in no table together.
     """
-    plain = re.sub(r"\((R|TM)\)|\b(Processor|CPU)\b", " ", processor)
+    name: str = run.get("machine", run["processor"])
+    used = re.match(r"(\w+) in use", run.get("C++ kernels", ""))
+    processor, *others = name.split(", ")
+    return name if used is None or used[1] in others else ", ".join([processor, used[1], *others])
+
+
+def folder_of(name: str) -> str:
+    """A machine's folder: ``intel-xeon-amx-2-threads`` of ``Intel(R) Xeon(R) Processor, amx, 2 threads``."""
+    plain = re.sub(r"\((R|TM)\)|\b(Processor|CPU)\b", " ", name)
     return "-".join(re.findall(r"[a-z0-9]+", plain.lower()))
 
 
@@ -103,9 +137,27 @@ def machines(results: Path) -> list[Machine]:
     found = []
     for folder in sorted(path for path in results.iterdir() if path.is_dir() and path != SCORES):
         if measured := list(reports(folder)):
-            run = measured[0].run
-            found.append(Machine(folder.name, run.get("machine", run["processor"]), measured))
+            found.append(Machine(folder.name, name_of(measured[0].run), at_their_speeds(measured)))
     return sorted(found, key=lambda machine: max(report.run["date"] for report in machine.reports), reverse=True)
+
+
+def at_their_speeds(measured: list[Report]) -> list[Report]:
+    """The reports of a folder, with the machine's speed in the cases of those whose floors are not its usual ones."""
+    rates = {report.op: rate for report in measured if (rate := multiply_adds(report.run))}
+    usual = statistics.median(rates.values()) if rates else 0.0
+    found = []
+    for report in measured:
+        speed = rates.get(report.op, usual) / usual if usual else 1.0
+        if abs(speed - 1) > UNUSUAL:
+            report = replace(report, cases=[replace(case, speed=speed) for case in report.cases])
+        found.append(report)
+    return found
+
+
+def multiply_adds(run: dict[str, Any]) -> float | None:
+    """GFLOP/s of a machine's multiply-adds as measured in a run; None where there was no compiler."""
+    floors = run.get("floors")
+    return floors["fma_gflops"] if isinstance(floors, dict) else None
 
 
 def reports(folder: Path) -> Iterator[Report]:

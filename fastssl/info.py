@@ -156,13 +156,20 @@ def served() -> list[tuple[str, str, str]]:
     ]
 
 
+def present() -> set[str]:
+    """The backends that are here: of others an op has an entry too, and no call can take them."""
+    modules = {"cpu": _native.cpu, "cuda": _native.cuda, "triton": find_spec("triton")}
+    return {"reference", *(name for name, module in modules.items() if module is not None)}
+
+
 def backends() -> list[tuple[str, str, str, str]]:
-    """For each op and each device here: (op, device, its backends in the order of preference, which one and why)."""
-    rows = []
+    """For each op and each device here: (op, device, its backends that are here in the order of preference, which one
+    serves a small call and why none before it)."""
+    here, rows = present(), []
     for name, op in sorted(ops().items()):
         for device in _devices():
             why = op.explain(op.example(device)).removeprefix(f"{name}: ")
-            rows.append((name, device.type, " ".join(op.implementations), why))
+            rows.append((name, device.type, " ".join(each for each in op.implementations if each in here), why))
     return rows
 
 
@@ -180,7 +187,7 @@ def main(every_op: bool = False, more: Mapping[str, str] = MappingProxyType({}))
     notes: list[str] = []
     rows: list[tuple[str, ...]]
     if every_op:
-        table = Table("op", "tensors on", "backends", "serves a small call", box=None, header_style="bold")
+        table = Table("op", "tensors on", "backends here", "serves a small call", box=None, header_style="bold")
         rows = [(*row, _noted(why, notes)) for *row, why in backends()]
     else:
         table = Table("op", "tensors on", "served by", box=None, pad_edge=False, header_style="bold")

@@ -8,6 +8,7 @@ import pytest
 
 from fastssl import info
 from fastssl.cli import main
+from fastssl.ops import _native
 from fastssl.ops._backend import ops
 
 
@@ -44,9 +45,29 @@ def test_each_ops_backends_are_told_on_demand(capsys: pytest.CaptureFixture[str]
     rows = {name: (there, why) for name, device, there, why in info.backends() if device == "cpu"}
     assert set(rows) == set(ops())
     there, why = rows["nt_xent"]
-    assert there == "triton cpu reference"
+    assert there.split() == [name for name in ("triton", "cpu", "reference") if name in info.present()]
     assert why.startswith("cpu (not triton: ")
     assert main(["info", "--ops"]) == 0
-    assert "triton cpu reference" in capsys.readouterr().out
+    assert there in capsys.readouterr().out
     assert main(["info"]) == 0
-    assert "triton cpu reference" not in capsys.readouterr().out
+    assert there not in capsys.readouterr().out
+
+
+def test_a_backend_that_is_not_here_is_not_told_as_an_ops(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(op: str) -> str:
+        return next(there for name, device, there, _ in info.backends() if (name, device) == (op, "cpu"))
+
+    monkeypatch.setattr(info, "find_spec", lambda name: object())
+    assert told("nt_xent") == "triton cpu reference"
+    monkeypatch.setattr(info, "find_spec", lambda name: None)
+    assert told("nt_xent") == "cpu reference"
+    for module in ("cuda", "cpu"):
+        monkeypatch.setattr(_native, module, None)
+        monkeypatch.setattr(_native, f"{module.upper()}_MISSING", "not built")
+    assert told("nt_xent") == told("ema_update_") == "reference"
+
+
+def test_a_module_that_was_built_is_a_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("cuda", "cpu"):
+        monkeypatch.setattr(_native, module, object())
+        assert module in info.present()

@@ -30,7 +30,7 @@ from benchmarks.harness import OURS, circumstances, quantiles
 from benchmarks.scores.cells import CONVNET
 from benchmarks.scores.lightly_methods import lightlys
 from benchmarks.scores.train import Data
-from benchmarks.summary import RESULTS, Measured
+from benchmarks.summary import ALIKE, RESULTS, Measured
 from fastssl.data import engines
 from fastssl.data.images import Splits
 from fastssl.errors import UserError, unknown
@@ -199,8 +199,9 @@ together as its benchmarks do, from the same weights, on the same views, by the 
 largest difference of the two losses at any step; *by a rounding* that of ours and ours again, from a start in which
 each weight was moved by one rounding: training carries any difference on, and below that the two are the same. The end
 is the mean over the last tenth of the steps. *Times faster* is of the median step, from views to new weights, **bold**
-where ours is slower, *alike* where each lies in the spread of the other. Memory is what a step adds to the high-water
-mark of a process of its own. The encoder, which is the same, takes most of the time; both losses of each step are in
+where ours is slower, *alike* where {alike}.
+Memory is what a step adds to the high-water mark of a process of its own. The encoder, which is the same, takes most of
+the time; both losses of each step are in
 `benchmarks/results/side_by_side.json`.
 """
 
@@ -215,7 +216,7 @@ def section(path: Path = RESULT) -> list[str]:
     head += ["ours, ms", "lightly's, ms", "times faster", "MB, ours", "lightly's"]
     return [
         "## Beside lightly: the same losses, in what time\n",
-        READ.format(command=report["command"]),
+        READ.format(command=report["command"], alike=ALIKE),
         markdown.table_of(head, 1, [cells(row) for row in rows.values()]),
         "",
         markdown.circumstances(report["run"]),
