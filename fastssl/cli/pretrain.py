@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fastssl import methods, models
+from fastssl import methods, models, report
 from fastssl.cli import console, drawing, reading
 from fastssl.cli.parser import Parser
 from fastssl.cli.plan_options import add_plan_options, early, early_plan
@@ -60,9 +60,8 @@ def run(words: list[str]) -> int:
     cache = reading.cache(options["no_cache"], options["cache_limit"])
     folder.check(resume=resume, overwrite=overwrite)
     engines.require(config.engine)
-    with folder.lock():
-        data = reading.load(config, cache)
-        console.describe_data(data, config.data)
+    with folder.lock(), reading.loaded(config, cache) as data:
+        console.describe_data(data, config.data, reported=not report.missing())
         console.describe_sizes(config)
         known = len(reading.skipped(data))
         reading.try_some(data)

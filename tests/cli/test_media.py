@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from cli_helpers import QUICK, Run, write_images
-from video_files import needs_av, write_video
+from image_files import write_tar, write_zip
+from video_files import needs_av, write_frames, write_video
 from wav_files import ramp, write_wav
 
 from fastssl import methods
@@ -85,6 +87,23 @@ def test_a_method_for_videos_is_trained_on_clips_and_its_report_shows_frames(run
     assert run("evaluate", "run", "--data", "photos").code == 0
     said = run(*words, "--batch_size", 4, "--out", "other", "--media.frames", "4").error()
     assert "the views do not suit the method: three frames of three channels are needed" in said
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be read")
+@pytest.mark.parametrize(("archive", "write"), [("films.zip", write_zip), ("films.tar", write_tar)])
+def test_a_report_shows_frames_of_an_archive_too(archive: str, write: Callable[..., Path], run: Run) -> None:
+    films = write_frames(Path("films"), {str(i): 6 for i in range(6)})
+    (films / "3" / "0.jpg").write_bytes(b"no image")
+    write(Path(archive), {str(path.relative_to(films)): path.read_bytes() for path in sorted(films.rglob("*.jpg"))})
+    outcome = run("pretrain", "clipped", "--data", archive, *QUICK, "--batch_size", 4, "--out", "run")
+    assert outcome.code == 0
+    assert outcome.err.splitlines()[-1] == "skipped 1 that cannot be read, all named in the report"
+    drawn = Path("run/report.html").read_text()
+    assert "saw 12 clips of 3 frames of" in drawn
+    assert "3, from frame 0" in drawn
+    Path("run/report.html").unlink()
+    assert run("report", "run").code == 0
+    assert "3, from frame 0" in Path("run/report.html").read_text()
 
 
 def test_a_method_for_audio_is_trained_on_windows_and_resumed(run: Run, tmp_path: Path) -> None:
