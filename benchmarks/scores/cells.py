@@ -18,8 +18,8 @@ from fastssl.train.config import RunConfig
 SUPERVISED = "supervised"
 NO_IMAGES = {"video_colorization", "cpc_audio"}  # learn from videos and recordings, and have scripts of their own
 
-# AlexNet would cost half as much, but nearest neighbours of its random features are right in 39 % of the cases, ten points
-# more than a ResNet's: a good part of what a method teaches would not show.
+# AlexNet would cost half as much, but the nearest neighbours of its random features are right in 39 % of the cases, ten
+# points more than a ResNet's: a good part of what a method teaches would not show.
 CONVNET: dict[str, Any] = {"encoder": "resnet18", "stem": "cifar", "width": 8}
 VIT: dict[str, Any] = {"encoder": "vit_micro", "patch_size": 4, "width": 48, "depth": 4}
 COMMON: dict[str, Any] = {"image_size": 32, "batch_size": 256, "eval_every": 0, "threads": 2}
