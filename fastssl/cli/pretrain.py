@@ -147,10 +147,12 @@ def _base(method: str | None, words: list[str]) -> RunConfig:
         known, _ = parser.parse_known_args(words)
     except argparse.ArgumentError as error:
         raise UserError(str(error).removeprefix("argument ")) from error
+    if method is not None:
+        methods.get(method)  # refuses one that there is not, before a file is blamed for it
     folder = RunFolder(known.out or _usual_folder(method or RunConfig.method, known.data))
     base = RunConfig()
     if known.config is not None:
-        base = configs.read(known.config)
+        base = configs.read(known.config, method)
     elif known.resume:
         base = configs.from_dict(checkpoints.load(folder.checkpoint).config)
     return base if method is None else configs.with_method(base, method)

@@ -261,9 +261,12 @@ def save(config: RunConfig, path: Path) -> None:
         partial.write_text(text + yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
 
 
-def read(path: Path) -> RunConfig:
+def read(path: Path, method: str | None = None) -> RunConfig:
     """The config of a YAML file.
 
+    Args:
+        path: of the file.
+        method: is taken where the file names none.
     Raises:
         UserError: if it cannot be read, or holds what `from_dict` refuses.
     """
@@ -275,7 +278,7 @@ def read(path: Path) -> RunConfig:
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no settings: expected lines of the form name: value")
     try:
-        return from_dict(values)
+        return from_dict({"method": method or RunConfig.method, **values})
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 

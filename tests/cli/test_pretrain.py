@@ -55,6 +55,18 @@ def test_options_win_over_the_config_file(done: Path) -> None:
     assert (config.epochs, config.batch_size, config.optim.lr) == (5, 8, 1e-3)
 
 
+def test_a_file_that_names_no_method_is_of_the_one_on_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "given.yaml"
+    file.write_text("epochs: 50\nplan: {second: {blur: 0.3}}\n")
+    config = _arguments(["byol", "--config", str(file)])[0]
+    assert (config.method, config.epochs) == ("byol", 50)
+    assert [part.blur for part in config.view_plan().parts] == [1.0, 0.3]
+    with pytest.raises(UserError, match="given.yaml: unknown setting 'plan.second'"):
+        _arguments(["simclr", "--config", str(file)])
+    with pytest.raises(UserError, match=r"^unknown method 'none_such'"):
+        _arguments(["none_such", "--config", str(file)])
+
+
 def test_each_field_of_a_plan_is_an_option() -> None:
     words = ["--views", "byol", "--plan.blur", "0", "--plan.crop_scale", "0.2", "1", "--plan.second.rot90", "0", "2"]
     words += ["--plan.interpolation", "bicubic", "--plan.second.blur", "0.3"]
