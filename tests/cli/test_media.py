@@ -87,6 +87,15 @@ def test_a_method_for_videos_is_trained_on_clips_and_its_report_shows_frames(run
     assert "the views do not suit the method: three frames of three channels are needed" in said
 
 
+def test_folders_of_images_taken_for_videos_are_said_to_be_that(run: Run, tmp_path: Path) -> None:
+    write_images(tmp_path / "photos", {"cat": 9, "dog": 9})
+    said = run("pretrain", "clipped", "--data", "photos", "--batch_size", 99, "--out", "run", *QUICK[:-4])
+    assert "photos: 6 clips of 2 videos of 9 frames, each a folder of images\n" in said.err
+    write_images(tmp_path / "more", {"cat": 9, "dog": 12})
+    said = run("pretrain", "clipped", "--data", "more", "--batch_size", 99, "--out", "run", *QUICK[:-4])
+    assert "more: 7 clips of 2 videos of 9 to 12 frames, each a folder of images\n" in said.err
+
+
 def test_a_method_for_audio_is_trained_on_windows_and_resumed(run: Run, tmp_path: Path) -> None:
     pytest.importorskip("soundfile", reason="the package soundfile is not installed")
     for i in range(9):
