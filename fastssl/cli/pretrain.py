@@ -17,6 +17,7 @@ from fastssl.cli.plan_options import add_plan_options, early, early_plan
 from fastssl.cli.scoring import score
 from fastssl.data import engines, plans
 from fastssl.data.audio import Recordings
+from fastssl.data.files import TooManySkippedError
 from fastssl.data.images import Splits
 from fastssl.data.media import Data
 from fastssl.data.plans import ViewPlan
@@ -60,6 +61,7 @@ def run(words: list[str]) -> int:
     cache = reading.cache(options["no_cache"], options["cache_limit"])
     folder.check(resume=resume, overwrite=overwrite)
     engines.require(config.engine)
+    again = f"fastssl pretrain --out {shlex.quote(str(folder.path))} --resume"
     with folder.lock():
         data = reading.load(config, cache)
         console.describe_data(data, config.data)
@@ -81,8 +83,10 @@ def run(words: list[str]) -> int:
             drawn = _finish(folder, data)
             if len(reading.skipped(data)) > known:
                 console.sum_up(reading.skipped(data), console.IN_REPORT if drawn else console.ABOVE)
+        except TooManySkippedError as error:
+            begun = folder.checkpoint.exists() and not overwrite
+            raise UserError(f"{error}; go on with: {again} --max_skipped SHARE" if begun else str(error)) from None
         except KeyboardInterrupt as stop:
-            again = f"fastssl pretrain --out {shlex.quote(str(folder.path))} --resume"
             raise KeyboardInterrupt(f"{str(stop) or 'interrupted'}; go on with: {again}") from None
     return 0
 

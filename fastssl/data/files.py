@@ -22,7 +22,14 @@ MAX_SKIPPED = 0.1
 # What becomes of an unreadable file's place in a batch.
 ANOTHER = "another takes its place"
 
+# The way on, for errors of too many unreadable files; it is to be given the share that is allowed.
+ALLOW_MORE = "or allow a larger share by --max_skipped (now {:g})"
+
 _naming = threading.Lock()  # several readers may share the list of what was skipped
+
+
+class TooManySkippedError(UserError):
+    """More files cannot be read than are allowed."""
 
 
 class Files:
@@ -40,7 +47,7 @@ class Files:
     def __init__(self, listing: Listing, max_skipped: float, instead: str | None) -> None:
         self.listing = listing
         self._instead = instead
-        self._allowed = allowed(len(listing.entries), max_skipped)
+        self._allowed, self._share = allowed(len(listing.entries), max_skipped), max_skipped
         self._all = len(listing.entries)
         self._unreadable: set[int] = set()  # by their positions in the whole
         self._names = _Names(listing.skipped)
@@ -99,9 +106,9 @@ class Files:
         if new and self._instead is not None:
             warnings.warn(f"{name!r} cannot be read ({reason}): {self._instead}", stacklevel=2)
         if count > self._allowed:
-            raise UserError(
+            raise TooManySkippedError(
                 f"too many unreadable files: {count} so far, {self._allowed} of {self._all} allowed "
-                f"({quote(self.skipped)}): repair them, or allow more by max_skipped"
+                f"({quote(self.skipped)}): repair them, {ALLOW_MORE.format(self._share)}"
             )
 
     def substitutes(self, found: Sequence[object | None]) -> list[int]:

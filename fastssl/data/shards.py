@@ -112,7 +112,7 @@ def list_shards(
     found = open_all([(path.name, path) for path in paths], samples_of, lost, progress)
     if not found:
         raise UserError(f"no image in {told} ({quote(lost)}): give shards with samples of {', '.join(KEYS)}")
-    refuse_too_many(lost, len(paths), max_skipped, "shards that cannot be read", "remove or repair them")
+    refuse_too_many(lost, len(paths), max_skipped, "shards that cannot be read", "restore, repair or remove them")
     skipped += [Skipped(paths[i].name, problem) for i, (_, problem) in found if problem]
     return Shards(tuple(paths[i] for i, _ in found), tuple(samples for _, (samples, _) in found), tuple(skipped + lost))
 

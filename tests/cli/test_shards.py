@@ -104,9 +104,12 @@ def test_one_option_says_how_many_files_may_be_unreadable(
     words = ["pretrain", "--data", "photos", "--engine", engine, *QUICK]
     said = run(*words, "--out", "strict").error()
     assert "too many unreadable files: 3 so far, 2 of 20 allowed" in said
+    more = "repair them, or allow a larger share by --max_skipped (now 0.1)"
+    assert said.endswith(f"{more}; go on with: fastssl pretrain --out strict --resume --max_skipped SHARE")
     outcome = run(*words, "--out", "lenient", "--max_skipped", "0.2")
     assert outcome.code == 0
     assert "skipped 3 that cannot be read" in outcome.err
+    assert run(*words, "--out", "strict", "--overwrite").error().endswith(more)
     assert run("pretrain", "--out", "strict", "--resume", "--max_skipped", "0.2").code == 0
 
 
