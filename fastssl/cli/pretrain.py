@@ -22,6 +22,7 @@ from fastssl.data.images import Splits
 from fastssl.data.media import Data
 from fastssl.data.plans import ViewPlan
 from fastssl.data.rows import Decoded
+from fastssl.data.webdataset import InShards
 from fastssl.errors import UserError
 from fastssl.train import checkpoint as checkpoints
 from fastssl.train import config as configs
@@ -101,6 +102,7 @@ def _ready(data: Data) -> Callable[[], tuple[int, int]] | None:
 def _finish(folder: RunFolder, data: Data) -> bool:
     """Scores and report, and whether that was drawn. The run is complete already: a missing extra costs it alone."""
     trained = open_run(folder.path)
+    evaluate = f"fastssl evaluate {shlex.quote(str(folder.path))} --data"
     labelled = isinstance(data, Splits) and data.test is not None and data.test.labels is not None
     if isinstance(data, Splits):
         with console.reading(trained.config.data) as progress:
@@ -110,13 +112,15 @@ def _finish(folder: RunFolder, data: Data) -> bool:
             f"not scored: take the encoder of waveforms out by fastssl export {folder.path} --out encoder.safetensors"
         )
     elif not isinstance(data, Splits):
-        print(f"not scored: give labelled images to fastssl evaluate {folder.path} --data")
+        print(f"not scored: give labelled images to {evaluate}")
     elif labelled and data.test is not None:
         score(trained, data, folder.scores)
     elif labelled:
         print("not scored: none of the test images can be read")
+    elif isinstance(data.train.images, InShards):
+        print(f"not scored: no labels are read from shards: give labelled images to {evaluate}")
     else:
-        print("not scored: the images have no labels (folders that name classes)")
+        print(f"not scored: the images have no labels (folders that name classes): give labelled ones to {evaluate}")
     if isinstance(data, Recordings):  # a report shows images
         return False
     try:

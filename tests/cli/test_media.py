@@ -78,6 +78,8 @@ def test_a_method_for_videos_is_trained_on_clips_and_its_report_shows_frames(run
     assert checkpoints.load(RunFolder(Path("run")).checkpoint).data.startswith("13 clips, ")
     page = Path("run/report.html").read_text()
     assert "saw 13 clips of 3 frames of" in page
+    assert "<span>clips a second, in batches of 4" in page
+    assert "Videos have no labels, so there is nothing to score against: give labelled images" in page
     assert "b.mp4" in page
     assert run("report", "run").code == 0
     assert "have no labels to score its encoder on: give labelled images by --data" in run("evaluate", "run").error()

@@ -33,8 +33,11 @@ def test_a_method_is_trained_on_a_folder_of_shards(shards: Path, run: Run) -> No
     assert "shards: 24 images for training, no labels" in outcome.err
     assert "skipped 1 that cannot be read" in outcome.err
     assert outcome.err.count("3.png") == outcome.err.count("'01.tar/3.png' cannot be read (not an image") == 1
-    assert "not scored: the images have no labels" in outcome.out
+    told = "not scored: no labels are read from shards: give labelled images to fastssl evaluate run --data\n"
+    assert told in outcome.out
     page = Path("run/report.html").read_text()
+    assert "No labels are read from shards, so there is nothing to score against: give labelled images" in page
+    assert "into a folder" not in page
     assert "saw 24 images of" in page
     assert "01.tar/3.png: not an image" in page
     assert "1 file skipped" in page
