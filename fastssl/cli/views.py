@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastssl.cli import console
+from fastssl.cli import console, reading
 from fastssl.cli.parser import Parser
 from fastssl.cli.photos import check_ending, save
 from fastssl.cli.plan_options import add_plan_options, early, early_plan
@@ -43,7 +43,7 @@ def run(words: list[str]) -> int:
     configs.check_seed(given.seed)
     engines.require(given.engine)
     plan = plans.changed(plans.get(given.preset)(given.image_size), configs.plan_changes(given.plan.as_dict()))
-    with console.reading(given.data) as progress:
+    with reading.images_of(given.data, "views") as progress:
         found = load_some(given.data, size=given.image_size, count=given.rows, seed=given.seed, progress=progress)
     console.describe_skipped(found.skipped)
     save(draw_grid(found, plan, rows=given.rows, seed=given.seed, engine=given.engine), out)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_helpers import Run, write_images
+from wav_files import ramp, write_wav
 from safetensors.torch import load_file
 
 
@@ -56,6 +57,21 @@ def test_embed_names_what_it_skips(done: Path, run: Run, tmp_path: Path) -> None
     assert "5 images x 64 features" in outcome.out
     assert "skipped 1 that cannot be read" in outcome.err
     assert "broken.png: " in outcome.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["views", "tones"],
+        ["bench-data", "tones"],
+        ["embed", "RUN", "tones", "--out", "f.npz"],
+        ["evaluate", "RUN", "--data", "tones"],
+    ],
+)
+def test_commands_that_take_images_say_what_else_they_are_given(words: list[str], done: Path, run: Run) -> None:
+    write_wav(Path("tones/a.wav"), ramp(500))
+    said = run(*(done if word == "RUN" else word for word in words)).error()
+    assert said == f"error: 'tones' holds recordings, and {words[0]} takes images: give it images"
 
 
 def test_export_writes_torchvisions_names(done: Path, run: Run) -> None:
