@@ -61,7 +61,7 @@ def test_a_file_that_names_no_method_is_of_the_one_on_the_command_line(tmp_path:
     config = _arguments(["byol", "--config", str(file)])[0]
     assert (config.method, config.epochs) == ("byol", 50)
     assert [part.blur for part in config.view_plan().parts] == [1.0, 0.3]
-    with pytest.raises(UserError, match="given.yaml: unknown setting 'plan.second'"):
+    with pytest.raises(UserError, match=r"given\.yaml: unknown setting 'plan.second'"):
         _arguments(["simclr", "--config", str(file)])
     with pytest.raises(UserError, match=r"^unknown method 'none_such'"):
         _arguments(["none_such", "--config", str(file)])

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_helpers import Run, write_images
-from wav_files import ramp, write_wav
 from safetensors.torch import load_file
+from wav_files import ramp, write_wav
 
 
 @pytest.fixture

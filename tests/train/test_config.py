@@ -84,7 +84,7 @@ def test_exponents_that_yaml_reads_as_words_are_numbers(tmp_path: Path) -> None:
         ("optim: {lr: -1}", "lr must be"),
         ("plan: {blurr: 0.1}", "unknown setting 'plan.blurr': did you mean 'plan.blur'?"),
         ("plan: {local: {blur: 0.1}}", "unknown setting 'plan.local'"),
-        ("plan: {std: [1, 1, 1]}", "unknown setting 'plan.std'"),
+        ("plan: {std: [1, 1, 1]}", "plan.std cannot be set: the encoder is fed alike wherever it is used"),
         ("plan: {flip: 2}", "plan.flip must be a probability in [0, 1]; got 2.0"),
         ("plan: {flip: often}", "plan.flip must be of type float; got 'often'"),
         ("plan: {flip: .nan}", "plan.flip must be a probability in [0, 1]; got nan"),
