@@ -28,7 +28,7 @@ from fastssl.train import checkpoint as checkpoints
 from fastssl.train import config as configs
 from fastssl.train.config import RunConfig
 from fastssl.train.folder import RunFolder
-from fastssl.train.loop import pretrain
+from fastssl.train.loop import pretrain, stopped
 from fastssl.train.trained import open_run
 
 DESCRIPTION = """\
@@ -64,6 +64,8 @@ def run(words: list[str]) -> int:
     engines.require(config.engine)
     again = f"fastssl pretrain --out {shlex.quote(str(folder.path))} --resume"
     with folder.lock():
+        if resume:
+            stopped(folder, config)  # refuses other settings before data is read, and kept
         data = reading.load(config, cache)
         console.describe_data(data, config.data)
         console.describe_sizes(config)

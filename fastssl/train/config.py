@@ -285,12 +285,22 @@ def read(path: Path, method: str | None = None) -> RunConfig:
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
     """What of ``new`` would make a resumed run's result differ, each as ``name: old -> new``."""
-    before, after = flat(old), flat(new)
-    return [
-        f"{name}: {before.get(name)} -> {after.get(name)}"
-        for name in dict.fromkeys([*before, *after])
-        if name not in FREE_ON_RESUME and before.get(name) != after.get(name)
-    ]
+    given, wanted = flat(old), flat(new)
+    names = [name for name in dict.fromkeys([*given, *wanted]) if name not in FREE_ON_RESUME]
+    changes = [(name, _in_effect(old, given, name), _in_effect(new, wanted, name)) for name in names]
+    return [f"{name}: {before} -> {after}" for name, before, after in changes if before != after]
+
+
+def _in_effect(config: RunConfig, values: Mapping[str, Any], name: str) -> Any:
+    """A setting of ``config``, whose settings are ``values``; of a plan, what it has where nothing is set."""
+    if name in values or not name.startswith("plan."):
+        return values.get(name)
+    *part, setting = name.split(".")[1:]
+    found = {own.name: _plain(getattr(own, setting)) for own in config.view_plan().parts if part in ([], [own.name])}
+    alike = all(value == next(iter(found.values())) for value in found.values())
+    if alike:
+        return next(iter(found.values()), None)
+    return ", ".join(f"{value} ({name})" for name, value in found.items())
 
 
 def flat(config: RunConfig) -> dict[str, Any]:

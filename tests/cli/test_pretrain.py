@@ -124,9 +124,14 @@ def test_views_of_another_size_than_the_images_are_told(photos: Path, run: Run) 
     assert "plan.size" not in run("pretrain", "--data", photos, "--out", "other", *QUICK).err
 
 
-def test_another_plan_cannot_go_on_with_a_run(done: Path, run: Run) -> None:
+def test_another_plan_cannot_go_on_with_a_run(
+    done: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTSSL_CACHE", str(tmp_path / "kept"))
     outcome = run("pretrain", "--out", done, "--resume", "--plan.blur", "0.5", "--plan.crop_scale", "0.3", "1")
-    assert "other settings (plan.crop_scale: None -> [0.3, 1.0]; plan.blur: None -> 0.5)" in outcome.error()
+    assert "other settings (plan.crop_scale: [0.08, 1.0] -> [0.3, 1.0]; plan.blur: 0.0 -> 0.5)" in outcome.error()
+    assert not (tmp_path / "kept").exists()
+    assert outcome.err.count("\n") == 1  # no data was read
 
 
 def test_without_out_the_folder_is_named_after_method_and_data(photos: Path) -> None:
