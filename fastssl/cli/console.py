@@ -213,7 +213,8 @@ class TrainingDisplay:
     def trained(self, epochs: int) -> None:
         """Says so of a run whose training was complete before: no step was shown."""
         if self._task is None:
-            _err.print(f"all {epochs} epochs are trained already", markup=False)
+            all_are = "the only epoch is" if epochs == 1 else f"all {epochs} epochs are"
+            _err.print(f"{all_are} trained already", markup=False)
 
 
 def _told(progress: Progress) -> str:

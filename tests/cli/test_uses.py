@@ -50,6 +50,17 @@ def test_embed_writes_a_row_for_every_image(done: Path, photos: Path, run: Run) 
     assert len(Path("f.csv").read_text().splitlines()) == 31
 
 
+def test_a_single_image_is_told_of_as_one(
+    done: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTSSL_CACHE", "kept")
+    write_images(tmp_path / "single", {"": 1})
+    outcome = run("embed", done, "single", "--out", "f.npz")
+    assert "1 image x 64 features" in outcome.out
+    assert "keeping 1 image of 16 x 16" in outcome.err
+    assert "1 set of images" in " ".join(run("info").out.split())
+
+
 def test_embed_names_what_it_skips(done: Path, run: Run, tmp_path: Path) -> None:
     folder = write_images(tmp_path / "some", {"": 5})
     (folder / "broken.png").write_bytes(b"not a picture")
