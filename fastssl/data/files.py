@@ -38,7 +38,8 @@ class Files:
     Args:
         listing: what to read; what cannot be is added to its ``skipped``.
         max_skipped: the share of the files, in [0, 1], above which unreadable ones are an error; one is always allowed.
-        instead: what becomes of the place of such a file, for the warning that names it; None for no warning.
+        instead: what becomes of the place of such a file, for the warning that names it, the first that does; None for
+            no warning.
 
     Raises:
         UserError: if ``max_skipped`` is out of range.
@@ -51,6 +52,7 @@ class Files:
         self._all = len(listing.entries)
         self._unreadable: set[int] = set()  # by their positions in the whole
         self._names = _Names(listing.skipped)
+        self._told: set[str] = set()  # of what becomes of their places; of all parts together
         self._positions: Sequence[int] | None = None  # in the whole, of a part
 
     def part(self, positions: Sequence[int], instead: str) -> Files:
@@ -103,13 +105,22 @@ class Files:
             new = name not in self._names
             if new:
                 self.listing.skipped.append(Skipped(name, reason))
-        if new and self._instead is not None:
-            warnings.warn(f"{name!r} cannot be read ({reason}): {self._instead}", stacklevel=2)
+            warning = self._warning(name, reason) if new else None
+        if warning is not None:
+            warnings.warn(warning, stacklevel=2)
         if count > self._allowed:
             raise TooManySkippedError(
                 f"too many unreadable files: {count} so far, {self._allowed} of {self._all} allowed "
                 f"({quote(self.skipped)}): repair them, {ALLOW_MORE.format(self._share)}"
             )
+
+    def _warning(self, name: str, reason: str) -> str | None:
+        """What is said of such a file, if anything; what becomes of its place is said of the first alone."""
+        if self._instead is None:
+            return None
+        first = self._instead not in self._told
+        self._told.add(self._instead)
+        return f"{name!r} cannot be read ({reason}){f': {self._instead}' if first else ''}"
 
     def substitutes(self, found: Sequence[object | None]) -> list[int]:
         """For each file of a batch its place in it, or that of the next readable one where it is None.

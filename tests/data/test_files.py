@@ -58,3 +58,20 @@ def test_what_another_reader_has_named_is_counted_and_not_named_again() -> None:
     assert not first.is_lost(2)
     with pytest.warns(UserWarning, match="'0.jpg'"), pytest.raises(UserError, match="3 so far, 2 of 4 allowed"):
         second.give_up(0, "damaged")
+
+
+def test_what_becomes_of_their_places_is_said_once() -> None:
+    files = Files(Listing(unread(5), []), 1.0, "another is taken")
+    with pytest.warns(UserWarning) as warned:
+        files.give_up(0, "damaged")
+        files.give_up(1, "empty")
+        files.part([2], "another is taken").give_up(0, "damaged")
+        files.part([3], "it is left out").give_up(0, "damaged")
+        files.give_up(4, "damaged")
+    assert [str(item.message) for item in warned] == [
+        "'0.jpg' cannot be read (damaged): another is taken",
+        "'1.jpg' cannot be read (empty)",
+        "'2.jpg' cannot be read (damaged)",
+        "'3.jpg' cannot be read (damaged): it is left out",
+        "'4.jpg' cannot be read (damaged)",
+    ]
