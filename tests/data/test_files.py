@@ -62,7 +62,8 @@ def test_what_another_reader_has_named_is_counted_and_not_named_again() -> None:
 
 def test_what_becomes_of_their_places_is_said_once() -> None:
     files = Files(Listing(unread(5), []), 1.0, "another is taken")
-    with pytest.warns(UserWarning) as warned:
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
         files.give_up(0, "damaged")
         files.give_up(1, "empty")
         files.part([2], "another is taken").give_up(0, "damaged")
