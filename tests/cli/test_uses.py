@@ -35,6 +35,16 @@ def test_evaluate_on_other_images_keeps_the_own_scores(copy: Path, run: Run, tmp
     assert (copy / "scores.json").read_text() == before
 
 
+def test_evaluate_may_be_told_to_skip_more(copy: Path, run: Run, tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "torn", {"ant": 8, "bee": 8})
+    for name in ("ant/0.png", "ant/1.png", "bee/0.png"):
+        (folder / name).write_bytes(b"not a picture")
+    said = run("evaluate", copy, "--data", "torn").error()
+    assert said.endswith("repair them, or allow a larger share by --max_skipped (now 0.1)")
+    assert run("evaluate", copy, "--data", "torn", "--max_skipped", "0.2").code == 0
+    assert "max_skipped is a share of the files" in run("evaluate", copy, "--max_skipped", "2").error()
+
+
 def test_evaluate_needs_labels(copy: Path, run: Run, tmp_path: Path) -> None:
     write_images(tmp_path / "flat", {"": 5})
     assert "flat has no labels" in run("evaluate", copy, "--data", "flat").error()
