@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from traceback import walk_stack
 from typing import TypeVar
 
 from fastssl.data.decode import UnreadableError
@@ -24,6 +26,8 @@ ANOTHER = "another takes its place"
 
 # The way on, for errors of too many unreadable files; it is to be given the share that is allowed.
 ALLOW_MORE = "or allow a larger share by --max_skipped (now {:g})"
+
+_PACKAGE, _HERE = __name__.partition(".")[0], 2  # a stacklevel in it: commands tell its warnings without a line
 
 _naming = threading.Lock()  # several readers may share the list of what was skipped
 
@@ -107,7 +111,7 @@ class Files:
                 self.listing.skipped.append(Skipped(name, reason))
             warning = self._warning(name, reason) if new else None
         if warning is not None:
-            warnings.warn(warning, stacklevel=2)
+            warnings.warn(warning, stacklevel=_of_the_call())
         if count > self._allowed:
             raise TooManySkippedError(
                 f"too many unreadable files: {count} so far, {self._allowed} of {self._all} allowed "
@@ -136,6 +140,16 @@ class Files:
     def filled(self, found: Sequence[T | None]) -> list[T]:
         """A batch with each None replaced by its substitute. Raises as ``substitutes`` does."""
         return [use for use in (found[i] for i in self.substitutes(found)) if use is not None]
+
+
+def _of_the_call() -> int:
+    """The ``stacklevel``, for who asks, of the call into this package, where a program of the user's made it."""
+    callers = [str(frame.f_globals.get("__name__")) for frame, _ in walk_stack(sys._getframe(1))]
+    ours = [level for level, name in enumerate(callers, 1) if name.partition(".")[0] == _PACKAGE]
+    outermost = callers[ours[-1] :][:1]
+    if not outermost or outermost[0].partition(".")[0] in ("concurrent", "threading"):  # a thread of our own
+        return _HERE
+    return _HERE if callers[ours[-1] - 1].startswith(f"{_PACKAGE}.cli") else ours[-1] + 1
 
 
 class _Names:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from fastssl.data.decode import UnreadableError
 from fastssl.data.files import Files
 from fastssl.data.sources import Entry, Listing, Skipped
 from fastssl.errors import UserError
@@ -76,3 +78,17 @@ def test_what_becomes_of_their_places_is_said_once() -> None:
         "'3.jpg' cannot be read (damaged): it is left out",
         "'4.jpg' cannot be read (damaged)",
     ]
+
+
+def test_a_warning_shows_the_call_that_met_the_file_and_on_a_thread_of_ours_the_library() -> None:
+    files = Files(Listing(unread(2), []), 1.0, "it is left out")
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        files.give_up(0, "damaged")
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(files.read, 1, _refuse).result()
+    assert [item.filename == __file__ for item in warned] == [True, False]
+
+
+def _refuse(_: bytes) -> None:
+    raise UnreadableError("damaged")

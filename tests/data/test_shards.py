@@ -200,6 +200,7 @@ def test_packed_images_are_read_by_the_webdataset_package(write, tmp_path: Path)
     source = write(tmp_path / "source", photos())
     with pytest.warns(UserWarning, match="cannot be read|left out of") as said:
         found = pack(source, tmp_path / "out", per_shard=3, progress=lambda *at: seen.append(at))
+    assert {item.filename for item in said} == {__file__}
     named, sum_up = [str(item.message) for item in said]
     assert named == "'cat/bad.png' cannot be read (not an image in a format that can be read): the shards leave it out"
     assert sum_up == f"left out of the shards of {str(source)!r}: 1 file"
