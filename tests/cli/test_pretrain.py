@@ -207,7 +207,10 @@ def test_files_of_a_compressed_tar_that_cannot_be_read_are_named_at_once_and_cou
         (["--plan.crop_scale", "0.5"], "--plan.crop_scale: expected 2 arguments"),
         (["--plan.interpolation", "nearest"], "unknown --plan.interpolation 'nearest'"),
         (["--plan.views", "3"], "the plan makes 3 views of each image, the method 'simclr' takes 2"),
-        (["--views", "byol", "--plan.second.interpolation", "bicubic"], "did you mean '--plan.interpolation'?"),
+        (
+            ["--views", "byol", "--plan.second.interpolation", "bicubic"],
+            "cannot be set by itself: set plan.interpolation",
+        ),
         (["--plan.lokal.views", "3"], "unknown option '--plan.lokal.views': did you mean '--plan.views'?"),
         (["--sharpness", "3"], "unknown option '--sharpness': see --help"),
         (
