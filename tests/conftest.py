@@ -33,7 +33,8 @@ with suppress(ModuleNotFoundError):  # only the fuzz needs it
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    told = "instruction sets of the C++ kernels: AVX2 and this processor's best, the plainest and the best, or all"
+    told = "instruction sets of the C++ kernels: AVX2 and this processor's best, the plainest and the best, or all; "
+    told += "beside a matrix unit, of products of bfloat16 that without it, too"
     parser.addoption("--isas", choices=("usual", "ends", "all"), default="usual", help=told)
     told = "run the GPU's tests of the ops on the CPU, with formulas in place of kernels: tests/ops/pretended.py"
     parser.addoption("--pretend-gpu", action="store_true", help=told)

@@ -39,10 +39,11 @@ struct Shapes {
 std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 std::int64_t most(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
 
-// Which of `count` equal parts of [0, 1) u is in, the nearest one if outside; NaN is in the first.
+// Which of `count` equal parts of [0, 1) u is in, the nearest one if outside; NaN is in the first. Of more than 2^24
+// parts, float knows the last as the one after it.
 std::int64_t chosen(float u, std::int64_t count) {
     const float part = u * static_cast<float>(count), last = static_cast<float>(count - 1);
-    return static_cast<std::int64_t>(part > 0 ? (part < last ? part : last) : 0.0f);
+    return least(static_cast<std::int64_t>(part > 0 ? (part < last ? part : last) : 0.0f), count - 1);
 }
 
 std::int64_t side(double square) { return most(1, static_cast<std::int64_t>(__builtin_sqrt(square) + 0.5)); }

@@ -83,4 +83,8 @@ const char* isa_name(Isa isa) {
     }
 }
 
+void throw_too_many(const char* most, std::int64_t got) {
+    throw std::length_error(std::string(most) + "; got " + std::to_string(got));
+}
+
 }  // namespace fastssl

@@ -7,6 +7,8 @@
 // keeps one copy of such a function for all objects, and might keep the copy that needs the newest processor.
 #pragma once
 
+#include <cstdint>
+
 #ifndef FASTSSL_ISA
 #define FASTSSL_ISA baseline
 #endif
@@ -56,6 +58,9 @@ Isa supported_isa();             // the best this processor and this build can r
 Isa current_isa();               // the one in use: the fastest of these, unless set_isa chose another
 void set_isa(Isa isa);           // throws std::invalid_argument if the processor cannot run it
 const char* isa_name(Isa isa);
+
+// Throws std::length_error of both; here, because kernels may use nothing that makes its text.
+[[noreturn]] void throw_too_many(const char* most, std::int64_t got);
 
 template <class F>
 F select(F baseline, [[maybe_unused]] F avx2 = nullptr, [[maybe_unused]] F avx512 = nullptr, F avx512bf16 = nullptr) {

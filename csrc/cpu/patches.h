@@ -63,7 +63,7 @@ inline std::int64_t first_outside(const std::int64_t* ids, std::int64_t count, s
 class Inverse {
 public:
     Inverse(const std::int64_t* ids, std::int64_t batch, std::int64_t rows, std::int64_t targets, int threads)
-        : rows_(rows), targets_(targets), first_(batch * targets), next_(batch * rows) {
+        : rows_(counted(rows)), targets_(targets), first_(batch * targets), next_(batch * rows) {
 #pragma omp parallel for num_threads(threads) schedule(static)
         for (std::int64_t b = 0; b < batch; ++b) {
             std::int32_t* first = first_.get() + b * targets;
@@ -80,6 +80,12 @@ public:
     std::int64_t next(std::int64_t b, std::int64_t row) const { return next_.get()[b * rows_ + row]; }
 
 private:
+    static std::int64_t counted(std::int64_t rows) {
+        constexpr std::int64_t most = 0x7fffffff;
+        if (rows > most) throw_too_many("a gradient on the CPU takes at most 2^31 - 1 indices a sample", rows);
+        return rows;
+    }
+
     std::int64_t rows_, targets_;
     Buffer<std::int32_t> first_, next_;
 };

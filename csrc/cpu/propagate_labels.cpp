@@ -35,7 +35,7 @@ constexpr int kTileRows = kBlockColumns<T> / kTileColumns<T>;
 
 template <class T>
 struct Frames {
-    std::int64_t frames, d, height, width, radius;
+    std::int64_t frames, d, height, width, radius;  // no further than a frame's other end, or below 0: no window
 
     std::int64_t plane() const { return height * width; }
     std::int64_t pixels() const { return frames * plane() + kBlockRows; }  // the last block may read beyond the end
@@ -286,8 +286,9 @@ void propagate_labels(const void* target, const void* context, const void* label
     with_type(dtype, [&](auto type) {
         using S = decltype(type);
         using T = decltype(widen(type));
+        const std::int64_t side = height > width ? height : width;
         propagate<T>(static_cast<const S*>(target), static_cast<const S*>(context), static_cast<const T*>(labels),
-                     Frames<T>{frames, d, height, width, radius}, classes, k, static_cast<T>(temperature),
+                     Frames<T>{frames, d, height, width, radius < side ? radius : side}, classes, k, static_cast<T>(temperature),
                      static_cast<T*>(out), threads);
     });
 }

@@ -117,6 +117,7 @@ void mask_by_sorting(const float* noise, std::int64_t length, Entry* entries, co
 
 void random_masking(const float* noise, std::int64_t batch, std::int64_t length, std::int64_t keep,
                     std::int64_t* ids_keep, std::int64_t* ids_restore, float* mask, int threads) {
+    if (length > 0xffffffff) throw_too_many("random_masking: takes at most 2^32 - 1 patches a sample on the CPU", length);
     const int shares = for_elements(threads, 16 * batch * length);  // each is ranked
     const Buffer<Entry> entries(2 * length * shares);
 #pragma omp parallel for num_threads(shares) schedule(static, 1)

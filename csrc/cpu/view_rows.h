@@ -103,8 +103,14 @@ struct Rows {
         return every;
     }
 
+    // What pack needs of working memory: a block row after row, unless one of the orders is that.
+    std::int64_t scratch_size() const {
+        const bool own = !kByMatrixUnit<O> && (kDepths<O> == 2 || !summed);
+        return own ? kTile * columns / kDepths<O> : 0;
+    }
+
     template <class S>
-    void pack(std::int64_t block, const Views<S>& views) {
+    void pack(std::int64_t block, const Views<S>& views, O* scratch) {
         T most = T(0);
         for (int i = 0; i < size(block); ++i) {
             const S* row = views.row(block * kTile + i);
@@ -113,9 +119,9 @@ struct Rows {
         }
         squares.get()[block] = most;
         const std::int64_t width = columns / kDepths<O>;
-        const bool own = !kByMatrixUnit<O> && (kDepths<O> == 2 || !summed);  // else one of the orders is row after row
-        const Buffer<O> scratch(own ? kTile * width : 0);
-        O* rows = own ? scratch.get() : kByMatrixUnit<O> ? row_after_row.get() + block * kTile * depth : row_block(block);
+        O* rows = kByMatrixUnit<O>     ? row_after_row.get() + block * kTile * depth
+                  : scratch_size() > 0 ? scratch
+                                       : row_block(block);
         pack_rows(block, views, rows, width);
         if constexpr (kDepths<O> == 2)
             for (std::int64_t k = 0; summed && k < kTile * width; k += 2 * width)
@@ -149,13 +155,16 @@ private:
 };
 
 template <class O>
-void pack_all(Rows<O>& rows, const void* z0, const void* z1, DType dtype, int threads) {
-#pragma omp parallel for num_threads(at_most(threads, rows.blocks)) schedule(static)
+void pack_all(Rows<O>& rows, const void* z0, const void* z1, DType dtype, int most_threads) {
+    const int threads = at_most(most_threads, rows.blocks);
+    const Buffer<O> scratch(rows.scratch_size() * threads);  // before the threads: what cannot be had is thrown here
+#pragma omp parallel for num_threads(threads) schedule(static)
     for (std::int64_t block = 0; block < rows.blocks; ++block)
         with_type(dtype, [&](auto type) {
             using S = decltype(type);
             if constexpr (kDepths<O> == 1 || std::is_same_v<S, bfloat16>)
-                rows.pack(block, Views<S>{static_cast<const S*>(z0), static_cast<const S*>(z1), rows.n, rows.d});
+                rows.pack(block, Views<S>{static_cast<const S*>(z0), static_cast<const S*>(z1), rows.n, rows.d},
+                          scratch.get() + rows.scratch_size() * thread_index());
         });
 }
 

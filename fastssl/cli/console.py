@@ -94,7 +94,7 @@ def tell(line: str) -> None:
     _err.print(line, markup=False, soft_wrap=True)
 
 
-def describe_data(data: Data, source: str, *, reported: bool = True) -> None:
+def describe_data(data: Data, source: str, *, reported: bool) -> None:
     """One line on what was read, and a few on what was skipped, of which a report names all if there is to be one."""
     if isinstance(data, Splits):
         train, test = data.train, data.test

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastssl.cli import console
 from fastssl.data.audio import Recordings
 from fastssl.data.clips import ClipSet
+from fastssl.data.files import NOT_SHOWN
 from fastssl.data.images import Splits
 from fastssl.data.media import Data, some_frames
 from fastssl.data.reading import counted
@@ -33,7 +34,7 @@ def draw(trained: Trained, data: Data) -> None:
         data = Splits(some_frames(data, config.data, size=config.image_size, count=_SHOWN, seed=config.seed), None)
     elif isinstance(data.train.images, InShards):
         saw = counted(len(data.train), "image")
-        data = Splits(some_samples(data.train, count=_SHOWN, seed=trained.config.seed), None)
+        data = Splits(some_samples(data.train, count=_SHOWN, seed=trained.config.seed, instead=NOT_SHOWN), None)
     with console.reading(trained.config.data) as progress:
         data = data.readable(progress)
     write_report(trained, data, trained.folder.report, saw=saw, clips=clips)

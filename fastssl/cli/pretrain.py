@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fastssl import methods, models
+from fastssl import methods, models, report
 from fastssl.cli import console, drawing, reading
 from fastssl.cli.parser import Parser
 from fastssl.cli.plan_options import add_plan_options, early, early_plan
@@ -62,12 +62,11 @@ def run(words: list[str]) -> int:
     cache = reading.cache(options["no_cache"], options["cache_limit"])
     folder.check(resume=resume, overwrite=overwrite)
     engines.require(config.engine)
+    if resume:
+        stopped(folder, config)  # refuses other settings before data is read, and kept
     again = f"fastssl pretrain --out {shlex.quote(str(folder.path))} --resume"
-    with folder.lock():
-        if resume:
-            stopped(folder, config)  # refuses other settings before data is read, and kept
-        data = reading.load(config, cache)
-        console.describe_data(data, config.data)
+    with folder.lock(), reading.loaded(config, cache) as data:
+        console.describe_data(data, config.data, reported=not report.missing())
         console.describe_sizes(config)
         known = len(reading.skipped(data))
         reading.try_some(data)

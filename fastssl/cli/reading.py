@@ -14,6 +14,7 @@ from fastssl import methods
 from fastssl.cli import console
 from fastssl.cli.parser import Parser
 from fastssl.data import engines, images, media, shards
+from fastssl.data.clips import ClipSet
 from fastssl.data.images import Cache, ImageSet, Skipped, Splits
 from fastssl.data.media import Data, Modality
 from fastssl.data.reading import Progress, quote
@@ -88,6 +89,17 @@ def load(config: RunConfig, cache: Cache | None) -> Data:
             return images.load_lazily(source, size=size, seed=seed, max_skipped=most, progress=progress, cache=cache)
     except UserError as error:
         raise _of_another_kind(source, config.modality, config.method, is_method=True) or error from None
+
+
+@contextmanager
+def loaded(config: RunConfig, cache: Cache | None) -> Iterator[Data]:
+    """What ``load`` gives; clips are closed in the end."""
+    data = load(config, cache)
+    try:
+        yield data
+    finally:
+        if isinstance(data, ClipSet):
+            data.close()
 
 
 def try_some(data: Data) -> None:

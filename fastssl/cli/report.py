@@ -7,6 +7,7 @@ from pathlib import Path
 from fastssl.cli import console, drawing, reading
 from fastssl.cli.parser import Parser
 from fastssl.errors import UserError
+from fastssl.report import missing
 from fastssl.train.trained import open_run
 
 DESCRIPTION = """\
@@ -27,14 +28,14 @@ def run(words: list[str]) -> int:
     given = parser.parse(words)
     cache = reading.cache(given.no_cache, given.cache_limit)
     trained = open_run(Path(given.run))
-    data = reading.load(trained.config, cache)
-    known = reading.skipped(data)[:]
-    console.describe_skipped(known, console.IN_REPORT)
-    try:
-        drawing.draw(trained, data)
-    except ImportError as error:
-        raise UserError(str(error)) from error
-    print(f"report: {trained.folder.report}")
-    if len(reading.skipped(data)) > len(known):
-        console.sum_up(reading.skipped(data), console.IN_REPORT)
+    with reading.loaded(trained.config, cache) as data:
+        known = reading.skipped(data)[:]
+        console.describe_skipped(known, None if missing() else console.IN_REPORT)
+        try:
+            drawing.draw(trained, data)
+        except ImportError as error:
+            raise UserError(str(error)) from error
+        print(f"report: {trained.folder.report}")
+        if len(reading.skipped(data)) > len(known):
+            console.sum_up(reading.skipped(data), console.IN_REPORT)
     return 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from fastssl.data.alike import keys
 from fastssl.data.carry import best_of
-from fastssl.data.kept import DAMAGE, Kept, NewFile, current, hold, open_kept
+from fastssl.data.kept import DAMAGE, Block, Kept, NewFile, current, hold, open_kept
 from fastssl.data.reading import Progress, counted
 from fastssl.data.sources import Entries, one_line
 from fastssl.errors import UserError
@@ -40,7 +40,7 @@ class Cache:
         tell: is given a line on each thing that was found, kept or dropped, or could not be, and why.
         limit: the most bytes that its files may take; None for no limit. Where they take more, or would with one to be
             made, those that were not used for longest are dropped, but none that a process is using; if there is still
-            no room, it is not made.
+            no room, it is not made, and if there could be none, nothing is dropped for it.
     """
 
     folder: Path
@@ -110,7 +110,10 @@ class Cache:
             if carried is not None:  # it may go, if it has to: what is mapped of it stays
                 carried.donor.release()
             self._make_room(place, new.layout.length)
-            new.write(place, () if carried is None else carried.blocks(progress))
+            if carried is not None and not _is_written(new, place, carried.blocks(progress)):
+                carried = None  # what was dropped takes its room for as long as it is mapped
+            if carried is None:
+                new.write(place, ())
             kept = open_kept(place, current, self.tell)
         except (UserError, OSError, ValueError) as error:
             self.tell(f"the images are not kept for the next start: {error}")
@@ -165,7 +168,8 @@ class Cache:
         Raises:
             UserError: if they cannot be.
         """
-        excess = self._drop_others(place, needed)
+        beyond = 0 if self.limit is None else needed - self.limit
+        excess = self._drop_others(place, needed) if beyond <= 0 else beyond  # to drop others would not help
         if excess > 0:
             raise UserError(
                 f"they would take {_in_words(needed)}, and --cache_limit leaves {_in_words(max(0, needed - excess))}: "
@@ -173,7 +177,7 @@ class Cache:
             )
 
     def _drop_others(self, place: Path, needed: int) -> int:
-        """Drops files until these and ``needed`` bytes in ``place`` are within the limit; none if these alone are not.
+        """Drops files until these and ``needed`` bytes in ``place`` are within the limit.
 
         Returns:
             By how many bytes they are still beyond it, above 0.
@@ -182,13 +186,21 @@ class Cache:
             return 0
         others = [file for file in self._files() if file[2] != place]
         excess = sum(size for size, _, _ in others) + needed - self.limit
-        for size, _, path in others if needed <= self.limit else ():
+        for size, _, path in others:
             if excess <= 0:
                 break
             if _drop(path):
                 excess -= size
                 self.tell(f"dropped {path}, {_in_words(size)}, which was not used for longest, for want of room")
         return max(0, excess)
+
+
+def _is_written(new: NewFile, place: Path, carried: Iterable[Block]) -> bool:
+    try:
+        new.write(place, carried)
+    except (UserError, OSError):
+        return False
+    return True
 
 
 def _amount(kept: Kept, there: int) -> str:

@@ -154,7 +154,7 @@ class ClipLoader(AheadLoader):
     be read is counted, named in ``skipped``, and its place taken by the next readable one of its batch.
 
     Args:
-        clips: as ``list_clips`` gives them; closed with the loader.
+        clips: as ``list_clips`` gives them; left open when the loader is closed.
         plan: how views are made of each frame.
         batch_size: clips a step and process; what is left of an epoch and fills no batch is left out.
         seed: 0 or more.
@@ -180,7 +180,7 @@ class ClipLoader(AheadLoader):
     ) -> None:
         # clips are no bytes: the entries are how many there are and what each is called
         named = [Entry(clips.name(position), bytes) for position in range(len(clips))]
-        super().__init__(Listing(named, clips.skipped, clips.close), batch_size, seed, **settings)
+        super().__init__(Listing(named, clips.skipped), batch_size, seed, **settings)
         self.clips, self.plan, self.alike = clips, plan, alike
 
     def make(self, workers: ThreadPoolExecutor, epoch: int, step: int, chosen: list[int]) -> list[Tensor]:

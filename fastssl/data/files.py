@@ -23,6 +23,8 @@ MAX_SKIPPED = 0.1
 
 # What becomes of an unreadable file's place in a batch.
 ANOTHER = "another takes its place"
+# And in a report.
+NOT_SHOWN = "the report leaves it out"
 
 # The way on, for errors of too many unreadable files; it is to be given the share that is allowed.
 ALLOW_MORE = "or allow a larger share by --max_skipped (now {:g})"
@@ -71,6 +73,18 @@ class Files:
         part._positions = positions if self._positions is None else [self._positions[i] for i in positions]
         part._instead = instead
         return part
+
+    def met(self, instead: str | None) -> Files:
+        """The same files, where ``instead`` is what becomes of the place of one that is first met here."""
+        files = copy.copy(self)
+        files._instead = instead
+        return files
+
+    def guarded(self, look: Callable[[], None]) -> Files:
+        """The same files, as `Entries.guarded` has them."""
+        files = copy.copy(self)
+        files.listing = replace(self.listing, entries=Entries.of(self.listing.entries).guarded(look))
+        return files
 
     def is_lost(self, position: int) -> bool:
         """Whether a file is known to be unreadable."""

@@ -334,7 +334,8 @@ def open_kept(place: Path, wanted: Callable[[dict[str, Any]], bool], tell: Calla
         file, mode = place.open("rb", 0), "c"
     with ExitStack() as opened:
         opened.enter_context(file)
-        hold(file)
+        if not hold(file):
+            raise FileNotFoundError(f"{place} was dropped by another process")
         told, layout = _read_head(file)
         if not wanted(told):
             return None
@@ -373,11 +374,18 @@ def _digest(data: bytes) -> bytes:
 
 
 def hold(file: IO[bytes], *, alone: bool = False) -> bool:
-    """Marks an open file as in use; ``alone`` asks whether nobody else uses it: no where that cannot be told."""
+    """Marks an open file as in use; False if it is being dropped, or is not what is in its place any more.
+
+    ``alone`` asks whether nobody else uses it: no where that cannot be told.
+    """
     try:
         fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
-        return not alone
-    return True
+        if alone:
+            return False
+    try:  # it may have been dropped since it was opened, or another put in its place
+        return os.path.samestat(os.fstat(file.fileno()), Path(file.name).stat())
+    except FileNotFoundError:
+        return False

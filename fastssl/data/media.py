@@ -14,7 +14,7 @@ from torch import Tensor
 from fastssl.data import audio, decode, video
 from fastssl.data.audio import Recordings, list_recordings
 from fastssl.data.clips import ClipSet, list_clips
-from fastssl.data.files import Files
+from fastssl.data.files import NOT_SHOWN, Files
 from fastssl.data.imageset import ImageSet, Splits
 from fastssl.data.reading import Progress, quote
 from fastssl.data.sources import Entry, Listing, find_files
@@ -102,7 +102,7 @@ def some_frames(clips: ClipSet, source: str, *, size: int, count: int, seed: int
     chosen = order[:count].sort().values.tolist()
     names = [clips.name(position) for position in chosen]
     # frames are no bytes of files: the entries are how many there are and what each is called
-    files = Files(Listing([Entry(name, bytes) for name in names], clips.skipped), 1.0, "the report leaves it out")
+    files = Files(Listing([Entry(name, bytes) for name in names], clips.skipped), 1.0, NOT_SHOWN)
 
     def first(position: int, _: bytes) -> Tensor:
         found, frames = clips.clips[position]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Protocol
 
@@ -142,6 +142,12 @@ class FileRows(Rows):
     def identity(self) -> bytes:
         entries = Entries.of(self.files.listing.entries)
         return "\n".join([f"{entries.names[i]}\0{entries.sizes[i]}" for i in self.rows.tolist()]).encode()
+
+    def guarded(self, look: Callable[[], None]) -> FileRows:
+        """The same images; ``look`` is called before each file is read, and what it raises ends the reading."""
+        rows = copy.copy(self)
+        rows.files = self.files.guarded(look)
+        return rows
 
     def readable(self, progress: Progress | None = None) -> Tensor:
         """The positions of the images whose files can be read, which those are tried for that were not yet.

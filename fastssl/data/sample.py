@@ -23,7 +23,7 @@ def load_some(source: str, *, size: int, count: int, seed: int, progress: Progre
     """
     if shards.are_at(source):
         found = open_shards(source, size=size, progress=progress, instead=None).train
-        return some_samples(found, count=count, seed=seed).readable()
+        return some_samples(found, count=count, seed=seed, instead=None).readable()
     with closing(list_files(source)) as listing:
         if not listing.entries:  # idx files, or nothing: then it says so
             everything = load_all(source, size=size, progress=progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -35,7 +36,7 @@ INDEX = "index.json"
 _BLOCK = 512  # of a tar, in bytes
 _LEFT_OUT = "the shards leave it out"
 # What files begin with that gzip, bzip2, xz and Zstandard made.
-_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+_COMPRESSED = re.compile(rb"\x1f\x8b|BZh[1-9]1AY&SY|\xfd7zXZ|\x28\xb5\x2f\xfd")
 _PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst")
 
 
@@ -270,7 +271,7 @@ def scan(path: Path) -> tuple[list[Member], str | None]:
 
 def _refuse_compressed(path: Path) -> None:
     with path.open("rb") as file:
-        if file.read(6).startswith(_COMPRESSED):
+        if _COMPRESSED.match(file.read(10)):
             raise tarfile.ReadError("compressed, so that no sample in it can be reached: decompress it")
 
 

@@ -87,6 +87,15 @@ class Entries(Sequence[Entry]):
         times = None if self.times is None else [self.times[i] for i in positions]
         return Entries(names, sizes, lambda i: self._read(positions[i]), times)
 
+    def guarded(self, look: Callable[[], None]) -> Entries:
+        """The same; ``look`` is called before each is read, and what it raises ends the reading."""
+
+        def read(position: int) -> bytes:
+            look()
+            return self._read(position)
+
+        return Entries(self.names, self.sizes, read, self.times)
+
     @classmethod
     def of(cls, entries: Sequence[Entry]) -> Entries:
         """Any entries as such."""

@@ -64,7 +64,7 @@ def read_head(path: Path) -> Head | None:
 
     Raises:
         OSError: if the file cannot be read.
-        UnreadableError: if it is cut short: its head tells of more samples than there are.
+        UnreadableError: if it is cut short: its head tells of more samples than there are, and of a longer file.
     """
     with path.open("rb") as file:
         return _parse(file)
@@ -72,14 +72,14 @@ def read_head(path: Path) -> Head | None:
 
 def _parse(file: IO[bytes]) -> Head | None:
     status = os.fstat(file.fileno())
-    riff, _, wave = struct.unpack("<4sI4s", file.read(12).ljust(12))
+    riff, length, wave = struct.unpack("<4sI4s", file.read(12).ljust(12))
     if (riff, wave) != (b"RIFF", b"WAVE"):
         return None
     form = b""
     while len(chunk := file.read(_CHUNK.size)) == _CHUNK.size:
         name, size = _CHUNK.unpack(chunk)
         if name == b"data":
-            return _head(form, file.tell(), size, status)
+            return _head(form, file.tell(), size, status, whole=_CHUNK.size + length <= status.st_size)
         if name == b"fmt ":
             form = file.read(min(size, 64))
             file.seek(size - len(form), os.SEEK_CUR)
@@ -89,7 +89,7 @@ def _parse(file: IO[bytes]) -> Head | None:
     return None
 
 
-def _head(form: bytes, start: int, size: int, status: os.stat_result) -> Head | None:
+def _head(form: bytes, start: int, size: int, status: os.stat_result, *, whole: bool) -> Head | None:
     if len(form) < _FORMAT.size:
         return None
     code, channels, rate, _, align, bits = _FORMAT.unpack_from(form)
@@ -99,7 +99,7 @@ def _head(form: bytes, start: int, size: int, status: os.stat_result) -> Head | 
         return None
     there = max(0, status.st_size - start)
     frames = min(size, there) // align
-    if frames < size // align and size < _UNKNOWN:
+    if frames < size // align and size < _UNKNOWN and not whole:  # some writers count the head as samples, too
         raise UnreadableError(f"cut short: {frames} of {size // align} samples are there")
     return Head(rate, channels, frames, start, bits // 8, (code, bits), (status.st_size, status.st_mtime_ns))
 

@@ -187,11 +187,14 @@ def open_shards(
     return Splits(ImageSet(InShards(shards, files, size), None, (), names, source, files.listing.skipped), None)
 
 
-def some_samples(data: ImageSet, *, count: int, seed: int) -> ImageSet:
-    """``count`` images of shards, drawn by ``seed``: to look at. All, where there are no more."""
+def some_samples(data: ImageSet, *, count: int, seed: int, instead: str | None) -> ImageSet:
+    """``count`` images of shards, drawn by ``seed``: to look at. All, where there are no more.
+
+    ``instead`` is what becomes of the place of an unreadable one, as of ``open_shards``.
+    """
     assert isinstance(data.images, InShards)
     chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:count].sort().values
-    images = Undecoded(data.images.files, data.images.rows[chosen], data.images.shape[-1])
+    images = Undecoded(data.images.files.met(instead), data.images.rows[chosen], data.images.shape[-1])
     return replace(data.subset(chosen), images=images)
 
 

@@ -14,6 +14,11 @@ from fastssl.train.trained import Trained
 _NEEDS = ("matplotlib", "sklearn", "jinja2")
 
 
+def missing() -> list[str]:
+    """The packages of the extra ``report`` that are not installed."""
+    return [name for name in _NEEDS if find_spec(name) is None]
+
+
 def write_report(
     trained: Trained, splits: Splits, path: Path, *, saw: str | None = None, clips: ClipSet | None = None
 ) -> None:
@@ -29,9 +34,8 @@ def write_report(
         ImportError: saying what to install, if the extra ``report`` is missing.
         UserError: if the file system refuses.
     """
-    missing = [name for name in _NEEDS if find_spec(name) is None]
-    if missing:
-        raise ImportError(f"drawing it needs {', '.join(missing)}: pip install 'fastssl[report]'")
+    if lacking := missing():
+        raise ImportError(f"drawing it needs {', '.join(lacking)}: pip install 'fastssl[report]'")
     from fastssl.report.page import render
 
     with reproducible(trained.config.seed, trained.config.threads):

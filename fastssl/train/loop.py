@@ -134,7 +134,8 @@ def pretrain(
         KeyboardInterrupt: saying how far it came, if SIGINT or SIGTERM stopped it; the checkpoint is written.
         UserError: before anything is written, if ``config``, data and folder do not fit each other or another process
             is writing to the folder; later, if the loss is not finite (the last good checkpoint stays), the disk is
-            full, or more files cannot be read than are allowed, for which those to test on are read early, too.
+            full, or more files cannot be read than are allowed, for which those to test on are read early, too: of
+            theirs it is told after a checkpoint is written.
     """
     folder.check(resume=resume, overwrite=overwrite)
     device = resolve_device(config.device)
@@ -142,23 +143,25 @@ def pretrain(
     method = build_method(config)
     check_views(method, config)
     with folder.lock(), reproducible(config.seed, config.threads), stop_on_signal() as stop:
-        trainer = _Trainer(config, method, data, device, watch_knn)
+        trainer = _Trainer(config, method, data, device, watch_knn, stop)
         with closing(trainer.loader), closing(trainer.trial):
-            state = _resumed(trainer, folder) if resume else _started(trainer, folder, stop)
+            state = _resumed(trainer, folder) if resume else _started(trainer, folder)
             log = MetricsLog(folder, steps=trainer.steps_done)
             while not state.finished and not stop.requested:
-                trainer.run_epoch(log, watch, stop)
+                trainer.run_epoch(log, watch)
                 trainer.check_weights()
                 state = trainer.state()
                 checkpoints.save(state, folder.checkpoint)
+                if not stop.requested:
+                    trainer.trial.check()
             if stop.requested:
                 raise KeyboardInterrupt(f"stopped after step {trainer.steps_done} of {trainer.steps_total}")
     return state
 
 
-def _started(trainer: _Trainer, folder: RunFolder, stop: StopRequest) -> Checkpoint:
+def _started(trainer: _Trainer, folder: RunFolder) -> Checkpoint:
     """Begins the folder. The first checkpoint proves that there is room before an old run is removed for it."""
-    trainer.prepare(stop)
+    trainer.prepare()
     state = trainer.state()
     with atomic_write(folder.checkpoint) as partial:
         checkpoints.write(state, partial)
@@ -213,8 +216,16 @@ def _open_loader(config: RunConfig, data: Data, device: torch.device) -> Batches
 class _Trainer:
     """What a step touches: method, optimizer, loader, and the position in the run."""
 
-    def __init__(self, config: RunConfig, method: Method, data: Data, device: torch.device, watch_knn: Counted) -> None:
-        self.config, self.device, self.watch_knn = config, device, watch_knn
+    def __init__(
+        self,
+        config: RunConfig,
+        method: Method,
+        data: Data,
+        device: torch.device,
+        watch_knn: Counted,
+        stop: StopRequest,
+    ) -> None:
+        self.config, self.device, self.watch_knn, self.stop = config, device, watch_knn, stop
         self.splits = data if isinstance(data, Splits) else None
         self.method = method.to(device).train()
         if config.channels_last:
@@ -257,19 +268,19 @@ class _Trainer:
         self.epoch, self.step, self.seconds = state.epoch, state.step, state.seconds
         set_rng_state(state.rng)
 
-    def prepare(self, stop: StopRequest) -> None:
+    def prepare(self) -> None:
         """Shows the method the views of the first epoch, before it begins."""
 
         def batches() -> Iterator[list[Tensor]]:
             for views in self.loader.epoch(0):
-                if stop.requested:
+                if self.stop.requested:
                     raise KeyboardInterrupt("stopped before the first step: nothing was written")
                 yield views
 
         self.method.prepare(batches())
 
-    def run_epoch(self, log: MetricsLog, watch: Watcher, stop: StopRequest) -> None:
-        """The rest of the epoch in progress, or as much of it as is done when a stop is requested."""
+    def run_epoch(self, log: MetricsLog, watch: Watcher) -> None:
+        """The rest of the epoch in progress, or as much as is done when a stop is requested or the trial fails."""
         steps = self.loader.steps_per_epoch
         started = time.perf_counter()
         for views in self.loader.epoch(self.epoch, self.step):
@@ -282,8 +293,7 @@ class _Trainer:
             log.write(row)
             warning = self.health.warning(row.step, row.extra)
             watch(Progress(row, self.steps_total, steps, self.config.epochs, warning))
-            self.trial.check()
-            if stop.requested:
+            if self.stop.requested or self.trial.failed:
                 break
             started = time.perf_counter()
         if self.step == steps:
@@ -354,9 +364,13 @@ class _Trainer:
         return labelled and every > 0 and (done % every == 0 or done == self.config.epochs)
 
     def _online_knn(self) -> float | None:
-        """Accuracy in [0, 1] of the encoder as it is now; None if none of the test images can be read."""
+        """Accuracy in [0, 1] of the encoder as it is now; None if none of the test images can be read.
+
+        And if the trial fails, or a stop is requested before it is done.
+        """
         assert self.splits is not None
-        self.trial.check(wait=True)
+        if not self.trial.wait(self.stop):
+            return None
         splits = self.splits.readable()
         train, test = splits.train, splits.test
         if test is None:

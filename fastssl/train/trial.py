@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 
 from fastssl.data.images import ImageSet
+from fastssl.data.rows import FileRows
 from fastssl.data.threads import give_way
+from fastssl.train.interrupt import StopRequest
+
+# Seconds between two looks at whether to stop.
+_LOOKS = 0.1
 
 
 class Trial:
@@ -22,25 +28,39 @@ class Trial:
         self._ended = False
         self._pool = ThreadPoolExecutor(1, "try", give_way)
         self._result: Future[ImageSet] | None = None
-        if images is not None:
-            self._result = self._pool.submit(images.readable, self._go_on)
+        if images is not None and isinstance(images.images, FileRows):
+            watched = replace(images, images=images.images.guarded(self._look))
+            self._result = self._pool.submit(watched.readable, lambda done, total: self._look())
 
-    def check(self, *, wait: bool = False) -> None:
-        """Raises what the reading ended with, if it has ended; or, to ``wait``, once it has.
+    @property
+    def failed(self) -> bool:
+        """Whether the reading has ended before all were tried: ``check`` says why."""
+        return self._result is not None and self._result.done() and self._result.exception() is not None
+
+    def check(self) -> None:
+        """Raises what the reading ended with, if it has ended.
 
         Raises:
             UserError: if more files cannot be read than are allowed, or the source has changed.
         """
-        if self._result is not None and (wait or self._result.done()):
+        if self._result is not None and self._result.done():
             self._result.result()
 
+    def wait(self, stop: StopRequest) -> bool:
+        """Waits until the reading has ended, or a stop is requested. Returns whether all were tried."""
+        while self._result is not None and not self._result.done():
+            if stop.requested:
+                return False
+            wait([self._result], _LOOKS)
+        return not self.failed
+
     def close(self) -> None:
-        """Ends it, whether all are read or not."""
+        """Ends it, whether all are read or not, after the file that is being read."""
         self._ended = True
         self._pool.shutdown()
         self._result = None  # and with it the threads that it holds
 
-    def _go_on(self, done: int, total: int) -> None:
+    def _look(self) -> None:
         if self._ended:
             raise _EndedError
 

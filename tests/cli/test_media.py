@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from cli_helpers import QUICK, Run, write_images
-from video_files import needs_av, write_video
+from image_files import write_tar, write_zip
+from video_files import needs_av, write_frames, write_video
 from wav_files import ramp, write_wav
 
 from fastssl import methods
@@ -96,6 +98,23 @@ def test_folders_of_images_taken_for_videos_are_said_to_be_that(run: Run, tmp_pa
     write_images(tmp_path / "more", {"cat": 9, "dog": 12})
     said = run("pretrain", "clipped", "--data", "more", "--batch_size", 99, "--out", "run", *QUICK[:-4])
     assert "more: 7 clips of 2 videos of 9 to 12 frames, each a folder of images\n" in said.err
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be read")
+@pytest.mark.parametrize(("archive", "write"), [("films.zip", write_zip), ("films.tar", write_tar)])
+def test_a_report_shows_frames_of_an_archive_too(archive: str, write: Callable[..., Path], run: Run) -> None:
+    films = write_frames(Path("films"), {str(i): 6 for i in range(6)})
+    (films / "3" / "0.jpg").write_bytes(b"no image")
+    write(Path(archive), {str(path.relative_to(films)): path.read_bytes() for path in sorted(films.rglob("*.jpg"))})
+    outcome = run("pretrain", "clipped", "--data", archive, *QUICK, "--batch_size", 4, "--out", "run")
+    assert outcome.code == 0
+    assert outcome.err.splitlines()[-1] == "skipped 1 that cannot be read, all named in the report"
+    drawn = Path("run/report.html").read_text()
+    assert "saw 12 clips of 3 frames of" in drawn
+    assert "3, from frame 0" in drawn
+    Path("run/report.html").unlink()
+    assert run("report", "run").code == 0
+    assert "3, from frame 0" in Path("run/report.html").read_text()
 
 
 def test_a_method_for_audio_is_trained_on_windows_and_resumed(run: Run, tmp_path: Path) -> None:

@@ -180,6 +180,23 @@ def test_files_of_a_compressed_tar_that_cannot_be_read_are_named_at_once_and_cou
     assert "skipped 1 that cannot be read:\n  photos/cat/broken.png: not an image" in outcome.err
 
 
+def test_without_a_report_all_files_that_cannot_be_read_are_named(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_images(tmp_path / "photos", {"cat": 15, "dog": 15})
+    for i in range(7):
+        (folder / "cat" / f"broken{i}.png").write_bytes(b"not a picture")
+    with tarfile.open("photos.tar.gz", "w:gz") as archive:
+        archive.add("photos")
+    words = "pretrain", "--data", "photos.tar.gz", "--max_skipped", 0.5, "--out", "run", *QUICK
+    outcome = run(*words)
+    assert (outcome.code, outcome.err.count("broken")) == (0, 5)
+    assert "  and 2 more, all named in the report\n" in outcome.err
+    monkeypatch.setattr("fastssl.report._NEEDS", ("no_such_module",))
+    for without in (run(*words, "--overwrite"), run("report", "run")):
+        assert (without.err.count("broken"), "named in the report" in without.err) == (7, False)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -41,7 +41,9 @@ def test_a_method_is_trained_on_a_folder_of_shards(shards: Path, run: Run) -> No
     assert "saw 24 images of" in page
     assert "01.tar/3.png: not an image" in page
     assert "1 file skipped" in page
-    assert run("report", "run").code == 0
+    again = run("report", "run")
+    assert again.code == 0
+    assert again.err.count("3.png") == again.err.count("can be read): the report leaves it out\n") == 1
 
 
 def test_a_run_on_shards_is_scored_on_other_images(

@@ -147,13 +147,25 @@ def test_a_file_that_is_cut_short_is_named(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("told", [0xFFFF_FFFF, 0x7FFF_F000, 0xFFFF_FFDA])
-def test_a_file_written_into_a_pipe_does_not_tell_how_long_it_is(told: int, tmp_path: Path) -> None:
-    path = write_wav(tmp_path / "a.wav", ramp(100))
+def tell(path: Path, size: int) -> None:
+    """Has the head of a wav file tell of so many bytes of samples."""
     data = path.read_bytes()
     at = data.index(b"data") + 4
-    path.write_bytes(data[:at] + told.to_bytes(4, "little") + data[at + 4 :])
+    path.write_bytes(data[:at] + size.to_bytes(4, "little") + data[at + 4 :])
+
+
+@pytest.mark.parametrize("told", [0xFFFF_FFFF, 0x7FFF_F000, 0xFFFF_FFDA])
+def test_a_file_written_into_a_pipe_does_not_tell_how_long_it_is(told: int, tmp_path: Path) -> None:
+    tell(write_wav(tmp_path / "a.wav", ramp(100)), told)
     assert list_recordings(tmp_path).lengths == (100,)
+
+
+def test_a_head_that_counts_itself_as_samples_does_not_make_a_file_cut_short(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "a.wav", ramp(100))
+    tell(path, path.stat().st_size)
+    found = list_recordings(tmp_path)
+    assert (found.lengths, found.skipped) == ((100,), [])
+    assert torch.equal(found.read(0, 90, 10) * 2**15, torch.arange(90.0, 100.0))
 
 
 def test_a_file_cut_short_since_it_was_listed_is_told(tmp_path: Path) -> None:

@@ -7,8 +7,11 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -314,9 +317,62 @@ def test_a_start_that_only_reads_keeps_to_the_limit_too(tmp_path: Path, cache: C
     told.clear()
     load(source["a"], size=8, cache=replace(cache, limit=size))
     assert told("more than --cache_limit: what is in use is not dropped") == 1
-    load(source["a"], size=8, cache=replace(cache, limit=1))  # which that set alone is beyond
-    assert [path.name[0] for path in files(cache)] == ["a", "b"]
     assert_same_splits(in_use, load(source["b"], size=8))
+    del in_use
+    load(source["a"], size=8, cache=replace(cache, limit=400))  # which that set alone is beyond
+    assert [path.name[0] for path in files(cache)] == ["a"]
+    assert told(f"dropped {cache.place(Path(source['b']), 8, 'all')}") == 1
+    load(source["a"], size=8, cache=replace(cache, limit=400))
+    assert told("the cache takes 6.0 kB more than --cache_limit: what is in use is not dropped") == 1
+
+
+@contextmanager
+def gone(path: Path) -> Iterator[None]:
+    path.unlink()
+    yield
+
+
+@contextmanager
+def another_in_its_place(path: Path) -> Iterator[None]:
+    path.with_suffix(".new").write_bytes(path.read_bytes())
+    path.with_suffix(".new").replace(path)
+    yield
+
+
+@contextmanager
+def being_dropped(path: Path) -> Iterator[None]:
+    with path.open("r+b") as file:
+        assert keeping.hold(file, alone=True)
+        yield
+        path.unlink()
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["made", "found"])
+@pytest.mark.parametrize("meanwhile", [gone, another_in_its_place, being_dropped])
+def test_a_file_that_another_process_drops_before_it_is_held_is_not_used(
+    meanwhile: Callable[[Path], AbstractContextManager[None]],
+    first: bool,
+    tmp_path: Path,
+    cache: Cache,
+    told: Told,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = str(write_tree(tmp_path / "pets", PETS))
+    expected, hold = load(source, size=8), keeping.hold
+    if not first:
+        load(source, size=8, cache=cache)
+    told.clear()
+
+    def late(file: IO[bytes]) -> bool:
+        monkeypatch.setattr(keeping, "hold", hold)
+        with meanwhile(cache.place(Path(source), 8, "all")):
+            return hold(file)
+
+    monkeypatch.setattr(keeping, "hold", late)
+    found = load(source, size=8, cache=cache)
+    assert_same_splits(found, expected)
+    assert told("was dropped by another process") == first
+    assert len(files(cache)) == (meanwhile is another_in_its_place or not first)
 
 
 def test_where_files_cannot_be_locked_none_is_dropped(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -212,6 +214,28 @@ def test_where_there_is_no_room_for_both_the_set_that_was_copied_is_dropped_and_
     assert work.spent() == (12, 0)
     assert told(f"dropped {path}") == 1
     assert [path.name[:7] for path in files(cache)] == ["animals"]
+
+
+def test_where_the_disk_has_no_room_for_both_the_set_that_was_copied_is_let_go_of(
+    tmp_path: Path, cache: Cache, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_tree(tmp_path / "pets", PETS)
+    load(str(folder), size=8, cache=cache)
+    (path,) = files(cache)
+    source = str(renamed(folder))
+    told.clear()
+    limited, expected, reserve = replace(cache, limit=path.stat().st_size), load(source, size=8), kept._reserve
+
+    def full_as_long_as_it_is_mapped(*args: Any) -> None:
+        if any(type(thing) is kept.Kept and thing.place == path for thing in gc.get_objects()):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        reserve(*args)
+
+    gc.collect()
+    monkeypatch.setattr(kept, "_reserve", full_as_long_as_it_is_mapped)
+    found = load(source, size=8, cache=limited)
+    assert_same_splits(found, expected)
+    assert (told("not kept"), [path.name[:7] for path in files(cache)]) == (0, ["animals"])
 
 
 @pytest.mark.parametrize("pack", [write_zip, write_tar])

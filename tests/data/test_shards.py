@@ -90,6 +90,11 @@ def test_compressed_shards_are_refused_as_such(compression: str, tmp_path: Path)
         list_shards([])
 
 
+def test_a_shard_is_not_compressed_because_its_first_file_is_named_so(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "0.tar", {"BZh_video1.png": plain(), "BZh9_video2.png": plain()})
+    assert len(list_shards(path)) == 2
+
+
 def test_damaged_shards_are_named_and_give_what_can_be_read(tmp_path: Path) -> None:
     grey_shards(tmp_path, 4, 4, 4, 4, 4)
     content = (tmp_path / "00.tar").read_bytes()

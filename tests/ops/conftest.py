@@ -6,6 +6,8 @@ which Triton must be imported under ``TRITON_INTERPRET=1``: then that is the onl
 
 from __future__ import annotations
 
+import ctypes
+import itertools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -13,11 +15,13 @@ from dataclasses import dataclass
 import pytest
 import torch
 from emulated import EMULATED, INTERPRETED, INTERPRETING, cuda_on_cpu, triton_on_cpu
-from isas import ISAS
+from isas import BY_PAIRS, ISAS
 from pretended import gpu_on_cpu
 
 from fastssl import _build, ops
 from fastssl.ops import _native
+
+M_PERTURB = -6  # of mallopt: what is allocated is filled with a byte
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,11 @@ def _engines(isas: tuple[str, ...]) -> list[object]:
 ON_CPU = {EMULATED: cuda_on_cpu, INTERPRETED: triton_on_cpu}
 
 
+def _multiplies_pairs(metafunc: pytest.Metafunc) -> bool:
+    """Whether there are cases in bfloat16 of an op that multiplies its pairs, which a matrix unit does otherwise."""
+    return "dtype" in metafunc.fixturenames and metafunc.module.__name__.rpartition("test_")[2] in BY_PAIRS
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "engine" in metafunc.fixturenames:
         isas: tuple[str, ...] = ISAS
@@ -57,7 +66,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 isas = (best,)
             elif (chosen := metafunc.config.getoption("isas")) != "all":
                 narrow = "baseline" if chosen == "ends" or best == "baseline" else "avx2"
-                isas = tuple(dict.fromkeys((narrow, best)))
+                pairs = ["avx512bf16"] if best == "amx" and _multiplies_pairs(metafunc) else []
+                isas = tuple(dict.fromkeys((narrow, *pairs, best)))
         metafunc.parametrize("engine", _engines(isas), indirect=True)
 
 
@@ -81,6 +91,10 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
         assert _native.cpu is not None, _native.CPU_MISSING
         if ISAS.index(how) > ISAS.index(_native.cpu.supported_isa()):
             pytest.skip(f"this processor cannot run {how}")
+        best = _native.cpu.supported_isa()
+        beside_best = how == "avx512bf16" != best and request.config.getoption("isas") != "all"
+        if beside_best and request.node.callspec.params["dtype"] != torch.bfloat16:
+            pytest.skip("beside a matrix unit, it is another in bfloat16 alone")
         _native.cpu.set_isa(how)
     on_gpu = backend in ("triton", "cuda") and how not in ON_CPU
     device = request.getfixturevalue("gpu") if on_gpu else torch.device("cpu")
@@ -88,6 +102,26 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
         yield Engine(backend, device, slow=how in ON_CPU)
     if backend == "cpu":
         _native.cpu.set_isa(_native.cpu.supported_isa())
+
+
+@pytest.fixture
+def other_working_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each call of a C++ kernel finds its working memory filled with something else: no result may hang on it.
+
+    Kept memory would hold what the call before left there.
+    """
+    fill = getattr(ctypes.CDLL(None), "mallopt", lambda option, byte: 0)  # glibc's
+    threads, calls = _native.threads, itertools.count()
+
+    def threads_of_a_call() -> int:
+        if _native.cpu is not None:
+            _native.cpu.release_kept()
+        fill(M_PERTURB, 1 + next(calls) % 255)
+        return threads()
+
+    monkeypatch.setattr(_native, "threads", threads_of_a_call)
+    yield
+    fill(M_PERTURB, 0)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 TEMPERATURES = [0.01, 0.02, 0.07, 0.2, 1.0]
 T = TypeVar("T")
+CANCELLING = {"all equal", "zeros"}  # degenerate rows whose gradients are nothing
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads the high-water mark from /proc")
 
 
@@ -44,10 +45,15 @@ def some(engine: Any, settings: list[T]) -> list[T]:
 
 
 def rows(n: int, d: int, seed: int, like: Tensor | None = None) -> Tensor:
-    """n unit vectors; those of ``like`` with noise, if given, so that positives stand out as they do in training."""
+    """n unit vectors; given ``like``, every other one is that with noise, a positive that stands out as in training.
+
+    The others are related to nothing: at low temperatures, only they have a gradient to speak of.
+    """
     noise = torch.randn(n, d, generator=torch.Generator().manual_seed(seed), device="cpu")
     noise = noise.to(torch.get_default_device())
-    return normalize(noise if like is None else like + 0.7 / d**0.5 * noise, dim=1)
+    if like is not None:
+        noise[::2] = like[::2] + 0.7 / d**0.5 * noise[::2]
+    return normalize(noise, dim=1)
 
 
 def results(loss_function: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
@@ -59,19 +65,76 @@ def results(loss_function: Callable[..., Tensor], *inputs: Tensor) -> list[Tenso
 
 
 def assert_as_good_as_plain_torch(
-    ours: Callable[..., Tensor], plain: Callable[..., Tensor], *inputs: Tensor, scale: float
+    ours: Callable[..., Tensor],
+    plain: Callable[..., Tensor],
+    *inputs: Tensor,
+    scale: float,
+    narrow: bool = False,
+    cancels: bool = False,
 ) -> None:
-    """At most twice plain torch's error in the same dtype, both against float64; logits are up to ``scale``."""
+    """At most twice plain torch's error, of loss and gradients in the norm; logits are up to ``scale``.
+
+    Sums of 16-bit inputs are ours to keep in float32, so plain torch is given them in float32, and its gradients are
+    rounded; ``narrow`` is what rounds its inputs to 16 bits anew, as plain torch then does. Below that, which of the
+    two is nearer is chance: weights and results of a gradient's dtype are each rounded by up to eps / 2 of themselves,
+    and a logit by some eps of its size, which its exponential has as a relative error. So a gradient is judged by its
+    own size, and no bound comes near that. By the size of their terms are judged the loss, the gradients of settings,
+    and, where all but nothing is left of them, because they ``cancel``, those of rows.
+    """
     exact = results(plain, *(x.double() for x in inputs))
-    low = inputs[0].dtype not in (torch.float32, torch.float64)
-    # one rounding of a similarity, seen through the scale: below this, which of the two is nearer is chance
-    chance = torch.finfo(inputs[0].dtype).eps * scale * (0.1 if low else 1.0)
-    if inputs[0].dtype == torch.float64:  # what stands for exact is rounded too, as the processor happens to sum
-        chance *= 8
-    for got, rival, want in zip(results(ours, *inputs), results(plain, *inputs), exact, strict=True):
-        error, rival_error = ((x.double() - want).abs().max().item() for x in (got, rival))
-        size = max(want.abs().max().item(), scale / len(inputs[0]) if want.dim() else 1.0)
-        assert error <= 2 * rival_error + 8 * chance * size, (error, rival_error, size)
+    wide = torch.float64 if inputs[0].dtype == torch.float64 else torch.float32
+    rivals = results(plain, *(x if narrow else x.to(wide) for x in inputs))
+    of_rows = scale / len(inputs[0]) ** 0.5 if cancels else 0.0
+    terms = [of_rows if x.dim() else scale / (abs(x.item()) or scale) for x in inputs]
+    for got, rival, want, least in zip(results(ours, *inputs), rivals, exact, [1.0, *terms], strict=True):
+        given = got.dtype if not narrow else inputs[0].dtype
+        error, rival_error = ((x.to(got.dtype).double() - want).norm().item() for x in (got, rival))
+        size = max(want.norm().item(), least)
+        chance = torch.finfo(given).eps + 8 * torch.finfo(wide).eps * (1 + scale)
+        allowed = 2 * rival_error + chance * size
+        assert error <= allowed, (error, rival_error, size)
+        assert allowed <= size / 8, f"a wrong gradient would pass: {allowed} of {size}"
+
+
+WRONG: dict[str, Callable[[Tensor], Tensor]] = {
+    "zero": torch.zeros_like,
+    "negated": torch.neg,
+    "halved": lambda grad: grad / 2,
+    "a fifth too large": lambda grad: grad * 1.2,
+    "of the next row": lambda grad: grad.roll(1, 0),
+}
+
+
+class _Changed(torch.autograd.Function):
+    """Hands its input on, and back a changed gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.change = change
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.change(grad), None
+
+
+def assert_wrong_gradients_are_refused(names: dict[str, Any], op: str, compare: Callable[[], None]) -> None:
+    """Of a test module's names: its comparison fails with an op that is right but for one of its two gradients."""
+    right = names[op]
+    compare()
+    for what, change in WRONG.items():
+        for place in (0, 1):
+
+            def wrong(*inputs: Tensor, place: int = place, change: Any = change, **options: Any) -> Tensor:
+                return right(*(_Changed.apply(x, change) if i == place else x for i, x in enumerate(inputs)), **options)
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setitem(names, op, wrong)
+                try:
+                    compare()
+                except AssertionError:
+                    continue
+            pytest.fail(f"a gradient that is {what} passes")
 
 
 def assert_any_layout(loss_function: Callable[..., Tensor], *inputs: Tensor, exactly: bool) -> None:

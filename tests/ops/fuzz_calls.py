@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from fuzz_helpers import FLOATS, Drawn, tensors_of
+from fuzz_helpers import FLOATS, Drawn, Terms, tensors_of
 from fuzz_views import augment, viewed
 from torch import Tensor
 
@@ -20,13 +20,13 @@ class Fuzzed:
     """What the fuzz knows of an op.
 
     ``arguments`` draws a valid call. ``errors`` tells, of its arguments in float64, what one rounding may come to in
-    the results and in the gradients; None if results must be equal. ``differentiable`` name arguments that may ask for
-    a gradient, ``written`` those that the op writes. ``agree`` compares results that cannot be compared number by
-    number.
+    the results and in the gradients, the ``Terms`` of which are compared in the norm; None if results must be equal.
+    ``differentiable`` name arguments that may ask for a gradient, ``written`` those that the op writes. ``agree``
+    compares results that cannot be compared number by number.
     """
 
     arguments: Callable[[Drawn], Arguments]
-    errors: Callable[[Arguments], tuple[float, float]] | None
+    errors: Callable[[Arguments], tuple[float, float | Terms]] | None
     differentiable: tuple[str, ...] = ()
     written: tuple[str, ...] = ()
     agree: Callable[[Arguments, dict[str, Tensor]], None] | None = None
@@ -38,11 +38,23 @@ def largest(*values: object) -> float:
     return max([*found, *(abs(value) for value in values if isinstance(value, float))], default=0.0)
 
 
-def _contrast(queries: Tensor, *others: Tensor | None, scale: float, rows: float = 1.0) -> tuple[float, float]:
-    """Roundings of logits, seen in a loss and in its gradients, of which ``rows`` are summed."""
-    longest = max(float(x.norm(dim=1).max()) if x is not None and len(x) else 0.0 for x in (queries, *others))
-    logit = scale * longest**2
-    return (1 + logit) * rows, (1 + logit) ** 2 * (scale * longest + logit + longest**2 + 1) * rows
+def _longest(*matrices: Tensor | None) -> float:
+    return max(float(x.norm(dim=1).max()) if x is not None and len(x) else 0.0 for x in matrices)
+
+
+def _contrast(
+    queries: Tensor, *others: Tensor | None, scale: float, bias: float = 0.0, weights: float = 1.0
+) -> tuple[float, Terms]:
+    """Of a loss in which the weights of each query's products add up to ``weights``, of their mean."""
+    longest = _longest(queries, *others)
+    logit = 1 + scale * longest**2 + abs(bias)
+    rows = weights * scale * longest / len(queries) ** 0.5
+    scalars = {
+        "temperature": weights * longest**2 * scale**2,
+        "logit_scale": weights * longest**2,
+        "logit_bias": weights,
+    }
+    return weights * logit, Terms(logit, scalars, rows)
 
 
 def _pairs(drawn: Drawn, names: tuple[str, str]) -> Arguments:
@@ -76,10 +88,17 @@ def _info_nce(drawn: Drawn) -> Arguments:
     return {**call, "temperature": drawn.scale(0.02, 5), "reduction": drawn.pick(["mean", "sum", "none"])}
 
 
-def _info_nce_errors(call: Arguments) -> tuple[float, float]:
-    rows = 1.0 if call["reduction"] == "mean" else 2.0 * len(call["queries"])
+def _siglip_errors(call: Arguments) -> tuple[float, Terms]:
+    a, b, scale, bias = call["a"], call["b"], float(call["logit_scale"]), float(call["logit_bias"])
+    logits = scale * a @ b.T + bias
+    logits.diagonal().neg_()
+    return _contrast(a, b, scale=abs(scale), bias=bias, weights=float(logits.sigmoid().sum(1).max()) + 1)
+
+
+def _info_nce_errors(call: Arguments) -> tuple[float, Terms]:
+    weights = 1.0 if call["reduction"] == "mean" else 2.0 * len(call["queries"])
     return _contrast(
-        call["queries"], call["keys"], call.get("negatives"), scale=1 / float(call["temperature"]), rows=rows
+        call["queries"], call["keys"], call.get("negatives"), scale=1 / float(call["temperature"]), weights=weights
     )
 
 
@@ -290,7 +309,7 @@ def _propagate(drawn: Drawn) -> Arguments:
         "target": drawn.numbers((d, height, width), dtype),
         "context": drawn.numbers((frames, d, height, width), dtype),
         "labels": drawn.numbers((frames, classes, height, width), drawn.dtype()),
-        "radius": drawn.pick([None, 0, 1, 3, 2**62]),
+        "radius": drawn.pick([None, 0, 1, 3, 2**62, 2**63 - 1]),
         "k": drawn.size(most=frames * height * width),
         "temperature": drawn.number(0.05, 1),
     }
@@ -364,9 +383,7 @@ CALLS: dict[str, Fuzzed] = {
     "rgb_to_lab": Fuzzed(lambda drawn: {"rgb": _image(drawn, 3, drawn.dtype(), 0, 1)}, lambda c: (1000.0, 0.0)),
     "siglip_loss": Fuzzed(
         _siglip,
-        lambda c: _contrast(
-            c["a"], c["b"], scale=abs(float(c["logit_scale"])) + abs(float(c["logit_bias"])), rows=len(c["a"])
-        ),
+        _siglip_errors,
         ("a", "b", "logit_scale", "logit_bias"),
     ),
     "sinkhorn_knopp": Fuzzed(_sinkhorn, lambda c: (4 * largest(c["scores"]) / c["temp"] + c["iterations"] + 1, 0.0)),

@@ -1,10 +1,10 @@
-"""What the fuzz draws and how it runs a call: tensors in any layout, every engine, and what each left behind."""
+"""What the fuzz draws, how it runs a call, and what of it may be rounded: tensors in any layout, on every engine."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pytest
 import torch
@@ -104,6 +104,23 @@ class Drawn:
         else:
             inner = inner.view(room)[tuple(slice(None, None, step) for step in steps)]
         return inner.copy_(x)
+
+
+class Terms(NamedTuple):
+    """What gradients are the sums of: a logit's largest size, of which each term has an eps as its relative error, and
+    the sizes of the terms, in the gradients of settings by name and in those of rows in the norm."""
+
+    logit: float
+    of_settings: dict[str, float]
+    of_rows: float
+
+    def allowed(self, gradient: str, exact: Tensor, dtype: torch.dtype, units: float) -> float:
+        """The error, in the norm. Terms that rows are the sums of may be rounded to 16 bits, and results are."""
+        of_setting = self.of_settings.get(gradient.removeprefix("gradient of "))
+        terms, size = of_setting or self.of_rows, float(exact.norm())
+        rounded = size if of_setting else max(terms, size)
+        finfo = torch.finfo(dtype)
+        return 2 * finfo.eps * rounded + units * self.logit * max(terms, size) + finfo.tiny
 
 
 def tensors_of(value: object) -> Iterator[Tensor]:

@@ -179,6 +179,7 @@ def test_views_of_several_sizes_in_one_call(engine) -> None:
         assert torch.equal(view, alone)
 
 
+@pytest.mark.usefixtures("other_working_memory")
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
     images, params = images_of(23, 50, 60), random_params(1, 23, 50, 60)
     before, (want,) = torch.get_num_threads(), augment(images, params, 48)

@@ -118,6 +118,14 @@ def test_noise_beyond_its_range_counts_as_the_nearest(engine, value: float) -> N
     assert torch.equal(got, block_masking(2, (5, 6), 11, min_block=4, noise=torch.full_like(noise, inside)))
 
 
+def test_a_block_is_not_placed_beyond_a_grid_of_more_rows_than_floats_tell_apart() -> None:
+    grid = (2**24 + 8, 1)  # 2^24 + 4 places for a block of five rows
+    noise = torch.ones(1, 4 * ATTEMPTS + math.prod(grid))
+    mask = block_masking(1, grid, 5, min_block=1, max_block=1, aspect=(25.0, 25.0), noise=noise, backend="cpu")
+    assert mask[0, -5:].all()
+    assert mask.sum() == 5
+
+
 def test_equal_noise_fills_the_first(engine) -> None:
     noise = torch.zeros(1, 4 * ATTEMPTS + 12, device=engine.device)
     noise[:, 4 * ATTEMPTS :] = torch.tensor([0.5, 0.0, -0.0, math.nan] * 3)
@@ -125,6 +133,7 @@ def test_equal_noise_fills_the_first(engine) -> None:
     assert got.flatten().nonzero().flatten().tolist() == [0, 1, 2, 4, 5, 6, 9, 10]
 
 
+@pytest.mark.usefixtures("other_working_memory")
 def test_any_number_of_threads(engine) -> None:
     noise = noise_of(300, (14, 14)).to(engine.device)
     before, want = torch.get_num_threads(), block_masking(300, 14, 75, noise=noise)

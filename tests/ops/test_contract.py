@@ -10,7 +10,7 @@ import pytest
 import torch
 from emulated import cuda_on_cpu
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from fastssl import ops
 from fastssl.ops import _native
@@ -26,6 +26,17 @@ def test_passes_opcheck(name: str, engine) -> None:
     if engine.backend not in op.implementations:
         pytest.skip(f"the op has no {engine.backend} backend")
     torch.library.opcheck(getattr(torch.ops.fastssl, name).default, (*op.example(engine.device), None))
+
+
+@pytest.mark.one_isa
+@pytest.mark.parametrize("name", [name for name in OPS if f"{name}_backward" in OPS])
+def test_passes_opcheck_with_gradients(name: str, engine) -> None:
+    op = OPS[name]
+    if engine.backend not in op.implementations:
+        pytest.skip(f"the op has no {engine.backend} backend")
+    asking = lambda x: x.clone().requires_grad_() if isinstance(x, Tensor) and x.is_floating_point() else x  # noqa: E731
+    example = tree_map(asking, op.example(engine.device))
+    torch.library.opcheck(getattr(torch.ops.fastssl, name).default, (*example, None))
 
 
 @pytest.mark.parametrize("name", OPS)

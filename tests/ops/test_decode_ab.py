@@ -84,6 +84,7 @@ def test_more_logits_than_32_bits_count(device: str) -> None:
     torch.testing.assert_close(decode_ab(logits, bins), want, rtol=1e-5, atol=1e-3)
 
 
+@pytest.mark.usefixtures("other_working_memory")
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
     logits, bins = data((2, 50, 70, 71), device=engine.device)
     before, want = torch.get_num_threads(), decode_ab(logits, bins)

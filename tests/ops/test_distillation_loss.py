@@ -204,6 +204,7 @@ def test_more_logits_than_32_bits_count(device: str) -> None:
     assert abs(loss.item() - want) <= 1e-6 * want
 
 
+@pytest.mark.usefixtures("other_working_memory")
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
     student, teacher, center = crops(5, 2, 5, 5003)
     settings = dict(student_temp=0.1, teacher_temp=0.04, center=center)

@@ -281,6 +281,7 @@ def test_the_first_call_waits_for_nothing_and_other_streams_find_its_table(gpu: 
     assert all(map(torch.equal, targets, sources))
 
 
+@pytest.mark.usefixtures("other_working_memory")
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
     def work() -> list[Tensor]:
         """Three steps from the same state, with a tensor that the reference updates among the others."""

@@ -112,6 +112,7 @@ def test_the_loss_of_the_docstring_is_that_of_the_dense_targets(engine) -> None:
     torch.testing.assert_close(got, want)
 
 
+@pytest.mark.usefixtures("other_working_memory")
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
     ab, bins = chroma((3, 2, 70, 71)).to(engine.device), gamut_bins(device=engine.device)
     before, want = torch.get_num_threads(), encode_ab(ab, bins)

@@ -142,6 +142,7 @@ def test_a_queue_of_columns_is_served_by_the_reference() -> None:
     assert torch.equal(queue[:, 0], torch.tensor([1.0, 0, 0, 0, 0, 0, 0, 1.0]))
 
 
+@pytest.mark.usefixtures("other_working_memory")
 def test_same_bits_with_any_number_of_threads(engine) -> None:
     keys, results = random(400, 515, torch.float32, 1), []
     before = torch.get_num_threads()

@@ -158,6 +158,7 @@ def test_more_pairs_than_32_bits_count(device: str) -> None:
     torch.testing.assert_close(got.cpu(), want[asked], rtol=1e-5, atol=0)
 
 
+@pytest.mark.usefixtures("other_working_memory")
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
     q, m = (70, 150) if engine.slow else (150, 700)
     features, bank, labels = data(q, m, 48, device=engine.device)

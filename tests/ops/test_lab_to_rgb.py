@@ -75,6 +75,7 @@ def test_both_sides_of_the_thresholds(engine) -> None:
     torch.testing.assert_close(lab_to_rgb(x).double(), reference(x.double()), rtol=2e-6, atol=2e-6)
 
 
+@pytest.mark.usefixtures("other_working_memory")
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
     x = colours((3, 3, 70, 71), torch.float32).to(engine.device)
     before, want = torch.get_num_threads(), lab_to_rgb(x)

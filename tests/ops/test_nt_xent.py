@@ -8,7 +8,15 @@ import sys
 import pytest
 import torch
 from beyond_32_bits import DEVICES, coded, how_many
-from contrastive_helpers import assert_any_layout
+from contrastive_helpers import (
+    CANCELLING,
+    DTYPES,
+    TEMPERATURES,
+    assert_any_layout,
+    assert_as_good_as_plain_torch,
+    assert_wrong_gradients_are_refused,
+    pairs,
+)
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -17,16 +25,10 @@ from fastssl.ops.nt_xent import reference  # type: ignore[attr-defined]
 
 BACKENDS = ("reference", "cpu", "triton")
 SHAPES = [(1, 1), (2, 3), (7, 128), (48, 5), (96, 16), (97, 64), (123, 100), (252, 128), (507, 31)]
-TEMPERATURES = [0.01, 0.02, 0.07, 0.2, 1.0]
-DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
 
-def views(n: int, d: int, *, dtype: torch.dtype = torch.float32, device: object = "cpu", seed: int = 0) -> list[Tensor]:
-    """Two related views, so that positives stand out as they do in training."""
-    generator = torch.Generator().manual_seed(seed)
-    first = torch.randn(n, d, generator=generator)
-    second = first + 0.7 * torch.randn(n, d, generator=generator)
-    return [normalize(z, dim=1).to(device=device, dtype=dtype) for z in (first, second)]
+def views(n: int, d: int, *, dtype: torch.dtype = torch.float32, device: object = "cpu") -> list[Tensor]:
+    return [z.to(device) for z in pairs(n, d, dtype)]
 
 
 def with_gradients(loss_function, z0: Tensor, z1: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -36,20 +38,9 @@ def with_gradients(loss_function, z0: Tensor, z1: Tensor, temperature: float) ->
     return loss.detach(), z0.grad, z1.grad
 
 
-def assert_as_good_as_plain_torch(z0: Tensor, z1: Tensor, temperature: float) -> None:
-    """At most twice the error that plain torch makes in the same dtype, both against float64."""
-    ours = with_gradients(nt_xent, z0, z1, temperature)
-    plain = with_gradients(reference, z0, z1, temperature)
-    exact = with_gradients(reference, z0.double(), z1.double(), temperature)
-    epsilon = torch.finfo(z0.dtype).eps
-    # one rounding of a similarity, seen through 1/t: below this, which of the two is nearer is chance
-    chance = epsilon / temperature * (1.0 if z0.dtype in (torch.float32, torch.float64) else 0.1)
-    if z0.dtype == torch.float64:  # what stands for exact is rounded too, as the processor happens to sum
-        chance *= 8
-    for got, rival, want in zip(ours, plain, exact, strict=True):
-        error, rival_error = ((x.double() - want).abs().max().item() for x in (got, rival))
-        scale = max(want.abs().max().item(), 1.0 / len(z0) / temperature if want.dim() else 1.0)
-        assert error <= 2 * rival_error + 8 * chance * scale, (error, rival_error, scale)
+def check(z0: Tensor, z1: Tensor, temperature: float, cancels: bool = False) -> None:
+    ours, plain = (lambda a, b, f=f: f(a, b, temperature=temperature) for f in (nt_xent, reference))
+    assert_as_good_as_plain_torch(ours, plain, z0, z1, scale=1 / temperature, cancels=cancels)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -60,7 +51,13 @@ def test_equals_the_formula(engine, n: int, d: int, dtype: torch.dtype) -> None:
     if engine.slow and n > 200:
         pytest.skip("sizes that take Triton's interpreter minutes")
     for temperature in TEMPERATURES[1::2] if engine.slow else TEMPERATURES:
-        assert_as_good_as_plain_torch(*views(n, d, dtype=dtype, device=engine.device), temperature)
+        check(*views(n, d, dtype=dtype, device=engine.device), temperature, cancels=n == 1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_wrong_gradient_is_refused(dtype: torch.dtype) -> None:
+    for t in TEMPERATURES:
+        assert_wrong_gradients_are_refused(globals(), "nt_xent", lambda t=t: check(*pairs(20, 16, dtype), t))
 
 
 @pytest.mark.parametrize("case", ["duplicates", "all equal", "orthogonal views", "zeros"])
@@ -74,7 +71,7 @@ def test_degenerate_rows(engine, case: str) -> None:
         z0, z1 = torch.eye(100, 16, device=engine.device), torch.eye(100, 16, device=engine.device).flip(1)
     else:
         z0, z1 = torch.zeros_like(z0), torch.zeros_like(z1)
-    assert_as_good_as_plain_torch(z0, z1, 0.1)
+    check(z0, z1, 0.1, cancels=case in CANCELLING)
 
 
 @pytest.mark.parametrize(("length", "temperature", "d"), [(1.0, 0.01, 1), (30.0, 0.5, 16), (100.0, 1.0, 16)])
@@ -118,6 +115,7 @@ def test_more_pairs_than_32_bits_count(device: str) -> None:
     assert (got - want).norm() <= 1e-5 * want.norm()
 
 
+@pytest.mark.usefixtures("other_working_memory")
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
     z0, z1 = views(300, 48, device=engine.device)
     before = torch.get_num_threads()
@@ -170,25 +168,9 @@ def test_a_temperature_tensor_receives_its_gradient(engine, temperature: float, 
         pytest.skip("Triton's kernel takes no float64")
     pair = views(123, 16, dtype=dtype, device=engine.device)
 
-    def results(function, *rows: Tensor) -> list[Tensor]:
-        t = torch.tensor(
-            temperature,
-            dtype=torch.float64 if rows[0].dtype == torch.float64 else torch.float32,
-            device=engine.device,
-            requires_grad=True,
-        )
-        z0, z1 = (z.clone().requires_grad_() for z in rows)
-        loss = function(z0, z1, temperature=t)
-        loss.backward()
-        return [loss.detach(), z0.grad, z1.grad, t.grad]
-
-    ours = results(nt_xent, *pair)
-    exact = results(reference, *(z.double() for z in pair))
-    plain = results(reference, *(z.float() if dtype != torch.float64 else z for z in pair))
-    chance = torch.finfo(dtype).eps / temperature  # one rounding of a similarity, seen through 1/t
-    for got, rival, want in zip(ours, plain, exact, strict=True):
-        error, rival_error = ((x.double() - want).norm() for x in (got, rival))
-        assert error <= 2 * rival_error + 4 * chance * want.norm()
+    ours, plain = (lambda a, b, t, f=f: f(a, b, temperature=t) for f in (nt_xent, reference))
+    t = torch.tensor(temperature, dtype=torch.promote_types(dtype, torch.float32), device=engine.device)
+    assert_as_good_as_plain_torch(ours, plain, *pair, t, scale=1 / temperature)
 
 
 def test_gradcheck_of_the_temperature(engine) -> None:
@@ -286,6 +268,34 @@ def test_the_matrix_of_similarities_is_never_stored() -> None:
     """4096 rows: the matrix alone is 64 MB."""
     assert extra_megabytes(2048, "cpu") < 16
     assert extra_megabytes(2048, "reference") > 128  # the measurement does see a stored matrix
+
+
+SCARCE = """
+import resource, torch
+from pathlib import Path
+from fastssl.ops import nt_xent
+torch.set_num_threads(1)
+nt_xent(torch.randn(4, 8), torch.randn(4, 8), temperature=0.5, backend="cpu")
+views = torch.zeros(2, 1, 180_000)  # a block of rows takes 69 MB, more than is kept, in each order
+for extra in range(0, 400, 40):
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + (extra << 20), resource.RLIM_INFINITY))
+    try:
+        print(nt_xent(*views, temperature=0.5, backend="cpu").item())
+        break
+    except MemoryError:
+        print("MemoryError")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the memory as Linux does")
+def test_memory_that_cannot_be_had_is_an_error() -> None:
+    """Whichever of the allocations it is that fails."""
+    done = subprocess.run([sys.executable, "-c", SCARCE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = done.stdout.split()
+    assert told == ["MemoryError"] * (len(told) - 1) + ["0.0"]
+    assert len(told) > 3
 
 
 BAD = [

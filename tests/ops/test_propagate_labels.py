@@ -131,6 +131,13 @@ def test_a_shift_is_followed_within_the_window_and_not_beyond(engine) -> None:
     assert (short[:, :-2, :-3] != labels[0][:, 2:, 3:]).any(0).all()
 
 
+@pytest.mark.parametrize("radius", [12, 2**62, 2**63 - 1])
+def test_a_radius_beyond_the_frame_is_none(engine, radius: int) -> None:
+    inputs = data(2, 5, 3, 13, 2, device=engine.device)
+    got, want = (propagate_labels(*inputs, radius=r, k=9, temperature=0.1) for r in (radius, None))
+    assert torch.equal(got, want)
+
+
 @pytest.mark.parametrize("k", [1, 3, 9, 17, 18, 40])
 @pytest.mark.parametrize("radius", [1, None])
 def test_of_equal_pixels_the_first_are_taken(engine, k: int, radius: int | None) -> None:
@@ -175,6 +182,7 @@ def test_more_pairs_than_32_bits_count(device: str) -> None:
     torch.testing.assert_close(got.cpu(), want[asked].T.reshape(2, side, side), rtol=1e-5, atol=0)
 
 
+@pytest.mark.usefixtures("other_working_memory")
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
     inputs = data(3, 48, *((9, 11) if engine.slow else (21, 23)), 3, device=engine.device)
     before, want = torch.get_num_threads(), propagate_labels(*inputs, radius=5, k=5, temperature=0.1)

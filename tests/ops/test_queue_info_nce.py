@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import functools
+import threading
+from pathlib import Path
 
 import pytest
 import torch
 from beyond_32_bits import DEVICES, coded, how_many
 from contrastive_helpers import (
+    CANCELLING,
     DTYPES,
     TEMPERATURES,
     _tensors_are_made_on_the_engines_device,  # noqa: F401
     assert_any_layout,
     assert_as_good_as_plain_torch,
     assert_same_bits_with_any_number_of_threads,
+    assert_wrong_gradients_are_refused,
     extra_megabytes,
     linux_only,
     needs_float64,
@@ -24,7 +28,7 @@ from contrastive_helpers import (
 )
 from torch import Tensor
 
-from fastssl.ops import queue_info_nce
+from fastssl.ops import _native, queue_info_nce
 from fastssl.ops.queue_info_nce import reference  # type: ignore[attr-defined]
 
 BACKENDS = ("reference", "cpu", "triton")
@@ -46,7 +50,7 @@ def inputs(n: int, k: int, d: int, dtype: torch.dtype = torch.float32) -> tuple[
     return query.to(dtype), key.to(dtype), queue.to(dtype)
 
 
-def check(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> None:
+def check(query: Tensor, key: Tensor, queue: Tensor, temperature: float, cancels: bool = False) -> None:
     options = dict(temperature=temperature)
     assert_as_good_as_plain_torch(
         lambda q, k: queue_info_nce(q, k, queue.to(q.dtype), **options),
@@ -54,6 +58,7 @@ def check(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> None
         query,
         key,
         scale=1 / temperature,
+        cancels=cancels,
     )
 
 
@@ -64,6 +69,14 @@ def test_equals_the_formula(engine, n: int, k: int, d: int, dtype: torch.dtype) 
     needs_speed(engine, n, k, d)
     for temperature in some(engine, TEMPERATURES):
         check(*inputs(n, k, d, dtype), temperature)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_wrong_gradient_is_refused(dtype: torch.dtype) -> None:
+    for t in TEMPERATURES:
+        assert_wrong_gradients_are_refused(
+            globals(), "queue_info_nce", lambda t=t: check(*inputs(20, 50, 16, dtype), t)
+        )
 
 
 @pytest.mark.parametrize("case", ["duplicates", "all equal", "the positive in the queue", "zeros", "lengths apart"])
@@ -79,7 +92,7 @@ def test_degenerate_rows(engine, case: str) -> None:
         query, key, queue = (torch.zeros_like(x) for x in (query, key, queue))
     else:
         query, queue = query * torch.logspace(-2, 1, 100)[:, None], queue * torch.logspace(1, -2, 300)[:, None]
-    check(query, key, queue, 0.1)
+    check(query, key, queue, 0.1, cancels=case in CANCELLING)
 
 
 def test_a_loss_near_zero_keeps_its_digits(engine) -> None:
@@ -126,6 +139,7 @@ def test_more_pairs_than_32_bits_count(device: str) -> None:
         assert (got - expected).norm() <= 1e-5 * expected.norm()
 
 
+@pytest.mark.usefixtures("other_working_memory")
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
     needs_speed(engine, 200, 5000, 48)
     query, key, queue = inputs(200, 5000, 48)
@@ -150,6 +164,29 @@ def test_bad_values_give_nan(engine, value: float, where: int) -> None:
     tensors[where][100, 3] = value
     loss = queue_info_nce(*tensors, temperature=0.5)
     assert torch.isnan(loss) if engine.backend == "cpu" else not torch.isfinite(loss)
+
+
+def running_threads() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+@linux_only
+def test_an_empty_queue_wakes_no_threads() -> None:
+    """None for no work would be as many as OpenMP likes: here, of a thread that never asked for any, three."""
+    before, woken = torch.get_num_threads(), []
+
+    def work() -> None:
+        torch.set_num_threads(3)
+        with _native.on_one_thread():
+            running = running_threads()
+            queue_info_nce(*inputs(7, 0, 8), temperature=0.5, backend="cpu")
+            woken.append(running_threads() - running)
+
+    caller = threading.Thread(target=work)
+    caller.start()
+    caller.join()
+    torch.set_num_threads(before)
+    assert woken == [0]
 
 
 def test_gradient_only_where_asked(engine) -> None:

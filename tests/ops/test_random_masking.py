@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastssl.ops import random_masking
+from fastssl.ops import _native, random_masking
 from fastssl.ops.random_masking import kept_patches, reference  # type: ignore[attr-defined]
 
 BACKENDS = ("reference", "cpu", "cuda")
@@ -62,6 +62,7 @@ def test_equal_noise_keeps_its_order(engine, values: int, length: int) -> None:
         assert torch.equal(tensor.cpu(), expected)
 
 
+@pytest.mark.usefixtures("other_working_memory")
 @pytest.mark.parametrize("length", [196, 1500])
 def test_any_number_of_threads(engine, length: int) -> None:
     noise = torch.rand(61, length, generator=torch.Generator().manual_seed(0)).to(engine.device)
@@ -113,6 +114,11 @@ def test_under_compile(engine) -> None:
 )
 def test_kept_patches_survives_rounding(length: int, ratio: float, kept: int) -> None:
     assert kept_patches(length, ratio) == kept
+
+
+def test_more_patches_than_32_bits_count_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"random_masking: takes at most 2\^32 - 1 patches.*; got 4294967296"):
+        _native.cpu.random_masking(0, 0, 2**32, 1, 0, 0, 0, 1)  # of no sample: addresses and a number of threads
 
 
 BAD = [

@@ -108,6 +108,7 @@ def test_larger_gradients_than_32_bits_count() -> None:
     assert torch.equal(pos, grad[0] + grad[-1])
 
 
+@pytest.mark.usefixtures("other_working_memory")
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
     ids, tensors, grad = large()
     before = torch.get_num_threads()

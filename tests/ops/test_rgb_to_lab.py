@@ -73,6 +73,7 @@ def test_both_sides_of_the_thresholds_and_beyond_the_range(engine) -> None:
     torch.testing.assert_close(rgb_to_lab(grid).double(), want, rtol=2e-6, atol=2e-4)
 
 
+@pytest.mark.usefixtures("other_working_memory")
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
     x = colours((3, 3, 70, 71), torch.float32).to(engine.device)
     before, want = torch.get_num_threads(), rgb_to_lab(x)

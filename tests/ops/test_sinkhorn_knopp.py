@@ -147,6 +147,7 @@ def test_minus_infinity_is_a_probability_of_0(engine) -> None:
         assert sinkhorn_knopp(scores, temp=0.05, iterations=3).isnan().all()
 
 
+@pytest.mark.usefixtures("other_working_memory")
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
     scores = scores_of(130, 3001)
     before = torch.get_num_threads()

@@ -96,6 +96,7 @@ def test_larger_gradients_than_32_bits_count() -> None:
     assert torch.equal(pos, grad[0] + grad[-1])
 
 
+@pytest.mark.usefixtures("other_working_memory")
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
     ids, tensors, grad = large()
     before = torch.get_num_threads()
@@ -212,6 +213,13 @@ def test_second_derivative_is_refused(engine) -> None:
     (grad,) = torch.autograd.grad(take_patches(x, permutations(2, 5)).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="second derivatives are not supported"):
         grad.sum().backward()
+
+
+def test_more_indices_than_the_gradient_counts_are_refused() -> None:
+    x, ids = torch.zeros(0, 5, 1, requires_grad=True), torch.zeros(0, 2**31, dtype=torch.int64)
+    taken = take_patches(x, ids, backend="cpu")
+    with pytest.raises(ValueError, match=r"at most 2\^31 - 1 indices a sample; got 2147483648"):
+        taken.sum().backward()
 
 
 @pytest.mark.parametrize("bad", [-1, 5, 2**40, -(2**62)])

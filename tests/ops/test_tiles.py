@@ -182,6 +182,7 @@ def test_bad_values_stay_in_their_tile_and_channel(engine, value: float) -> None
     assert int((~plain.isfinite()).sum()) == 1
 
 
+@pytest.mark.usefixtures("other_working_memory")
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
     images = images_of((9, 3, 75, 76))
     before, want = torch.get_num_threads(), tiles(images, 3, size=21, normalize=True)

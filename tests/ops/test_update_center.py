@@ -81,6 +81,7 @@ def test_more_elements_than_32_bits_count(device: str) -> None:
     torch.testing.assert_close(center, (1 + ramp) / 2_100, rtol=1e-6, atol=0)
 
 
+@pytest.mark.usefixtures("other_working_memory")
 def test_same_bits_again_and_with_any_number_of_threads(engine) -> None:
     center, teacher = inputs((300, 5003))
     before, results = torch.get_num_threads(), []

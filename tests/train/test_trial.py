@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from image_files import encode, noise, write_tree
 
-from fastssl.data import rows
-from fastssl.data.images import load_lazily, stream
+from fastssl.data import rows, sources
+from fastssl.data.images import ImageSet, load_lazily, stream
 from fastssl.errors import UserError
+from fastssl.train import checkpoint as checkpoints
 from fastssl.train import log
 from fastssl.train.config import RunConfig
 from fastssl.train.folder import RunFolder
+from fastssl.train.interrupt import StopRequest
 from fastssl.train.loop import Progress, pretrain
 from fastssl.train.trial import Trial
 
@@ -28,31 +32,117 @@ def source(folder: Path, bad: int) -> str:
     return str(write_tree(folder, files))
 
 
+class Slow:
+    """A disk from which a trial reads nothing until it may.
+
+    Attributes:
+        begun: set when it would read the first file.
+        go_on: set when it is closed, or by the test.
+        read: the files that it read.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun, self.go_on, self.read = threading.Event(), threading.Event(), list[Path]()
+        self._read_file, slow = sources._read_file, self
+
+        class Pool(ThreadPoolExecutor):
+            def shutdown(self, *args: bool, **kwargs: bool) -> None:
+                slow.go_on.set()
+                super().shutdown(*args, **kwargs)
+
+        monkeypatch.setattr(sources, "_read_file", self._read)
+        monkeypatch.setattr("fastssl.train.trial.ThreadPoolExecutor", Pool)
+
+    def _read(self, file: Path) -> bytes:
+        if threading.current_thread().name.startswith("try"):
+            self.begun.set()
+            assert self.go_on.wait(60)
+            self.read.append(file)
+        return self._read_file(file)
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Slow:
+    return Slow(monkeypatch)
+
+
+@pytest.fixture
+def trials(monkeypatch: pytest.MonkeyPatch) -> list[Trial]:
+    """Those that runs begin."""
+    begun: list[Trial] = []
+
+    class Noted(Trial):
+        def __init__(self, images: ImageSet | None) -> None:
+            super().__init__(images)
+            begun.append(self)
+
+    monkeypatch.setattr("fastssl.train.loop.Trial", Noted)
+    return begun
+
+
 @pytest.mark.parametrize("read", [load_lazily, stream])
-def test_they_are_named_before_anything_is_scored(read, config: RunConfig, folder: RunFolder, tmp_path: Path) -> None:
+def test_they_are_named_before_anything_is_scored(
+    read, trials: list[Trial], config: RunConfig, folder: RunFolder, tmp_path: Path
+) -> None:
     splits = read(source(tmp_path / "pets", 2), size=16)
     named: list[int] = []
 
     def watch(progress: Progress) -> None:
+        assert trials[0].wait(StopRequest())
         named.append(len(splits.train.skipped))
 
-    pretrain(replace(config, epochs=60, eval_every=0), splits, folder, watch=watch)
-    assert named[-1] == 2
+    pretrain(replace(config, epochs=1, eval_every=0), splits, folder, watch=watch)
+    assert named == [2, 2, 2]
 
 
-def test_too_many_of_them_end_the_run_early(config: RunConfig, folder: RunFolder, tmp_path: Path) -> None:
+def test_of_too_many_of_them_and_a_stop_in_one_step_the_stop_counts(
+    trials: list[Trial], config: RunConfig, folder: RunFolder, tmp_path: Path
+) -> None:
+    def watch(progress: Progress) -> None:
+        assert not trials[0].wait(StopRequest())
+        signal.raise_signal(signal.SIGINT)
+
+    splits = load_lazily(source(tmp_path / "pets", 6), size=16)
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 1 of 9"):
+        pretrain(replace(config, eval_every=0), splits, folder, watch=watch)
+    assert checkpoints.load(folder.checkpoint).step == 1
+
+
+def test_too_many_of_them_that_are_met_when_the_online_knn_is_due_cost_no_step(
+    slow: Slow, config: RunConfig, folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def waited(futures: list[Future[object]], timeout: float) -> None:
+        slow.go_on.set()
+        wait(futures, timeout)
+
+    monkeypatch.setattr("fastssl.train.trial.wait", waited)
     splits = load_lazily(source(tmp_path / "pets", 6), size=16)
     with pytest.raises(UserError, match="too many unreadable files: 5 so far, 4 of 48 allowed"):
-        pretrain(replace(config, epochs=500, eval_every=0), splits, folder)
-    assert len(log.read(folder.metrics)) < 1500
+        pretrain(replace(config, eval_every=1), splits, folder)
+    assert [row.knn for row in log.read(folder.metrics)] == [None] * 3
+    state = checkpoints.load(folder.checkpoint)
+    assert (state.epoch, state.step) == (1, 0)
+
+
+def test_too_many_of_them_end_the_run_early(
+    trials: list[Trial], config: RunConfig, folder: RunFolder, tmp_path: Path
+) -> None:
+    def watch(progress: Progress) -> None:
+        assert not trials[0].wait(StopRequest())
+
+    splits, unscored = load_lazily(source(tmp_path / "pets", 6), size=16), replace(config, eval_every=0)
+    with pytest.raises(UserError, match="too many unreadable files: 5 so far, 4 of 48 allowed"):
+        pretrain(unscored, splits, folder, watch=watch)
+    assert len(log.read(folder.metrics)) == 1
     lenient = load_lazily(source(tmp_path / "pets", 6), size=16, max_skipped=0.2)
-    assert pretrain(replace(config, epochs=1, eval_every=0, max_skipped=0.2), lenient, folder, overwrite=True).finished
+    assert pretrain(replace(unscored, max_skipped=0.2), lenient, folder, resume=True).finished
+    assert len(log.read(folder.metrics)) == 9
 
 
 def test_what_was_tried_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     splits = stream(source(tmp_path, 1), size=16)
     trial = Trial(splits.test)
-    trial.check(wait=True)
+    assert trial.wait(StopRequest())
     trial.close()
     assert [item.name for item in splits.train.skipped] == ["test/a/0.png"]
     monkeypatch.setattr(rows, "read_each", None)
@@ -60,30 +150,34 @@ def test_what_was_tried_is_not_read_again(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(splits.test.readable()) == 23
 
 
-def test_it_ends_when_it_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, go_on, seen = threading.Event(), threading.Event(), []
-    read_each = rows.read_each
-
-    def slow(*args):  # type: ignore[no-untyped-def]
-        for found in read_each(*args):
-            begun.set()
-            seen.append(found)
-            assert go_on.wait(60)
-            yield found
-
-    monkeypatch.setattr(rows, "read_each", slow)
-    splits = load_lazily(source(tmp_path, 0), size=16)
-    trial = Trial(splits.test)
-    assert begun.wait(60)
+def test_it_ends_after_the_file_that_is_read_when_it_is_left(slow: Slow, tmp_path: Path) -> None:
+    trial = Trial(load_lazily(source(tmp_path, 0), size=16).test)
+    assert slow.begun.wait(60)
     trial.check()
-    threading.Timer(0.05, go_on.set).start()
     trial.close()
-    trial.check(wait=True)
+    trial.check()
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("try", "decode"))]
-    assert len(seen) == 1
+    assert len(slow.read) == 1
+
+
+def test_the_online_knn_does_not_wait_for_it_if_a_stop_is_requested(
+    slow: Slow, config: RunConfig, folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def waited(*args: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("fastssl.train.trial.wait", waited)
+    splits = load_lazily(source(tmp_path / "pets", 0), size=16)
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 3 of 6"):
+        pretrain(replace(config, epochs=2, eval_every=1), splits, folder)
+    assert [row.knn for row in log.read(folder.metrics)] == [None] * 3
+    assert len(slow.read) == 1
+    monkeypatch.undo()
+    pretrain(replace(config, epochs=2, eval_every=1), splits, folder, resume=True)
+    assert [row.knn is None for row in log.read(folder.metrics)] == [True] * 5 + [False]
 
 
 def test_without_images_to_test_on_there_is_nothing_to_try() -> None:
     trial = Trial(None)
-    trial.check(wait=True)
+    assert trial.wait(StopRequest())
     trial.close()
