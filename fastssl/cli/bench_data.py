@@ -35,7 +35,7 @@ def run(words: list[str]) -> int:
     file = values.pop("json")
     config = BenchConfig(**values)
     reading.refuse_shards(config.data, "one engine alone reads")
-    with console.reading(config.data) as progress:
+    with reading.images_of(config.data, "bench-data") as progress:
         found = load(config, progress)
     with console.counting("measuring engines and step", "turns", often=1) as progress:  # it would slow them
         result = measure(config, found, progress)

@@ -19,6 +19,7 @@ from fastssl.data.clips import ClipSet
 from fastssl.data.images import Skipped, Splits
 from fastssl.data.media import Data
 from fastssl.data.reading import counted
+from fastssl.data.video import FrameFolder, Video
 from fastssl.eval import Pretext, Scores
 from fastssl.eval import tuning as tunings
 from fastssl.eval.protocol import RANDOM, TRAINED
@@ -100,11 +101,21 @@ def describe_data(data: Data, source: str, *, reported: bool) -> None:
         labelled = f", {len(test):,} for testing, {len(train.classes)} classes" if test is not None else ", no labels"
         found, skipped = f"{counted(len(train), 'image')} for training{labelled}", train.skipped
     elif isinstance(data, ClipSet):
-        found, skipped = f"{counted(len(data), 'clip')} of {counted(len(data.videos), 'video')}", data.skipped
+        found, skipped = f"{counted(len(data), 'clip')} of {_videos(data.videos)}", data.skipped
     else:
         found, skipped = f"{counted(len(data), 'recording')} at {data.rate} Hz", data.skipped
     _err.print(f"{source}: {found}", markup=False, soft_wrap=True)
     describe_skipped(skipped, IN_REPORT if reported and not isinstance(data, Recordings) else None)
+
+
+def _videos(videos: Sequence[Video]) -> str:
+    """How many; of folders of images, which may be photographs as well, what they were taken for."""
+    told = counted(len(videos), "video")
+    if not isinstance(videos[0], FrameFolder):
+        return told
+    least, most = min(map(len, videos)), max(map(len, videos))
+    frames = counted(most, "frame") if least == most else f"{least:,} to {counted(most, 'frame')}"
+    return f"{told} of {frames}, each a folder of images"
 
 
 def describe_sizes(config: RunConfig) -> None:
@@ -202,7 +213,8 @@ class TrainingDisplay:
     def trained(self, epochs: int) -> None:
         """Says so of a run whose training was complete before: no step was shown."""
         if self._task is None:
-            _err.print(f"all {epochs} epochs are trained already", markup=False)
+            all_are = "the only epoch is" if epochs == 1 else f"all {epochs} epochs are"
+            _err.print(f"{all_are} trained already", markup=False)
 
 
 def _told(progress: Progress) -> str:

@@ -8,6 +8,7 @@ from fastssl.data.clips import ClipSet
 from fastssl.data.files import NOT_SHOWN
 from fastssl.data.images import Splits
 from fastssl.data.media import Data, some_frames
+from fastssl.data.reading import counted
 from fastssl.data.webdataset import InShards, some_samples
 from fastssl.errors import UserError
 from fastssl.report import write_report
@@ -29,10 +30,10 @@ def draw(trained: Trained, data: Data) -> None:
     saw, clips = None, None
     if isinstance(data, ClipSet):
         config, clips = trained.config, data
-        saw = f"{len(data):,} clips of {config.media.frames} frames"
+        saw = f"{counted(len(data), 'clip')} of {counted(config.media.frames, 'frame')}"
         data = Splits(some_frames(data, config.data, size=config.image_size, count=_SHOWN, seed=config.seed), None)
     elif isinstance(data.train.images, InShards):
-        saw = f"{len(data.train):,} images"
+        saw = counted(len(data.train), "image")
         data = Splits(some_samples(data.train, count=_SHOWN, seed=trained.config.seed, instead=NOT_SHOWN), None)
     with console.reading(trained.config.data) as progress:
         data = data.readable(progress)

@@ -7,6 +7,7 @@ from pathlib import Path
 from fastssl.cli import console, reading
 from fastssl.cli.parser import Parser
 from fastssl.data.images import MAX_SKIPPED
+from fastssl.data.reading import counted
 from fastssl.eval import extract
 from fastssl.train.export import check_table, write_features
 from fastssl.train.reproduce import reproducible, resolve_device
@@ -51,5 +52,5 @@ def run(words: list[str]) -> int:
         device = resolve_device(config.device)
         features = extract(trained.encoder.to(device), found.images, size=config.image_size, progress=progress)
     write_features(features, found, out)
-    print(f"{features.shape[0]} images x {features.shape[1]} features: {out}")
+    print(f"{counted(features.shape[0], 'image')} x {counted(features.shape[1], 'feature')}: {out}")
     return 0

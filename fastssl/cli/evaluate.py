@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
@@ -58,7 +58,8 @@ def run(words: list[str]) -> int:
             raise UserError(f"{given.data} has masks to track and no labels to train with: leave --protocol out")
         score_tracking(trained, given.data, TrackConfig(**given.track.as_dict()), given.sequences)
         return 0
-    splits = reading.load_images(trained.config, cache, given.data)
+    most = trained.config.max_skipped if given.max_skipped is None else given.max_skipped
+    splits = reading.load_images(replace(trained.config, max_skipped=most), cache, given.data)
     other = Path(given.data).stem if given.data else None
     folder = trained.folder
     if given.protocol == "frozen":
@@ -79,6 +80,11 @@ def _parser() -> Parser:
     parser.add_argument("--protocol", type=protocols, default="frozen", help="what is trained with labels")
     parser.add_argument("--seeds", type=int, default=3, help="how often each case is tuned, the seeds 0, 1, 2 ...")
     parser.add_argument("--sequences", type=str | None, help="a file with the names of the videos to track through")
+    parser.add_argument(
+        "--max_skipped",
+        type=float | None,
+        help="the share of the files, in [0, 1], above which unreadable ones are an error; null takes the run's own",
+    )
     reading.add_cache_options(parser)
     parser.add_class_arguments(FinetuneConfig, "finetune")
     parser.set_defaults(flattened({"finetune": asdict(FinetuneConfig())}))

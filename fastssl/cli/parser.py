@@ -30,6 +30,9 @@ class Parser(ArgumentParser):
         usage: what follows ``fastssl`` on the usage line.
         description: what the command does.
         examples: indented command lines.
+
+    Attributes:
+        refused: what there is no option for though one may look for it, and what is said of it then.
     """
 
     def __init__(self, usage: str, description: str, examples: str) -> None:
@@ -42,6 +45,8 @@ class Parser(ArgumentParser):
             allow_abbrev=False,
             print_config=None,
         )
+
+        self.refused: dict[str, str] = {}
 
     def parse(self, words: Sequence[str]) -> Namespace:
         """The values of ``words``.
@@ -84,6 +89,8 @@ class Parser(ArgumentParser):
     def _unknown(self, word: str) -> UserError:
         if not word.startswith("-"):
             return UserError(f"unexpected word {word!r}: see --help")
+        if word in self.refused:
+            return UserError(self.refused[word])
         options = self._options()
         # a setting without its group's name, or with another one
         alike = [name for name in options if _last(name) == _last(word)]

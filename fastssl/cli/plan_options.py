@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, get_args, get_origin
+from typing import Any, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse
 
@@ -33,6 +33,10 @@ def add_plan_options(parser: Parser, plan: ViewPlan, changes: Any = None) -> Non
         group.add_argument(f"--plan.{name}", help=f"{told[name]} {_usual(plan, name)}", **_taken(kind))
         for part in parts if name in of_parts else ():
             group.add_argument(f"--plan.{part}.{name}", help=argparse.SUPPRESS, **_taken(kind))
+    for name in get_type_hints(ViewPlan):
+        for where in ("", *(f"{part}." for part in parts)):
+            if reason := plans.refusal(name, of_part=bool(where)):
+                parser.refused[f"--plan.{where}{name}"] = f"--plan.{where}{reason}"
 
 
 def early(words: Sequence[str], option: str, default: str | None) -> str | None:

@@ -17,16 +17,18 @@ from fastssl.cli.plan_options import add_plan_options, early, early_plan
 from fastssl.cli.scoring import score
 from fastssl.data import engines, plans
 from fastssl.data.audio import Recordings
+from fastssl.data.files import TooManySkippedError
 from fastssl.data.images import Splits
 from fastssl.data.media import Data
 from fastssl.data.plans import ViewPlan
 from fastssl.data.rows import Decoded
+from fastssl.data.webdataset import InShards
 from fastssl.errors import UserError
 from fastssl.train import checkpoint as checkpoints
 from fastssl.train import config as configs
 from fastssl.train.config import RunConfig
 from fastssl.train.folder import RunFolder
-from fastssl.train.loop import pretrain
+from fastssl.train.loop import pretrain, stopped
 from fastssl.train.trained import open_run
 
 DESCRIPTION = """\
@@ -60,6 +62,9 @@ def run(words: list[str]) -> int:
     cache = reading.cache(options["no_cache"], options["cache_limit"])
     folder.check(resume=resume, overwrite=overwrite)
     engines.require(config.engine)
+    if resume:
+        stopped(folder, config)  # refuses other settings before data is read, and kept
+    again = f"fastssl pretrain --out {shlex.quote(str(folder.path))} --resume"
     with folder.lock(), reading.loaded(config, cache) as data:
         console.describe_data(data, config.data, reported=not report.missing())
         console.describe_sizes(config)
@@ -80,8 +85,10 @@ def run(words: list[str]) -> int:
             drawn = _finish(folder, data)
             if len(reading.skipped(data)) > known:
                 console.sum_up(reading.skipped(data), console.IN_REPORT if drawn else console.ABOVE)
+        except TooManySkippedError as error:
+            begun = folder.checkpoint.exists() and not overwrite
+            raise UserError(f"{error}; go on with: {again} --max_skipped SHARE" if begun else str(error)) from None
         except KeyboardInterrupt as stop:
-            again = f"fastssl pretrain --out {shlex.quote(str(folder.path))} --resume"
             raise KeyboardInterrupt(f"{str(stop) or 'interrupted'}; go on with: {again}") from None
     return 0
 
@@ -96,6 +103,7 @@ def _ready(data: Data) -> Callable[[], tuple[int, int]] | None:
 def _finish(folder: RunFolder, data: Data) -> bool:
     """Scores and report, and whether that was drawn. The run is complete already: a missing extra costs it alone."""
     trained = open_run(folder.path)
+    evaluate = f"fastssl evaluate {shlex.quote(str(folder.path))} --data"
     labelled = isinstance(data, Splits) and data.test is not None and data.test.labels is not None
     if isinstance(data, Splits):
         with console.reading(trained.config.data) as progress:
@@ -105,13 +113,15 @@ def _finish(folder: RunFolder, data: Data) -> bool:
             f"not scored: take the encoder of waveforms out by fastssl export {folder.path} --out encoder.safetensors"
         )
     elif not isinstance(data, Splits):
-        print(f"not scored: give labelled images to fastssl evaluate {folder.path} --data")
+        print(f"not scored: give labelled images to {evaluate}")
     elif labelled and data.test is not None:
         score(trained, data, folder.scores)
     elif labelled:
         print("not scored: none of the test images can be read")
+    elif isinstance(data.train.images, InShards):
+        print(f"not scored: no labels are read from shards: give labelled images to {evaluate}")
     else:
-        print("not scored: the images have no labels (folders that name classes)")
+        print(f"not scored: the images have no labels (folders that name classes): give labelled ones to {evaluate}")
     if isinstance(data, Recordings):  # a report shows images
         return False
     try:
@@ -146,10 +156,12 @@ def _base(method: str | None, words: list[str]) -> RunConfig:
         known, _ = parser.parse_known_args(words)
     except argparse.ArgumentError as error:
         raise UserError(str(error).removeprefix("argument ")) from error
+    if method is not None:
+        methods.get(method)  # refuses one that there is not, before a file is blamed for it
     folder = RunFolder(known.out or _usual_folder(method or RunConfig.method, known.data))
     base = RunConfig()
     if known.config is not None:
-        base = configs.read(known.config)
+        base = configs.read(known.config, method)
     elif known.resume:
         base = configs.from_dict(checkpoints.load(folder.checkpoint).config)
     return base if method is None else configs.with_method(base, method)

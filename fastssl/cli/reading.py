@@ -16,8 +16,8 @@ from fastssl.cli.parser import Parser
 from fastssl.data import engines, images, media, shards
 from fastssl.data.clips import ClipSet
 from fastssl.data.images import Cache, ImageSet, Skipped, Splits
-from fastssl.data.media import Data
-from fastssl.data.reading import quote
+from fastssl.data.media import Data, Modality
+from fastssl.data.reading import Progress, quote
 from fastssl.data.webdataset import InShards, open_shards
 from fastssl.errors import UserError
 from fastssl.train.config import RunConfig
@@ -88,7 +88,7 @@ def load(config: RunConfig, cache: Cache | None) -> Data:
         with console.reading(source) as progress:
             return images.load_lazily(source, size=size, seed=seed, max_skipped=most, progress=progress, cache=cache)
     except UserError as error:
-        raise _of_another_kind(config) or error from None
+        raise _of_another_kind(source, config.modality, config.method, is_method=True) or error from None
 
 
 @contextmanager
@@ -132,7 +132,7 @@ def load_images(config: RunConfig, cache: Cache | None, other: str | None = None
     """
     if other is not None:
         refuse_shards(other, "have no labels to score by")
-        with console.reading(other) as progress:
+        with images_of(other, "evaluate") as progress:
             found = images.load(
                 other,
                 size=config.image_size,
@@ -188,22 +188,37 @@ def refuse_recordings(config: RunConfig) -> None:
 
 
 def load_all(source: str, cache: Cache | None, *, size: int, max_skipped: float) -> ImageSet:
-    """`images.load_all` with a bar. Shards are refused."""
+    """`images.load_all` with a bar, for ``embed``. Shards are refused."""
     refuse_shards(source, "are for training alone")
-    with console.reading(source) as progress:
+    with images_of(source, "embed") as progress:
         return images.load_all(source, size=size, max_skipped=max_skipped, progress=progress, cache=cache)
 
 
-def _of_another_kind(config: RunConfig) -> UserError | None:
-    """What to say of data that is there, but for other methods."""
-    kinds = media.held(config.data)
-    if not kinds or config.modality in kinds or (config.modality == "video" and "image" in kinds):  # frames, perhaps
+@contextmanager
+def images_of(source: str, taker: str) -> Iterator[Progress]:
+    """A bar of the images that ``taker``, a command, reads of ``source``.
+
+    Raises:
+        UserError: that which is raised within, unless the source holds something else: then it says what.
+    """
+    try:
+        with console.reading(source) as progress:
+            yield progress
+    except UserError as error:
+        raise _of_another_kind(source, "image", taker) or error from None
+
+
+def _of_another_kind(source: str, wanted: Modality, taker: str, *, is_method: bool = False) -> UserError | None:
+    """What to say of data that is there, and not what ``taker``, a method or a command, is given."""
+    kinds = media.held(source)
+    if not kinds or wanted in kinds or (wanted == "video" and "image" in kinds):  # frames, perhaps
         return None
-    fitting = [name for name in methods.names() if methods.get(name).modality in kinds]
+    plurals = media.PLURALS
+    fitting = [name for name in methods.names() if is_method and methods.get(name).modality in kinds]
     advice = f"take a method for them ({', '.join(fitting)}), or " if fitting else ""
     return UserError(
-        f"{config.data!r} holds {' and '.join(media.PLURALS[kind] for kind in kinds)}, and {config.method} takes "
-        f"{media.PLURALS[config.modality]}: {advice}give it {media.PLURALS[config.modality]}"
+        f"{source!r} holds {' and '.join(plurals[kind] for kind in kinds)}, and {taker} takes {plurals[wanted]}: "
+        f"{advice}give it {plurals[wanted]}"
     )
 
 

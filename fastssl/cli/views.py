@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastssl.cli import console
+from fastssl.cli import console, reading
 from fastssl.cli.parser import Parser
 from fastssl.cli.photos import check_ending, save
 from fastssl.cli.plan_options import add_plan_options, early, early_plan
 from fastssl.data import engines, plans
 from fastssl.data.engines import Engine
+from fastssl.data.reading import counted
 from fastssl.data.sample import load_some
 from fastssl.errors import UserError
-from fastssl.report.grid import draw_grid
+from fastssl.report.grid import draw_rows
+from fastssl.report.sample import draw_sample
 from fastssl.train import config as configs
 from fastssl.train.config import RunConfig
 
@@ -43,10 +45,15 @@ def run(words: list[str]) -> int:
     configs.check_seed(given.seed)
     engines.require(given.engine)
     plan = plans.changed(plans.get(given.preset)(given.image_size), configs.plan_changes(given.plan.as_dict()))
-    with console.reading(given.data) as progress:
+    with reading.images_of(given.data, "views") as progress:
         found = load_some(given.data, size=given.image_size, count=given.rows, seed=given.seed, progress=progress)
     console.describe_skipped(found.skipped)
-    save(draw_grid(found, plan, rows=given.rows, seed=given.seed, engine=given.engine), out)
+    sample = draw_sample(found, plan, rows=given.rows, seed=given.seed, engine=given.engine)
+    save(draw_rows(sample, plan), out)
+    if (drawn := len(sample.images)) < given.rows:
+        console.tell(f"{counted(drawn, 'row')} of {given.rows}: other images are not there, or cannot be read")
+    for row, position in enumerate(sample.chosen.tolist(), 1):
+        print(f"row {row}: {found.names[position]}")
     print(plans.describe(plan))
     print(f"picture: {out}")
     return 0

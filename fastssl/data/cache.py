@@ -22,7 +22,7 @@ from filelock import FileLock
 from fastssl.data.alike import keys
 from fastssl.data.carry import best_of
 from fastssl.data.kept import DAMAGE, Block, Kept, NewFile, current, hold, open_kept
-from fastssl.data.reading import Progress
+from fastssl.data.reading import Progress, counted
 from fastssl.data.sources import Entries, one_line
 from fastssl.errors import UserError
 
@@ -150,7 +150,7 @@ class Cache:
         """How many sets there are, how much they take, and how much they may."""
         sizes = [size for size, _, _ in self._files()]
         limit = "no limit" if self.limit is None else f"at most {_in_words(self.limit)}"
-        return f"{self.folder}: {len(sizes)} sets of images, {_in_words(sum(sizes))}; {limit}"
+        return f"{self.folder}: {counted(len(sizes), 'set')} of images, {_in_words(sum(sizes))}; {limit}"
 
     def _files(self) -> list[tuple[int, float, Path]]:
         """Bytes of each file, when it was last used, and its path; the one that was not used for longest first."""
@@ -205,8 +205,8 @@ def _is_written(new: NewFile, place: Path, carried: Iterable[Block]) -> bool:
 
 def _amount(kept: Kept, there: int) -> str:
     count, size = len(kept.keys), kept.shape[-1]
-    many = f"{count:,}" if there in (0, count) else f"{there:,} of {count:,}"
-    return f"{many} images of {size} x {size}, {_in_words(kept.shape.numel())}"
+    many = "" if there in (0, count) else f"{there:,} of "
+    return f"{many}{counted(count, 'image')} of {size} x {size}, {_in_words(kept.shape.numel())}"
 
 
 def _in_words(size: int) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from traceback import walk_stack
 from typing import TypeVar
 
 from fastssl.data.decode import UnreadableError
@@ -24,7 +26,16 @@ ANOTHER = "another takes its place"
 # And in a report.
 NOT_SHOWN = "the report leaves it out"
 
+# The way on, for errors of too many unreadable files; it is to be given the share that is allowed.
+ALLOW_MORE = "or allow a larger share by --max_skipped (now {:g})"
+
+_PACKAGE, _HERE = __name__.partition(".")[0], 2  # a stacklevel in it: commands tell its warnings without a line
+
 _naming = threading.Lock()  # several readers may share the list of what was skipped
+
+
+class TooManySkippedError(UserError):
+    """More files cannot be read than are allowed."""
 
 
 class Files:
@@ -33,7 +44,8 @@ class Files:
     Args:
         listing: what to read; what cannot be is added to its ``skipped``.
         max_skipped: the share of the files, in [0, 1], above which unreadable ones are an error; one is always allowed.
-        instead: what becomes of the place of such a file, for the warning that names it; None for no warning.
+        instead: what becomes of the place of such a file, for the warning that names it, the first that does; None for
+            no warning.
 
     Raises:
         UserError: if ``max_skipped`` is out of range.
@@ -42,10 +54,11 @@ class Files:
     def __init__(self, listing: Listing, max_skipped: float, instead: str | None) -> None:
         self.listing = listing
         self._instead = instead
-        self._allowed = allowed(len(listing.entries), max_skipped)
+        self._allowed, self._share = allowed(len(listing.entries), max_skipped), max_skipped
         self._all = len(listing.entries)
         self._unreadable: set[int] = set()  # by their positions in the whole
         self._names = _Names(listing.skipped)
+        self._told: set[str] = set()  # of what becomes of their places; of all parts together
         self._positions: Sequence[int] | None = None  # in the whole, of a part
 
     def part(self, positions: Sequence[int], instead: str) -> Files:
@@ -110,13 +123,22 @@ class Files:
             new = name not in self._names
             if new:
                 self.listing.skipped.append(Skipped(name, reason))
-        if new and self._instead is not None:
-            warnings.warn(f"{name!r} cannot be read ({reason}): {self._instead}", stacklevel=2)
+            warning = self._warning(name, reason) if new else None
+        if warning is not None:
+            warnings.warn(warning, stacklevel=_of_the_call())
         if count > self._allowed:
-            raise UserError(
+            raise TooManySkippedError(
                 f"too many unreadable files: {count} so far, {self._allowed} of {self._all} allowed "
-                f"({quote(self.skipped)}): repair them, or allow more by max_skipped"
+                f"({quote(self.skipped)}): repair them, {ALLOW_MORE.format(self._share)}"
             )
+
+    def _warning(self, name: str, reason: str) -> str | None:
+        """What is said of such a file, if anything; what becomes of its place is said of the first alone."""
+        if self._instead is None:
+            return None
+        first = self._instead not in self._told
+        self._told.add(self._instead)
+        return f"{name!r} cannot be read ({reason}){f': {self._instead}' if first else ''}"
 
     def substitutes(self, found: Sequence[object | None]) -> list[int]:
         """For each file of a batch its place in it, or that of the next readable one where it is None.
@@ -132,6 +154,16 @@ class Files:
     def filled(self, found: Sequence[T | None]) -> list[T]:
         """A batch with each None replaced by its substitute. Raises as ``substitutes`` does."""
         return [use for use in (found[i] for i in self.substitutes(found)) if use is not None]
+
+
+def _of_the_call() -> int:
+    """The ``stacklevel``, for who asks, of the call into this package, where a program of the user's made it."""
+    callers = [str(frame.f_globals.get("__name__")) for frame, _ in walk_stack(sys._getframe(1))]
+    ours = [level for level, name in enumerate(callers, 1) if name.partition(".")[0] == _PACKAGE]
+    outermost = callers[ours[-1] :][:1]
+    if not outermost or outermost[0].partition(".")[0] in ("concurrent", "threading"):  # a thread of our own
+        return _HERE
+    return _HERE if callers[ours[-1] - 1].startswith(f"{_PACKAGE}.cli") else ours[-1] + 1
 
 
 class _Names:

@@ -68,6 +68,8 @@ class Schedule:
             raise UserError(f"the batch size must be at least 1; got {self.batch_size}")
         if not 0 <= self.rank < self.world:
             raise UserError(f"the rank must be in [0, {self.world}), the number of processes; got {self.rank}")
+        if not self.images:
+            raise UserError(f"the data set has no {self.what} at all: give a source that holds some")
         if self.batch_size * self.world > self.images:
             several = f" for each of {self.world} processes" if self.world > 1 else ""
             most = self.images // self.world

@@ -10,10 +10,9 @@ from typing import TypeVar
 import torch
 
 from fastssl.data.decode import UnreadableError
-from fastssl.data.files import allowed
+from fastssl.data.files import ALLOW_MORE, TooManySkippedError, allowed
 from fastssl.data.reading import Progress, quote
 from fastssl.data.sources import Skipped
-from fastssl.errors import UserError
 
 T = TypeVar("T")
 
@@ -58,10 +57,11 @@ def refuse_too_many(skipped: Sequence[Skipped], count: int, max_skipped: float, 
 
     Args:
         what: they are called in the error, such as "unreadable videos".
-        advice: what to do about them.
+        advice: what to do about them, besides allowing more.
     Raises:
         UserError: naming some, if there are more; if ``max_skipped`` is no share.
     """
     limit = allowed(count, max_skipped)
     if len(skipped) > limit:
-        raise UserError(f"too many {what}: {len(skipped)} of {count}, {limit} allowed ({quote(skipped)}): {advice}")
+        told = f"{len(skipped)} of {count}, {limit} allowed ({quote(skipped)})"
+        raise TooManySkippedError(f"too many {what}: {told}: {advice}, {ALLOW_MORE.format(max_skipped)}")

@@ -294,6 +294,15 @@ def changeable(*, of_part: bool = False) -> dict[str, Any]:
     return {name: kind for name, kind in get_type_hints(ViewPlan).items() if name not in left_alone}
 
 
+def refusal(name: str, *, of_part: bool) -> str | None:
+    """Why a field of a plan, or of one part alone, cannot be changed, with its name first; None where it can."""
+    if name in ("mean", "std"):
+        return f"{name} cannot be set: the encoder is fed alike wherever it is used, so the preset's values stay"
+    if of_part and name in _ALIKE:
+        return f"{name} cannot be set by itself: set plan.{name}, which is that of all views"
+    return None
+
+
 def changed(plan: ViewPlan, changes: Mapping[str, Any]) -> ViewPlan:
     """``plan`` with other settings, of all its parts or of one by its name, which wins.
 
@@ -325,10 +334,9 @@ def _refuse_unknown(changes: object, where: str, further: Iterable[str] = ()) ->
         raise UserError(f"{where[:-1]} needs settings of the form name: value; got {changes!r}")
     known = [f"{where}{name}" for name in (*changeable(of_part=where != "plan."), *further)]
     for name in changes:
-        if f"{where}{name}" not in known and name in _ALIKE and name in changeable():
-            raise UserError(f"{where}{name} cannot be set by itself: set plan.{name}, which is that of all views")
         if f"{where}{name}" not in known:
-            raise unknown("setting", f"{where}{name}", known)
+            reason = refusal(name, of_part=where != "plan.")
+            raise UserError(f"{where}{reason}") if reason else unknown("setting", f"{where}{name}", known)
 
 
 def _replaced(plan: ViewPlan, where: str, values: Mapping[str, Any]) -> ViewPlan:

@@ -86,7 +86,8 @@ def list_shards(
     """Finds shards and counts their samples.
 
     The counts of shards that are in the ``index.json`` beside them, with the file size they have now, are taken from
-    there; others are read through once, header by header. ``write_index`` writes that file.
+    there; others are read through once, header by header. ``write_index`` writes that file. Of a folder, a shard that
+    is listed there and is gone counts as one that cannot be read.
 
     Args:
         source: a folder of ``.tar`` files, or one path or several, which may have braces, such as
@@ -112,7 +113,7 @@ def list_shards(
     found = open_all([(path.name, path) for path in paths], samples_of, lost, progress)
     if not found:
         raise UserError(f"no image in {told} ({quote(lost)}): give shards with samples of {', '.join(KEYS)}")
-    refuse_too_many(lost, len(paths), max_skipped, "shards that cannot be read", "remove or repair them")
+    refuse_too_many(lost, len(paths), max_skipped, "shards that cannot be read", "restore, repair or remove them")
     skipped += [Skipped(paths[i].name, problem) for i, (_, problem) in found if problem]
     return Shards(tuple(paths[i] for i, _ in found), tuple(samples for _, (samples, _) in found), tuple(skipped + lost))
 
@@ -278,7 +279,7 @@ def _paths(patterns: Sequence[str], told: str) -> list[Path]:
     """Of all shards, in the order given, which is ``told`` of in errors."""
     advice = "give a folder of shards (pack makes them of images), or paths such as 'train-{000..146}.tar'"
     if len(patterns) == 1 and Path(patterns[0]).is_dir():
-        found = sorted(Path(patterns[0]).glob("*.tar"))
+        found = _in_folder(Path(patterns[0]))
         if not found and any(path.suffix in _PACKED for path in Path(patterns[0]).iterdir()):
             raise UserError(f"the shards in {told} are compressed, so that no sample can be reached: decompress them")
     else:
@@ -308,16 +309,29 @@ def _indexed(paths: Sequence[Path]) -> tuple[dict[Path, int], list[Skipped]]:
     counts: dict[Path, int] = {}
     skipped = []
     for folder in sorted({path.parent for path in paths}):
-        try:
-            listed = json.loads((folder / INDEX).read_text())["shardlist"]
-            sizes = {entry["url"]: (entry["nsamples"], entry["filesize"]) for entry in listed}
-            for path in paths:
-                if path.parent == folder and path.name in sizes and path.exists():
-                    samples, size = sizes[path.name]
-                    if size == path.stat().st_size:
-                        counts[path] = max(0, int(samples))
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            skipped.append(Skipped(INDEX, f"no list of shards: {one_line(error)}"))
+        sizes, problem = _index(folder)
+        skipped += [] if problem is None else [Skipped(INDEX, problem)]
+        for path in paths:
+            if path.parent == folder and path.name in sizes and is_there(path):
+                samples, size = sizes[path.name]
+                if size == path.stat().st_size:
+                    counts[path] = max(0, samples)
     return counts, skipped
+
+
+def _index(folder: Path) -> tuple[dict[str, tuple[int, int]], str | None]:
+    """The samples and the file size of each shard that the index of ``folder`` lists, and why it cannot be read."""
+    try:
+        listed = json.loads((folder / INDEX).read_text())["shardlist"]
+        return {str(entry["url"]): (int(entry["nsamples"]), int(entry["filesize"])) for entry in listed}, None
+    except FileNotFoundError:
+        return {}, None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return {}, f"no list of shards: {one_line(error)}"
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    """The shards in ``folder``, and those that its index lists and that are not there."""
+    found = sorted(folder.glob("*.tar"))
+    listed = [name for name in _index(folder)[0] if name.endswith(".tar") and Path(name).name == name]
+    return sorted({*found, *(folder / name for name in listed)}) if found else []

@@ -149,6 +149,8 @@ def list_images(path: str | Path) -> Listing:
     An image file is one with an image's suffix. Hidden files and folders, and those that macOS adds to archives, are
     ignored. Links are followed in folders, each real folder entered once; in archives they count as unreadable.
 
+    Where there is none the listing is empty, and no loader takes it.
+
     Raises:
         UserError: if ``path`` is none of these, or is damaged.
     """

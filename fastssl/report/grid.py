@@ -11,20 +11,24 @@ from fastssl.data.engines import Engine
 from fastssl.data.images import ImageSet
 from fastssl.data.plans import ViewPlan
 from fastssl.report.pictures import as_pillow
-from fastssl.report.sample import draw_sample
+from fastssl.report.sample import Sample, draw_sample
 
 _SIDE, _GAP, _HEADING, _LINE = 96, 6, 18, 12  # pixels: of the largest views, between them, above them, a further line
 _PAPER, _INK, _FRAME = (255, 255, 255), (70, 76, 84), (205, 208, 212)
 
 
 def draw_grid(images: ImageSet, plan: ViewPlan, *, rows: int, seed: int, engine: Engine = "native") -> Image.Image:
-    """``rows`` images, drawn by ``seed``, each with its views by ``plan`` beside it, as ``engine`` makes them.
+    """``rows`` images, drawn by ``seed``, each with its views by ``plan`` beside it, as ``engine`` makes them."""
+    return draw_rows(draw_sample(images, plan, rows=rows, seed=seed, engine=engine), plan)
 
-    The image is what that engine cuts views from: all of a file, or the square of it that is in memory. The largest
+
+def draw_rows(sample: Sample, plan: ViewPlan) -> Image.Image:
+    """The images of ``sample``, each with its views by ``plan`` beside it.
+
+    The image is what the engine cuts views from: all of a file, or the square of it that is in memory. The largest
     views are drawn 96 pixels wide, smaller ones as much smaller as they are. Above each is its number and, if it has
     one, the name of its part of the plan.
     """
-    sample = draw_sample(images, plan, rows=rows, seed=seed, engine=engine)
     originals, views = sample.images, sample.views
     largest = max(view.shape[2] for view in views)
     sides = [max(1, round(_SIDE * view.shape[2] / largest)) for view in views]

@@ -26,6 +26,7 @@ from fastssl.data import engines, plans
 from fastssl.data.clips import ClipSet
 from fastssl.data.engines import Choice, Engine
 from fastssl.data.images import ImageSet, Splits
+from fastssl.data.reading import counted
 from fastssl.errors import UserError
 from fastssl.eval import Pretext, extract, tuning
 from fastssl.eval.protocol import RANDOM, TRAINED
@@ -83,7 +84,7 @@ def render(trained: Trained, splits: Splits, saw: str | None = None, clips: Clip
         "cosine": lambda x: f"{x:.2f}".replace("-", "\N{MINUS SIGN}"),
     }
     return template.from_string(files(__package__).joinpath("page.html").read_text("utf-8")).render(
-        run=_summary(trained, saw or f"{len(splits.train):,} images", video=clips is not None),
+        run=_summary(trained, saw or counted(len(splits.train), "image"), files=saw is None, video=clips is not None),
         scores=scores,
         pretext=Pretext(**scores["pretext"]) if scores and scores.get("pretext") else None,
         tuned=_tuned(trained),
@@ -119,7 +120,7 @@ def _drawing(engine: Choice, saw: str | None) -> Engine:
     return engine
 
 
-def _summary(trained: Trained, saw: str, *, video: bool) -> dict[str, Any]:
+def _summary(trained: Trained, saw: str, *, files: bool, video: bool) -> dict[str, Any]:
     config, checkpoint = trained.config, trained.checkpoint
     rows = log.read(trained.folder.metrics)
     steps = len(rows)
@@ -129,6 +130,7 @@ def _summary(trained: Trained, saw: str, *, video: bool) -> dict[str, Any]:
         "epochs_done": checkpoint.epoch,
         "finished": checkpoint.finished,
         "summary": _summary_line(config.method),
+        "files": files,  # else shards or videos, of which some images stand for all
         "video": video,
         "encoder": config.encoder,
         "options": _options(config),

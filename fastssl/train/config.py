@@ -261,9 +261,12 @@ def save(config: RunConfig, path: Path) -> None:
         partial.write_text(text + yaml.safe_dump(to_dict(config), sort_keys=False), encoding="utf-8")
 
 
-def read(path: Path) -> RunConfig:
+def read(path: Path, method: str | None = None) -> RunConfig:
     """The config of a YAML file.
 
+    Args:
+        path: of the file.
+        method: is taken where the file names none.
     Raises:
         UserError: if it cannot be read, or holds what `from_dict` refuses.
     """
@@ -275,19 +278,29 @@ def read(path: Path) -> RunConfig:
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no settings: expected lines of the form name: value")
     try:
-        return from_dict(values)
+        return from_dict({"method": method or RunConfig.method, **values})
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
     """What of ``new`` would make a resumed run's result differ, each as ``name: old -> new``."""
-    before, after = flat(old), flat(new)
-    return [
-        f"{name}: {before.get(name)} -> {after.get(name)}"
-        for name in dict.fromkeys([*before, *after])
-        if name not in FREE_ON_RESUME and before.get(name) != after.get(name)
-    ]
+    given, wanted = flat(old), flat(new)
+    names = [name for name in dict.fromkeys([*given, *wanted]) if name not in FREE_ON_RESUME]
+    changes = [(name, _in_effect(old, given, name), _in_effect(new, wanted, name)) for name in names]
+    return [f"{name}: {before} -> {after}" for name, before, after in changes if before != after]
+
+
+def _in_effect(config: RunConfig, values: Mapping[str, Any], name: str) -> Any:
+    """A setting of ``config``, whose settings are ``values``; of a plan, what it has where nothing is set."""
+    if name in values or not name.startswith("plan."):
+        return values.get(name)
+    *part, setting = name.split(".")[1:]
+    found = {own.name: _plain(getattr(own, setting)) for own in config.view_plan().parts if part in ([], [own.name])}
+    alike = all(value == next(iter(found.values())) for value in found.values())
+    if alike:
+        return next(iter(found.values()), None)
+    return ", ".join(f"{value} ({name})" for name, value in found.items())
 
 
 def flat(config: RunConfig) -> dict[str, Any]:

@@ -170,13 +170,23 @@ def _started(trainer: _Trainer, folder: RunFolder) -> Checkpoint:
     return state
 
 
-def _resumed(trainer: _Trainer, folder: RunFolder) -> Checkpoint:
-    """Puts the trainer where the run stopped, after making sure that it is the same run."""
+def stopped(folder: RunFolder, config: RunConfig) -> Checkpoint:
+    """The state of the run in ``folder``, which is to go on with ``config``.
+
+    Raises:
+        UserError: if there is none, or it was started with other settings.
+    """
     state = checkpoints.load(folder.checkpoint)
-    changed = configs.differences(configs.from_dict(state.config), trainer.config)
+    changed = configs.differences(configs.from_dict(state.config), config)
     if changed:
         what = "; ".join(changed)
         raise UserError(f"{folder.path} was started with other settings ({what}): resume without them, or start anew")
+    return state
+
+
+def _resumed(trainer: _Trainer, folder: RunFolder) -> Checkpoint:
+    """Puts the trainer where the run stopped, after making sure that it is the same run."""
+    state = stopped(folder, trainer.config)
     if state.data != trainer.data:
         what = f"{state.data} then, {trainer.data} now"
         raise UserError(f"{trainer.config.data} has changed since the run began ({what}): start anew")

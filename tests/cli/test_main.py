@@ -44,6 +44,15 @@ def test_an_unknown_option_offers_the_nearest(words: str, run: Run) -> None:
     assert run(*words.split(), "--hlep").error() == "error: unknown option '--hlep': did you mean '--help'?"
 
 
+@pytest.mark.parametrize("command", ["pretrain dino", "views DATA --preset dino"])
+def test_what_of_a_plan_is_left_alone_on_purpose_is_said_to_be(command: str, run: Run) -> None:
+    said = run(*command.split(), "--plan.mean", "0").error()
+    assert said.startswith("error: --plan.mean cannot be set: the encoder is fed alike wherever it is used")
+    said = run(*command.split(), "--plan.local.interpolation", "bilinear").error()
+    told = "error: --plan.local.interpolation cannot be set by itself: set plan.interpolation, which is that of all"
+    assert said.startswith(told)
+
+
 @pytest.mark.parametrize("command", ["evaluate", "embed", "export", "report"])
 def test_a_missing_run_is_one_line(command: str, run: Run) -> None:
     assert f"RUN is missing: fastssl {command} RUN" in run(command).error()

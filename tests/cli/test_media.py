@@ -80,6 +80,8 @@ def test_a_method_for_videos_is_trained_on_clips_and_its_report_shows_frames(run
     assert checkpoints.load(RunFolder(Path("run")).checkpoint).data.startswith("13 clips, ")
     page = Path("run/report.html").read_text()
     assert "saw 13 clips of 3 frames of" in page
+    assert "<span>clips a second, in batches of 4" in page
+    assert "Videos have no labels, so there is nothing to score against: give labelled images" in page
     assert "b.mp4" in page
     assert run("report", "run").code == 0
     assert "have no labels to score its encoder on: give labelled images by --data" in run("evaluate", "run").error()
@@ -87,6 +89,15 @@ def test_a_method_for_videos_is_trained_on_clips_and_its_report_shows_frames(run
     assert run("evaluate", "run", "--data", "photos").code == 0
     said = run(*words, "--batch_size", 4, "--out", "other", "--media.frames", "4").error()
     assert "the views do not suit the method: three frames of three channels are needed" in said
+
+
+def test_folders_of_images_taken_for_videos_are_said_to_be_that(run: Run, tmp_path: Path) -> None:
+    write_images(tmp_path / "photos", {"cat": 9, "dog": 9})
+    said = run("pretrain", "clipped", "--data", "photos", "--batch_size", 99, "--out", "run", *QUICK[:-4])
+    assert "photos: 6 clips of 2 videos of 9 frames, each a folder of images\n" in said.err
+    write_images(tmp_path / "more", {"cat": 9, "dog": 12})
+    said = run("pretrain", "clipped", "--data", "more", "--batch_size", 99, "--out", "run", *QUICK[:-4])
+    assert "more: 7 clips of 2 videos of 9 to 12 frames, each a folder of images\n" in said.err
 
 
 @pytest.mark.filterwarnings("ignore:.*cannot be read")

@@ -55,6 +55,18 @@ def test_options_win_over_the_config_file(done: Path) -> None:
     assert (config.epochs, config.batch_size, config.optim.lr) == (5, 8, 1e-3)
 
 
+def test_a_file_that_names_no_method_is_of_the_one_on_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "given.yaml"
+    file.write_text("epochs: 50\nplan: {second: {blur: 0.3}}\n")
+    config = _arguments(["byol", "--config", str(file)])[0]
+    assert (config.method, config.epochs) == ("byol", 50)
+    assert [part.blur for part in config.view_plan().parts] == [1.0, 0.3]
+    with pytest.raises(UserError, match=r"given\.yaml: unknown setting 'plan.second'"):
+        _arguments(["simclr", "--config", str(file)])
+    with pytest.raises(UserError, match=r"^unknown method 'none_such'"):
+        _arguments(["none_such", "--config", str(file)])
+
+
 def test_each_field_of_a_plan_is_an_option() -> None:
     words = ["--views", "byol", "--plan.blur", "0", "--plan.crop_scale", "0.2", "1", "--plan.second.rot90", "0", "2"]
     words += ["--plan.interpolation", "bicubic", "--plan.second.blur", "0.3"]
@@ -112,9 +124,14 @@ def test_views_of_another_size_than_the_images_are_told(photos: Path, run: Run) 
     assert "plan.size" not in run("pretrain", "--data", photos, "--out", "other", *QUICK).err
 
 
-def test_another_plan_cannot_go_on_with_a_run(done: Path, run: Run) -> None:
+def test_another_plan_cannot_go_on_with_a_run(
+    done: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTSSL_CACHE", str(tmp_path / "kept"))
     outcome = run("pretrain", "--out", done, "--resume", "--plan.blur", "0.5", "--plan.crop_scale", "0.3", "1")
-    assert "other settings (plan.crop_scale: None -> [0.3, 1.0]; plan.blur: None -> 0.5)" in outcome.error()
+    assert "other settings (plan.crop_scale: [0.08, 1.0] -> [0.3, 1.0]; plan.blur: 0.0 -> 0.5)" in outcome.error()
+    assert not (tmp_path / "kept").exists()
+    assert outcome.err.count("\n") == 1  # no data was read
 
 
 def test_without_out_the_folder_is_named_after_method_and_data(photos: Path) -> None:
@@ -207,7 +224,10 @@ def test_without_a_report_all_files_that_cannot_be_read_are_named(
         (["--plan.crop_scale", "0.5"], "--plan.crop_scale: expected 2 arguments"),
         (["--plan.interpolation", "nearest"], "unknown --plan.interpolation 'nearest'"),
         (["--plan.views", "3"], "the plan makes 3 views of each image, the method 'simclr' takes 2"),
-        (["--views", "byol", "--plan.second.interpolation", "bicubic"], "did you mean '--plan.interpolation'?"),
+        (
+            ["--views", "byol", "--plan.second.interpolation", "bicubic"],
+            "cannot be set by itself: set plan.interpolation",
+        ),
         (["--plan.lokal.views", "3"], "unknown option '--plan.lokal.views': did you mean '--plan.views'?"),
         (["--sharpness", "3"], "unknown option '--sharpness': see --help"),
         (

@@ -102,6 +102,7 @@ def test_a_second_run_starts_from_the_cache_and_ends_at_the_same_weights(
 def test_a_terminal_is_told_how_many_images_are_read(
     run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("FASTSSL_CACHE", str(tmp_path / "kept"))  # another test may have kept these images
     shown = io.StringIO()
     monkeypatch.setattr(console, "_err", Console(file=shown, force_terminal=True, width=200, highlight=False))
     assert run("pretrain", "--data", photos, "--out", "run", *QUICK).code == 0

@@ -33,8 +33,11 @@ def test_a_method_is_trained_on_a_folder_of_shards(shards: Path, run: Run) -> No
     assert "shards: 24 images for training, no labels" in outcome.err
     assert "skipped 1 that cannot be read" in outcome.err
     assert outcome.err.count("3.png") == outcome.err.count("'01.tar/3.png' cannot be read (not an image") == 1
-    assert "not scored: the images have no labels" in outcome.out
+    told = "not scored: no labels are read from shards: give labelled images to fastssl evaluate run --data\n"
+    assert told in outcome.out
     page = Path("run/report.html").read_text()
+    assert "No labels are read from shards, so there is nothing to score against: give labelled images" in page
+    assert "into a folder" not in page
     assert "saw 24 images of" in page
     assert "01.tar/3.png: not an image" in page
     assert "1 file skipped" in page
@@ -106,9 +109,12 @@ def test_one_option_says_how_many_files_may_be_unreadable(
     words = ["pretrain", "--data", "photos", "--engine", engine, *QUICK]
     said = run(*words, "--out", "strict").error()
     assert "too many unreadable files: 3 so far, 2 of 20 allowed" in said
+    more = "repair them, or allow a larger share by --max_skipped (now 0.1)"
+    assert said.endswith(f"{more}; go on with: fastssl pretrain --out strict --resume --max_skipped SHARE")
     outcome = run(*words, "--out", "lenient", "--max_skipped", "0.2")
     assert outcome.code == 0
     assert "skipped 3 that cannot be read" in outcome.err
+    assert run(*words, "--out", "strict", "--overwrite").error().endswith(more)
     assert run("pretrain", "--out", "strict", "--resume", "--max_skipped", "0.2").code == 0
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from cli_helpers import Run, write_images
 from safetensors.torch import load_file
+from wav_files import ramp, write_wav
 
 
 @pytest.fixture
@@ -34,6 +35,16 @@ def test_evaluate_on_other_images_keeps_the_own_scores(copy: Path, run: Run, tmp
     assert (copy / "scores.json").read_text() == before
 
 
+def test_evaluate_may_be_told_to_skip_more(copy: Path, run: Run, tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "torn", {"ant": 8, "bee": 8})
+    for name in ("ant/0.png", "ant/1.png", "bee/0.png"):
+        (folder / name).write_bytes(b"not a picture")
+    said = run("evaluate", copy, "--data", "torn").error()
+    assert said.endswith("repair them, or allow a larger share by --max_skipped (now 0.1)")
+    assert run("evaluate", copy, "--data", "torn", "--max_skipped", "0.2").code == 0
+    assert "max_skipped is a share of the files" in run("evaluate", copy, "--max_skipped", "2").error()
+
+
 def test_evaluate_needs_labels(copy: Path, run: Run, tmp_path: Path) -> None:
     write_images(tmp_path / "flat", {"": 5})
     assert "flat has no labels" in run("evaluate", copy, "--data", "flat").error()
@@ -49,6 +60,17 @@ def test_embed_writes_a_row_for_every_image(done: Path, photos: Path, run: Run) 
     assert len(Path("f.csv").read_text().splitlines()) == 31
 
 
+def test_a_single_image_is_told_of_as_one(
+    done: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTSSL_CACHE", "kept")
+    write_images(tmp_path / "single", {"": 1})
+    outcome = run("embed", done, "single", "--out", "f.npz")
+    assert "1 image x 64 features" in outcome.out
+    assert "keeping 1 image of 16 x 16" in outcome.err
+    assert "1 set of images" in " ".join(run("info").out.split())
+
+
 def test_embed_names_what_it_skips(done: Path, run: Run, tmp_path: Path) -> None:
     folder = write_images(tmp_path / "some", {"": 5})
     (folder / "broken.png").write_bytes(b"not a picture")
@@ -56,6 +78,21 @@ def test_embed_names_what_it_skips(done: Path, run: Run, tmp_path: Path) -> None
     assert "5 images x 64 features" in outcome.out
     assert "skipped 1 that cannot be read" in outcome.err
     assert "broken.png: " in outcome.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["views", "tones"],
+        ["bench-data", "tones"],
+        ["embed", "RUN", "tones", "--out", "f.npz"],
+        ["evaluate", "RUN", "--data", "tones"],
+    ],
+)
+def test_commands_that_take_images_say_what_else_they_are_given(words: list[str], done: Path, run: Run) -> None:
+    write_wav(Path("tones/a.wav"), ramp(500))
+    said = run(*(done if word == "RUN" else word for word in words)).error()
+    assert said == f"error: 'tones' holds recordings, and {words[0]} takes images: give it images"
 
 
 def test_export_writes_torchvisions_names(done: Path, run: Run) -> None:

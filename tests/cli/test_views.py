@@ -18,7 +18,12 @@ def test_it_draws_the_views_and_says_what_they_are(photos: Path, run: Run) -> No
     outcome = run("views", photos, "--preset", "dino", "--image_size", "16", "--rows", "2", "--plan.local.views", "3")
     assert outcome.code == 0
     words = plans.describe(plans.changed(plans.dino(16), {"local": {"views": 3}}))
-    assert outcome.out == f"{words}\npicture: views.png\n"
+    first, second, told = outcome.out.split("\n", 2)
+    assert told == f"{words}\npicture: views.png\n"
+    named = [first.removeprefix("row 1: "), second.removeprefix("row 2: ")]
+    assert all((photos / name).is_file() for name in named)
+    assert named[0] != named[1]
+    assert "row" not in outcome.err
     with Image.open("views.png") as picture:
         assert picture.format == "PNG"
         assert np.asarray(picture).std() > 10
@@ -40,6 +45,18 @@ def test_a_file_that_cannot_be_read_is_named(run: Run, tmp_path: Path) -> None:
     assert outcome.code == 0
     assert "skipped 1 that cannot be read" in outcome.err
     assert "broken.png: " in outcome.err
+    assert "3 rows of 9: other images are not there, or cannot be read" in outcome.err
+
+
+def test_each_row_is_named_after_the_file_it_shows(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "shades").mkdir()
+    for shade in range(0, 250, 50):
+        Image.new("RGB", (16, 16), (shade,) * 3).save(tmp_path / "shades" / f"{shade}.png")
+    outcome = run("views", "shades", "--rows", "5", "--image_size", "16", "--preset", "eval")
+    shades = [int(line.split()[2].removesuffix(".png")) for line in outcome.out.splitlines()[:5]]
+    with Image.open("views.png") as picture:
+        cells = np.asarray(picture)[24:, 6:]
+    assert [cells[48 + 102 * row, 48].tolist() for row in range(5)] == [[shade] * 3 for shade in shades]
 
 
 @pytest.mark.parametrize(

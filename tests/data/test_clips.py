@@ -146,8 +146,9 @@ def test_files_that_are_no_videos_are_named(films: Path, tmp_path: Path) -> None
     assert (len(clips), [item.name for item in clips.skipped]) == (3, ["c.mp4"])
     assert at == [(i, 4) for i in range(1, 5)]
     (tmp_path / "d.mp4").write_bytes(b"")
-    with pytest.raises(UserError, match="too many unreadable videos: 2 of 4, 1 allowed"):
+    with pytest.raises(UserError, match="too many unreadable videos: 2 of 4, 1 allowed") as caught:
         list_clips(str(tmp_path), 40)
+    assert str(caught.value).endswith("remove or repair them, or allow a larger share by --max_skipped (now 0.1)")
 
 
 @pytest.mark.parametrize(

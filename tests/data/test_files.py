@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from fastssl.data.decode import UnreadableError
 from fastssl.data.files import Files
 from fastssl.data.sources import Entry, Listing, Skipped
 from fastssl.errors import UserError
@@ -58,3 +60,35 @@ def test_what_another_reader_has_named_is_counted_and_not_named_again() -> None:
     assert not first.is_lost(2)
     with pytest.warns(UserWarning, match="'0.jpg'"), pytest.raises(UserError, match="3 so far, 2 of 4 allowed"):
         second.give_up(0, "damaged")
+
+
+def test_what_becomes_of_their_places_is_said_once() -> None:
+    files = Files(Listing(unread(5), []), 1.0, "another is taken")
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        files.give_up(0, "damaged")
+        files.give_up(1, "empty")
+        files.part([2], "another is taken").give_up(0, "damaged")
+        files.part([3], "it is left out").give_up(0, "damaged")
+        files.give_up(4, "damaged")
+    assert [str(item.message) for item in warned] == [
+        "'0.jpg' cannot be read (damaged): another is taken",
+        "'1.jpg' cannot be read (empty)",
+        "'2.jpg' cannot be read (damaged)",
+        "'3.jpg' cannot be read (damaged): it is left out",
+        "'4.jpg' cannot be read (damaged)",
+    ]
+
+
+def test_a_warning_shows_the_call_that_met_the_file_and_on_a_thread_of_ours_the_library() -> None:
+    files = Files(Listing(unread(2), []), 1.0, "it is left out")
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        files.give_up(0, "damaged")
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(files.read, 1, _refuse).result()
+    assert [item.filename == __file__ for item in warned] == [True, False]
+
+
+def _refuse(_: bytes) -> None:
+    raise UnreadableError("damaged")

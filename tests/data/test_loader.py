@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -7,6 +9,8 @@ from fastssl.data import plans
 from fastssl.data.images import ImageSet
 from fastssl.data.loader import Loader
 from fastssl.data.plans import simclr
+from fastssl.data.sources import list_images
+from fastssl.data.stream import StreamLoader
 from fastssl.data.views import draw, make_views
 from fastssl.errors import UserError
 
@@ -116,6 +120,11 @@ def test_what_cannot_be_loaded_is_refused(batch: int, seed: int, message: str) -
     with pytest.raises(UserError, match=message) as caught:
         Loader(grey(5), plans.eval(4), batch, seed)
     assert "\n" not in str(caught.value)
+
+
+def test_a_source_without_images_is_said_to_have_none(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the data set has no images at all: give a source that holds some"):
+        StreamLoader(list_images(tmp_path), plans.eval(4), 2, 0)
 
 
 @pytest.mark.parametrize(

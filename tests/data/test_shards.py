@@ -148,6 +148,31 @@ def test_the_index_is_trusted_while_a_shard_has_its_size(tmp_path: Path, monkeyp
     assert scanned == ["01.tar"]
 
 
+def test_a_shard_that_the_index_lists_and_that_is_gone_is_named(tmp_path: Path) -> None:
+    grey_shards(tmp_path, 1, 2, 3)
+    write_index(tmp_path)
+    (tmp_path / "01.tar").unlink()
+    found = list_shards(tmp_path)
+    assert [path.name for path in found.paths] == ["00.tar", "02.tar"]
+    assert [(item.name, item.reason) for item in found.skipped] == [
+        ("01.tar", "No such file or directory (after 0 samples)")
+    ]
+    (tmp_path / "02.tar").unlink()
+    with pytest.raises(UserError, match="too many shards that cannot be read: 2 of 3, 1 allowed"):
+        list_shards(tmp_path)
+    write_index(tmp_path)  # of what there is
+    assert list_shards(tmp_path).skipped == ()
+
+
+def test_an_index_may_list_what_lies_elsewhere(tmp_path: Path) -> None:
+    grey_shards(tmp_path, 1)
+    urls = ["https://example.org/01.tar", "../02.tar", "README"]
+    entries = [{"url": url, "nsamples": 1, "filesize": 1} for url in urls]
+    (tmp_path / "index.json").write_text(json.dumps({"shardlist": entries}))
+    found = list_shards(tmp_path)
+    assert (found.counts, found.skipped) == ((1,), ())
+
+
 @pytest.mark.parametrize("content", ["", "{}", '{"shardlist": 3}', '{"shardlist": [{"url": "00.tar"}]}', "\0\xff"])
 def test_an_index_that_cannot_be_read_is_named(content: str, tmp_path: Path) -> None:
     grey_shards(tmp_path, 3)
@@ -180,6 +205,7 @@ def test_packed_images_are_read_by_the_webdataset_package(write, tmp_path: Path)
     source = write(tmp_path / "source", photos())
     with pytest.warns(UserWarning, match="cannot be read|left out of") as said:
         found = pack(source, tmp_path / "out", per_shard=3, progress=lambda *at: seen.append(at))
+    assert {item.filename for item in said} == {__file__}
     named, sum_up = [str(item.message) for item in said]
     assert named == "'cat/bad.png' cannot be read (not an image in a format that can be read): the shards leave it out"
     assert sum_up == f"left out of the shards of {str(source)!r}: 1 file"

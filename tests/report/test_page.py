@@ -124,6 +124,11 @@ def test_without_labels_it_says_why_there_are_no_scores(trained: Trained, splits
     assert "24 images by t-SNE" in found.words
 
 
+def test_one_epoch_is_told_of_in_the_singular(trained: Trained, splits: Splits) -> None:
+    once = replace(trained, checkpoint=replace(trained.checkpoint, epoch=1))
+    assert "pixels for 1 epoch, without a label" in Page(page.render(once, splits)).words
+
+
 def test_before_scoring_it_says_how_to_score(trained: Trained, splits: Splits) -> None:
     assert "Not scored yet: fastssl evaluate RUN" in Page(page.render(trained, splits)).words
 

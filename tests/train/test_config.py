@@ -84,7 +84,7 @@ def test_exponents_that_yaml_reads_as_words_are_numbers(tmp_path: Path) -> None:
         ("optim: {lr: -1}", "lr must be"),
         ("plan: {blurr: 0.1}", "unknown setting 'plan.blurr': did you mean 'plan.blur'?"),
         ("plan: {local: {blur: 0.1}}", "unknown setting 'plan.local'"),
-        ("plan: {std: [1, 1, 1]}", "unknown setting 'plan.std'"),
+        ("plan: {std: [1, 1, 1]}", "plan.std cannot be set: the encoder is fed alike wherever it is used"),
         ("plan: {flip: 2}", "plan.flip must be a probability in [0, 1]; got 2.0"),
         ("plan: {flip: often}", "plan.flip must be of type float; got 'often'"),
         ("plan: {flip: .nan}", "plan.flip must be a probability in [0, 1]; got nan"),
@@ -165,8 +165,22 @@ def test_differences_name_changes_to_the_plan() -> None:
     other = replace(CHANGED, plan={"blur": 0.5, "crop_scale": (0.2, 1.0), "flip": 0.0})
     assert configs.differences(CHANGED, other) == [
         "plan.blur: 0.25 -> 0.5",
-        "plan.rot90: [0, 2] -> None",
-        "plan.flip: None -> 0.0",
+        "plan.rot90: [0, 2] -> [0]",
+        "plan.flip: 0.5 -> 0.0",
+    ]
+
+
+def test_differences_tell_what_the_preset_has_where_nothing_is_set() -> None:
+    plain = RunConfig(method="byol")
+    assert configs.differences(plain, replace(plain, plan={"first": {"blur": 0.0}})) == ["plan.first.blur: 1.0 -> 0.0"]
+    assert configs.differences(plain, replace(plain, plan={"blur": 0.0})) == [
+        "plan.blur: 1.0 (first), 0.1 (second) -> 0.0"
+    ]
+    assert configs.differences(plain, replace(plain, plan={"flip": 0.5, "second": {"blur": 0.1}})) == []
+    other = replace(plain, views="moco_v2", plan={})
+    assert configs.differences(replace(plain, plan={"second": {"blur": 0.3}}), other) == [
+        "views: None -> moco_v2",
+        "plan.second.blur: 0.3 -> None",
     ]
 
 
