@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +62,8 @@ def run(words: list[str]) -> int:
     cache = reading.cache(options["no_cache"], options["cache_limit"])
     folder.check(resume=resume, overwrite=overwrite)
     engines.require(config.engine)
-    if resume:
-        stopped(folder, config)  # refuses other settings before data is read, and kept
     again = f"fastssl pretrain --out {shlex.quote(str(folder.path))} --resume"
-    with folder.lock(), reading.loaded(config, cache) as data:
+    with _locked(folder, config, resume=resume), reading.loaded(config, cache) as data:
         console.describe_data(data, config.data, reported=not report.missing())
         console.describe_sizes(config)
         known = len(reading.skipped(data))
@@ -91,6 +89,15 @@ def run(words: list[str]) -> int:
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt(f"{str(stop) or 'interrupted'}; go on with: {again}") from None
     return 0
+
+
+@contextmanager
+def _locked(folder: RunFolder, config: RunConfig, *, resume: bool) -> Iterator[None]:
+    """Holds the lock of the folder. A run that goes on with other settings is refused before data is read, and kept."""
+    with folder.lock():
+        if resume:
+            stopped(folder, config)
+        yield
 
 
 def _ready(data: Data) -> Callable[[], tuple[int, int]] | None:
