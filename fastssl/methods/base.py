@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import fields
 from itertools import groupby
 from types import MappingProxyType
@@ -69,6 +68,7 @@ class Method(nn.Module):
         self.config = config
         self.now = {name: schedule.start for name, schedule in self.schedules.items()}
         self._noted: dict[str, Tensor | float] = {}
+        self._takes = _views_taken(type(self))
         self.register_forward_pre_hook(_check_views)
 
     @property
@@ -240,7 +240,16 @@ def _check_views(method: nn.Module, given: tuple[list[Tensor]]) -> None:
         if len(views) < 2:
             raise ValueError(f"{name}: takes 2 views or more; got {len(views)}")
         return
-    with suppress(NotImplementedError):  # of what is used without a plan any number is taken
-        takes = 1 if method.modality == "audio" else method.view_plan(224).total  # as many at every size
-        if len(views) != takes:
-            raise ValueError(f"{name}: takes {takes} view{'s' * (takes != 1)}; got {len(views)}")
+    takes = method._takes
+    if takes is not None and len(views) != takes:
+        raise ValueError(f"{name}: takes {takes} view{'s' * (takes != 1)}; got {len(views)}")
+
+
+def _views_taken(kind: type[Method]) -> int | None:
+    """How many, at every size of images; None of what is used without a plan, which takes any number."""
+    if kind.modality == "audio":
+        return 1
+    try:
+        return kind.view_plan(224).total
+    except NotImplementedError:
+        return None
