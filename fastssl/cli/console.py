@@ -140,9 +140,12 @@ def describe_skipped(skipped: Sequence[Skipped], where_all_are: str | None = Non
         _err.print(f"  and {len(skipped) - len(shown)} more, {where_all_are}", markup=False)
 
 
-def sum_up(skipped: Sequence[Skipped], where: str) -> None:
-    """How many files were skipped, each of which was named when it was met; the line says ``where`` else they are."""
-    if skipped:
+def sum_up(skipped: Sequence[Skipped], known: int, where: str) -> None:
+    """How many files were skipped, if they are more than the ``known`` ones that were told of; ``where`` all are named.
+
+    The others were named when they were met.
+    """
+    if len(skipped) > known:
         _err.print(f"skipped {len(skipped)} that cannot be read, {where}", markup=False)
 
 

@@ -81,8 +81,7 @@ def run(words: list[str]) -> int:
                 )
             display.trained(config.epochs)
             drawn = _finish(folder, data)
-            if len(reading.skipped(data)) > known:
-                console.sum_up(reading.skipped(data), console.IN_REPORT if drawn else console.ABOVE)
+            console.sum_up(reading.skipped(data), known, console.IN_REPORT if drawn else console.ABOVE)
         except TooManySkippedError as error:
             begun = folder.checkpoint.exists() and not overwrite
             raise UserError(f"{error}; go on with: {again} --max_skipped SHARE" if begun else str(error)) from None

@@ -159,8 +159,7 @@ def load_images(config: RunConfig, cache: Cache | None, other: str | None = None
     known = len(skipped(own))
     with console.reading(config.data) as progress:
         readable = own.readable(progress)
-    if len(skipped(own)) > known:
-        console.sum_up(skipped(own), console.ABOVE)
+    console.sum_up(skipped(own), known, console.ABOVE)
     return readable
 
 

@@ -36,6 +36,5 @@ def run(words: list[str]) -> int:
         except ImportError as error:
             raise UserError(str(error)) from error
         print(f"report: {trained.folder.report}")
-        if len(reading.skipped(data)) > len(known):
-            console.sum_up(reading.skipped(data), console.IN_REPORT)
+        console.sum_up(reading.skipped(data), len(known), console.IN_REPORT)
     return 0

@@ -200,15 +200,19 @@ def test_images_of_another_size_do_not_serve(tmp_path: Path, cache: Cache, monke
     assert work.spent() == (12, 12)
 
 
+def kept_then_renamed(folder: Path, cache: Cache, told: Told) -> tuple[Path, str, Cache]:
+    """The file of the cache that has a set's images, that set under another name, and the cache with room for one."""
+    load(str(write_tree(folder, PETS)), size=8, cache=cache)
+    (path,) = files(cache)
+    told.clear()
+    return path, str(renamed(folder)), replace(cache, limit=path.stat().st_size)
+
+
 def test_where_there_is_no_room_for_both_the_set_that_was_copied_is_dropped_and_serves_all_the_same(
     tmp_path: Path, cache: Cache, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = write_tree(tmp_path / "pets", PETS)
-    load(str(folder), size=8, cache=cache)
-    (path,) = files(cache)
-    source = str(renamed(folder))
-    told.clear()
-    limited, expected = replace(cache, limit=path.stat().st_size), load(source, size=8)
+    path, source, limited = kept_then_renamed(tmp_path / "pets", cache, told)
+    expected = load(source, size=8)
     work = Work(monkeypatch)
     assert_same_splits(load(source, size=8, cache=limited), expected)
     assert work.spent() == (12, 0)
@@ -219,12 +223,8 @@ def test_where_there_is_no_room_for_both_the_set_that_was_copied_is_dropped_and_
 def test_where_the_disk_has_no_room_for_both_the_set_that_was_copied_is_let_go_of(
     tmp_path: Path, cache: Cache, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = write_tree(tmp_path / "pets", PETS)
-    load(str(folder), size=8, cache=cache)
-    (path,) = files(cache)
-    source = str(renamed(folder))
-    told.clear()
-    limited, expected, reserve = replace(cache, limit=path.stat().st_size), load(source, size=8), kept._reserve
+    path, source, limited = kept_then_renamed(tmp_path / "pets", cache, told)
+    expected, reserve = load(source, size=8), kept._reserve
 
     def full_as_long_as_it_is_mapped(*args: Any) -> None:
         if any(type(thing) is kept.Kept and thing.place == path for thing in gc.get_objects()):
