@@ -13,7 +13,7 @@ from torch import nn
 from fastssl.errors import UserError
 from fastssl.methods import Method
 
-CALLED = ("forward", "maps", "tokens", "halves", "latents")  # what methods call of their encoders
+CALLED = ("forward", "maps", "tokens", "halves", "latents")  # of an encoder by methods; earlier ones call later ones
 
 
 class Compiled:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastssl.eval.spread import effective_rank, feature_std
 from fastssl.methods import Method
+from fastssl.train.compiled import CALLED
 
 EVERY = 50  # steps between two looks
 ROWS = 512  # of features at most, for the singular values take time with their cube
@@ -40,17 +42,17 @@ class CollapseWatch:
         if not self._method.watched:
             yield
             return
-        watched = {"feature": self._method.encoder}
-        if self._method.compared is not None:
-            watched["output"] = self._method.get_submodule(self._method.compared)
-        hooks = [module.register_forward_hook(partial(self._keep, name)) for name, module in watched.items()]
-        try:
+        encoder, compared = self._method.encoder, self._method.compared
+        with ExitStack() as stack:
+            for name in CALLED:
+                if hasattr(encoder, name):
+                    stack.enter_context(_heard(encoder, name, partial(self._keep, name)))
+            if compared is not None:
+                output = self._method.get_submodule(compared)
+                stack.enter_context(_heard(output, "forward", partial(self._keep, "output")))
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
-    def _keep(self, name: str, _module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def _keep(self, name: str, output: Tensor) -> None:
         kept = self._rows.setdefault(name, [])
         wanted = ROWS - sum(map(len, kept))
         if wanted > 0:
@@ -60,11 +62,15 @@ class CollapseWatch:
         """Spread and effective rank of the features of the step just done, and of what is compared, if it was one to
         look at: ``feature_std``, ``feature_rank``, ``output_std``, ``output_rank``.
 
-        Nothing of other steps, nor of a method that does not call its encoder, but its parts, as a masked autoencoder.
+        Of a method that asks its encoder for maps or tokens, as those that predict pixels, features are the mean over
+        their positions.
         """
+        called = next((name for name in CALLED if name in self._rows), "")  # those that call the others come first
         found: dict[str, float] = {}
-        for name, kept in self._rows.items():
-            rows = torch.cat(kept).float()
+        for name, source in (("feature", called), ("output", "output")):
+            if source not in self._rows:
+                continue
+            rows = torch.cat(self._rows[source]).float()
             centred = rows - rows.mean(0) if name == "output" else rows  # a head without normalisation adds one vector
             found |= {f"{name}_std": feature_std(rows), f"{name}_rank": effective_rank(centred)}
         self._rows = {}
@@ -86,6 +92,36 @@ class CollapseWatch:
         what, told = found
         causes = self._method.collapse_causes
         return f"training has collapsed at step {step}: {told}. Likely {causes.get(what, causes['features'])}"
+
+
+@contextmanager
+def _heard(module: nn.Module, name: str, hear: Callable[[Tensor], None]) -> Iterator[None]:
+    """Tells ``hear`` what each call of the module's function ``name`` returns, a row for each sample."""
+    before = vars(module).get(name)
+    own = getattr(module, name)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        found = own(*args, **kwargs)
+        hear(_rows(found))
+        return found
+
+    vars(module)[name] = call
+    try:
+        yield
+    finally:
+        del vars(module)[name]
+        if before is not None:
+            vars(module)[name] = before
+
+
+@torch.no_grad()
+def _rows(found: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """(N, D) of vectors (N, D), maps (N, D, h, w), tokens (N, T, D), or of several of those."""
+    if isinstance(found, tuple):
+        return torch.cat([_rows(part) for part in found], dim=1)
+    if found.ndim == 4:
+        return found.mean(dim=(2, 3))
+    return found.mean(dim=1) if found.ndim == 3 else found
 
 
 def _collapsed(signs: Mapping[str, float]) -> tuple[str, str] | None:

@@ -24,6 +24,7 @@ from fastssl.train import log
 from fastssl.train.compiled import Compiled
 from fastssl.train.export import export_encoder
 from fastssl.train.folder import RunFolder
+from fastssl.train.health import CollapseWatch
 from fastssl.train.loop import build_method, pretrain
 from fastssl.train.trained import open_run
 
@@ -67,6 +68,18 @@ def test_training_reaches_every_parameter(name, build, views_of):
     assert without == []
     assert all(bool(p.grad.isfinite().all()) for p in method.parameters() if p.grad is not None)
     assert any(p.requires_grad for p in method.encoder.parameters())
+
+
+def test_signs_of_a_collapse_are_of_features_that_the_step_computed(name, build, views_of):
+    method = build(name)
+    watch, before = CollapseWatch(method), set(vars(method.encoder))
+    with watch.forward(0):
+        method(views_of(method)).backward()
+    signs = watch.signs()
+    assert 0 < signs["feature_std"] < 1
+    assert signs["feature_rank"] >= 1
+    assert set(vars(method.encoder)) == before
+    assert watch.signs() == {}
 
 
 def test_a_few_steps_lower_the_loss(name, build, views_of):
