@@ -69,6 +69,7 @@ def render(trained: Trained, splits: Splits, saw: str | None = None, clips: Clip
     method = trained.method.to(device)
     seed, plan, size = trained.config.seed, trained.config.view_plan(), trained.config.image_size
     bank, queries = (extract(method.kept, part.images, size=size) for part in (splits.train, shown))
+    found = pictures.nearest(splits.train, bank, shown, queries, rows=NEIGHBOUR_ROWS, count=NEIGHBOURS, seed=seed)
     scores = _scores(trained)
     sample = partial(draw_sample, plan=plan, rows=VIEW_ROWS, seed=seed, engine=_drawing(trained.config.engine, saw))
     looked_at = (
@@ -90,9 +91,7 @@ def render(trained: Trained, splits: Splits, saw: str | None = None, clips: Clip
         tuned=_tuned(trained),
         labelled=labelled,
         curves=_curves(trained, scores),
-        neighbours=pictures.neighbours(
-            splits.train, bank, shown, queries, rows=NEIGHBOUR_ROWS, count=NEIGHBOURS, seed=seed
-        ),
+        neighbours=pictures.neighbours(splits.train, shown, *found),
         similarities=similarity.matrices(
             shown, {RANDOM: trained.random_encoder().to(device), TRAINED: method.kept}, size=size, seed=seed
         ),

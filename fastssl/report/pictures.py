@@ -55,7 +55,7 @@ class Views:
     views: tuple[Picture, ...]
 
 
-def neighbours(
+def nearest(
     bank: ImageSet,
     bank_features: Tensor,
     queries: ImageSet,
@@ -64,8 +64,8 @@ def neighbours(
     rows: int,
     count: int,
     seed: int,
-) -> list[Neighbours]:
-    """The ``count`` images of ``bank`` nearest by cosine to each of ``rows`` queries, which ``seed`` draws.
+) -> tuple[Tensor, Tensor]:
+    """(rows,) int64, queries that ``seed`` draws; (rows, count), what of ``bank`` is nearest to each by cosine.
 
     With labels the queries take turns through the classes. In a single set an image is not its own neighbour.
 
@@ -76,11 +76,15 @@ def neighbours(
     similarity = F.normalize(query_features[chosen], dim=1) @ F.normalize(bank_features, dim=1).T
     if bank is queries:
         similarity[torch.arange(len(chosen)), chosen] = -torch.inf
-    nearest = similarity.topk(min(count, len(bank) - (bank is queries)), dim=1).indices
+    return chosen, similarity.topk(min(count, len(bank) - (bank is queries)), dim=1).indices
+
+
+def neighbours(bank: ImageSet, queries: ImageSet, chosen: Tensor, found: Tensor) -> list[Neighbours]:
+    """What :func:`nearest` found, as pictures, and whether each is of its query's class."""
     table = []
-    for query, found in zip(chosen.tolist(), nearest.tolist(), strict=True):
+    for query, row in zip(chosen.tolist(), found.tolist(), strict=True):
         label = _label(queries, query)
-        pictures = tuple(_picture(bank, i, right=None if label is None else _label(bank, i) == label) for i in found)
+        pictures = tuple(_picture(bank, i, right=None if label is None else _label(bank, i) == label) for i in row)
         table.append(Neighbours(_picture(queries, query), pictures))
     return table
 

@@ -40,3 +40,12 @@ def test_attention_of_rotation_and_of_labels(splits: Splits, tmp_path: Path, mon
     script = runpy.run_path(str(DOCS / "draw_attention.py"))
     run = trained("rotation", splits, tmp_path / "rotation", stem="cifar")
     assert script["picture"](run, epochs=1).size == (6 + 9 * 102, 24 + 6 * 102)
+
+
+def test_neighbours_of_a_trained_and_an_untrained_encoder(
+    splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastssl.data.images.load", lambda source, **options: splits)
+    script = runpy.run_path(str(DOCS / "draw_neighbours.py"))
+    drawn = script["picture"](trained("simclr", splits, tmp_path / "simclr"))
+    assert drawn.size == (6 + 11 * 102, 24 + 6 * 102)

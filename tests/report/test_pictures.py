@@ -24,7 +24,9 @@ def test_the_nearest_come_first_and_classes_are_marked() -> None:
     angle = torch.linspace(0, 1, 24)
     bank_features = torch.stack([angle.cos(), angle.sin()], dim=1)
     query_features = torch.tensor([[1.0, 0.0]]).repeat(3, 1)
-    table = pictures.neighbours(bank, bank_features, queries, query_features, rows=3, count=5, seed=0)
+    table = pictures.neighbours(
+        bank, queries, *pictures.nearest(bank, bank_features, queries, query_features, rows=3, count=5, seed=0)
+    )
     assert sorted(row.query.label for row in table) == ["<blue>", "green", "red"]
     for row in table:
         assert [picture.name for picture in row.found] == [f"0-{i}.png" for i in range(5)]
@@ -33,7 +35,9 @@ def test_the_nearest_come_first_and_classes_are_marked() -> None:
 
 def test_an_image_is_not_its_own_neighbour_and_unlabelled_ones_are_not_marked() -> None:
     bank = without_labels(images(6, 0))
-    table = pictures.neighbours(bank, torch.eye(6), bank, torch.eye(6), rows=12, count=8, seed=0)
+    table = pictures.neighbours(
+        bank, bank, *pictures.nearest(bank, torch.eye(6), bank, torch.eye(6), rows=12, count=8, seed=0)
+    )
     assert len(table) == 6
     for row in table:
         assert len(row.found) == 5
