@@ -79,7 +79,8 @@ def told(what: str, differences: Tensor) -> None:
     print(f"{what:58} mean {mean:6.3f}  above 4 levels {share:6.3f} %  at most {most:6.2f}", flush=True)
 
 
-def torchvisions_paths(sets: dict[str, Pictures]) -> None:
+def torchvisions_paths(sets: dict[str, Pictures], names: Sequence[str] = NAMES) -> Iterator[tuple[str, Tensor]]:
+    """What is compared, in words, and the differences."""
     functional = rivals.load("torchvision.transforms.v2.functional")
 
     def on_floats(image: Image.Image, one: dict[str, Any]) -> Tensor:
@@ -95,9 +96,9 @@ def torchvisions_paths(sets: dict[str, Pictures]) -> None:
         for how in ("bilinear", "bicubic"):
             for kind, pictures in sets.items():
                 label = f"torchvision {path.__name__}, {how}, {kind}"
-                told(f"{label}: resized alone", apart(pictures, raw(bare(plans.simclr(SIZE)), how), path))
-                for name in NAMES:
-                    told(f"{label}: {name}", apart(pictures, raw(plans.get(name)(SIZE), how), path))
+                yield f"{label}: resized alone", apart(pictures, raw(bare(plans.simclr(SIZE)), how), path)
+                for name in names:
+                    yield f"{label}: {name}", apart(pictures, raw(plans.get(name)(SIZE), how), path)
 
 
 def half_size(pictures: Pictures) -> None:
@@ -157,7 +158,8 @@ def main() -> None:
         entries = list_images(given.folder).entries
         step = max(1, len(entries) // given.count)
         sets["photographs"] = [Image.fromarray(decode_full(e.read())) for e in list(entries)[::step][: given.count]]
-    torchvisions_paths(sets)
+    for what, differences in torchvisions_paths(sets):
+        told(what, differences)
     half_size(list(sets.values())[-1])
     if MISSING:
         print(MISSING)

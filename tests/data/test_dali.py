@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -118,13 +119,30 @@ def test_a_run_resumed_in_mid_epoch_sees_what_an_uninterrupted_one_sees(plan: Vi
 
 
 @needs_dali
-def test_two_epochs_at_a_time_do_not_disturb_each_other() -> None:
-    with DaliLoader(files([encode(image) for image in photos(6)]), plans.simclr(16), 2, seed=0) as loader:
+def test_two_epochs_at_a_time_differ_and_do_not_disturb_each_other() -> None:
+    with DaliLoader(files([encode(photo(0))] * 6), plans.simclr(16), 2, seed=0) as loader:  # no order tells them apart
         alone = [list(loader.epoch(epoch)) for epoch in (0, 1)]
+        assert not any(torch.equal(a, b) for pair in zip(*alone, strict=True) for a, b in zip(*pair, strict=True))
         together = list(zip(loader.epoch(0), loader.epoch(1), strict=True))
     for step, pair in enumerate(together):
         for epoch, views in enumerate(pair):
             assert all(torch.equal(a, b) for a, b in zip(views, alone[epoch][step], strict=True))
+
+
+@needs_dali
+def test_crops_lie_in_dalis_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = []
+
+    def shared(part: Any) -> Tensor:
+        tensor = torch.from_dlpack(part)
+        places.append((tensor.data_ptr(), part.data_ptr()))
+        return tensor
+
+    monkeypatch.setattr(dali, "from_dlpack", shared)
+    with DaliLoader(files([encode(image) for image in photos(4)]), plans.simclr(16), 2, seed=0) as loader:
+        assert len(list(loader.epoch(0))) == 2
+    assert len(places) >= 4
+    assert all(ours == dalis for ours, dalis in places)
 
 
 @needs_dali
@@ -308,17 +326,48 @@ def test_what_cannot_be_used_is_refused(settings: dict[str, object], message: st
         DaliLoader(files([plain()] * 5), plans.eval(4), 2, 0, **settings)  # type: ignore[arg-type]
 
 
+def mixed(contents: Sequence[bytes], plan: ViewPlan, **settings: Any) -> DaliLoader:
+    return DaliLoader(files(contents), plan, 4, 0, device="mixed", **settings)
+
+
 @pytest.mark.gpu
 @needs_dali
-def test_a_gpus_views_are_near_the_cpus() -> None:
+@pytest.mark.parametrize("plan", [plans.simclr(32), plans.dino(32)], ids=["simclr", "dino"])
+def test_a_gpus_views_are_near_the_cpus(plan: ViewPlan) -> None:
     contents = [encode(image, "JPEG", quality=95) for image in photos(8)]
-    for plan in (plans.simclr(32), plans.dino(32)):
-        for bare_plan in (bare(plan), plan):
-            both = [DaliLoader(files(contents), bare_plan, 4, 0, device=device) for device in ("cpu", "mixed")]
-            for mine, theirs in zip(*(loader.epoch(0) for loader in both), strict=True):
+    for asked in (bare(plan), plan):
+        with DaliLoader(files(contents), asked, 4, 0) as cpu, mixed(contents, asked) as gpu:
+            for mine, theirs in zip(cpu.epoch(0), gpu.epoch(0), strict=True):
                 for a, b in zip(mine, theirs, strict=True):
                     assert b.is_cuda
-                    assert levels(a, b.cpu(), plan).mean() < 3
+                    assert levels(a, b.cpu(), plan).mean() < 3  # of two decoders
+    with mixed(contents, plan, dtype=torch.bfloat16, channels_last=True) as low, mixed(contents, plan) as full:
+        for mine, theirs in zip(full.epoch(0), low.epoch(0), strict=True):
+            for a, b in zip(mine, theirs, strict=True):
+                assert b.is_contiguous(memory_format=torch.channels_last)
+                assert torch.equal(a.bfloat16(), b)
+
+
+@pytest.mark.gpu
+@needs_dali
+def test_a_run_on_a_gpu_resumed_in_mid_epoch_sees_what_an_uninterrupted_one_sees() -> None:
+    contents = [encode(image, "JPEG", quality=95) for image in photos(12)]
+    with mixed(contents, plans.simclr(32)) as loader, mixed(contents, plans.simclr(32)) as resumed:
+        whole, rest = list(loader.epoch(1)), list(resumed.epoch(1, 1))
+    assert all(
+        torch.equal(a, b) for one, two in zip(whole[1:], rest, strict=True) for a, b in zip(one, two, strict=True)
+    )
+
+
+@pytest.mark.gpu
+@needs_dali
+@pytest.mark.filterwarnings("ignore:.*cannot be read")
+def test_corrupt_files_are_named_by_a_gpus_decoder_too() -> None:
+    contents = [encode(image, "JPEG") for image in photos(12)]
+    contents[5] = contents[5][: len(contents[5]) // 2]
+    with mixed(contents, plans.simclr(32)) as loader:
+        assert len(list(loader.epoch(0))) == 3
+        assert len(loader.skipped) == 1
 
 
 @needs_dali

@@ -58,6 +58,17 @@ def test_a_run_resumed_in_mid_epoch_sees_what_an_uninterrupted_one_sees() -> Non
         assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
+@pytest.mark.gpu
+def test_views_made_on_a_gpu_are_the_cpus() -> None:
+    data, plan = grey(24, size=12), simclr(8)
+    data.images.copy_(torch.randint(0, 256, data.images.shape))
+    both = [Loader(data, plan, 5, seed=7, device=device).epoch(0) for device in ("cpu", "cuda")]
+    for mine, theirs in zip(*both, strict=True):
+        for a, b in zip(mine, theirs, strict=True):
+            assert b.is_cuda
+            torch.testing.assert_close(b.cpu(), a, rtol=0, atol=1e-3)
+
+
 def test_augmentation_differs_between_steps_and_epochs() -> None:
     data = grey(1, size=8)
     data.images.copy_(torch.randint(0, 256, data.images.shape))
