@@ -15,9 +15,9 @@ from fastssl.data.images import load_all
 BOUNDS = {
     "on_floats, bilinear": (0.01, 0.01, 0.01),
     "on_floats, bicubic": (0.01, 0.01, 0.01),
-    "on_bytes, bilinear": (1, 10, 1.5),
-    "on_bytes, bicubic": (19, 23, 1.5),
-    "on_pillow, bilinear": (1, 25, 1.5),
+    "on_bytes, bilinear": (1.01, 10, 1.5),
+    "on_bytes, bicubic": (19, 24, 1.5),
+    "on_pillow, bilinear": (1.01, 25, 1.5),
     "on_pillow, bicubic": (19, 25, 1.5),
 }
 
