@@ -164,11 +164,11 @@ def nvcc_version() -> str:
     return str((re.findall(r"release [\d.]+, V([\d.]+)", told) or ["unknown"])[0])
 
 
-def outdated(found: list[dict[str, Any]], compiler: str, version: str) -> list[str]:
-    """Which of these rows the committed table tells otherwise, if it was made with the same version of the compiler."""
+def outdated(found: list[dict[str, Any]], compiler: str, version: str) -> list[str] | None:
+    """Which of these rows the committed table tells otherwise; None if it was made with another version of it."""
     committed = json.loads(publish.KERNELS.read_text())
     if committed["compilers"][compiler] != version:
-        return []
+        return None
     return [f"{row['source']} {row['kernel']} {row['architecture']}" for row in found if row not in committed["rows"]]
 
 

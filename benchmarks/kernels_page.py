@@ -28,7 +28,8 @@ tests/ops/test_cuda.py and test_triton.py demand on each of these generations:
 - **No instruction for global memory** on an address that may be in shared or local memory, in the CUDA kernels' PTX.
 
 Blocks, warps and stages of the Triton kernels are tables in the repository (fastssl/ops/triton/_launch.py and
-_neighbours.py), by type, features and generation: nothing is searched for at run time. Those of 9.0 were the fastest of
+_neighbours.py), by type, features and generation: nothing is searched for at run time, for a choice by measured time
+may fall out otherwise in the next run, and other blocks give other roundings. Those of 9.0 were the fastest of
 those that were tried on an H100; what was tried is not among the results. Those of 8.0 and 10.0 are reasoned from
 registers and shared memory and were never timed.
 """

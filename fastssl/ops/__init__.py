@@ -1,4 +1,4 @@
-"""Mathematics on tensors: no modules, no process group, no state. Each runs on the fastest backend that serves it."""
+"""Mathematics on tensors: no modules, no process group, no state. Each chooses a backend that serves the call."""
 
 from fastssl.ops._backend import backend, explain
 from fastssl.ops._color import gamut_bins

@@ -189,6 +189,8 @@ def test_no_address_in_shared_memory_is_taken_for_one_in_global_memory(module: P
 
 def test_the_published_table_is_of_these_kernels(compiled: list[Kernel]) -> None:
     changed = kernels.outdated(kernels.rows(compiled), "nvcc", kernels.nvcc_version())
+    if changed is None:
+        pytest.skip(f"the committed table of kernels is of another nvcc than {kernels.nvcc_version()}")
     assert not changed, "run python -m benchmarks.kernels, then python -m benchmarks.publish"
 
 
