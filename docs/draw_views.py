@@ -18,7 +18,7 @@ from fastssl.report.grid import draw_grid
 
 PAGE = Path(__file__).with_name("views.md")
 PICTURES = Path(__file__).with_name("views")
-ROWS, SEED = 4, 9
+ROWS, SEED = 4, 0  # of the draws of this seed each step is to be seen: grey and solarized views, and coloured ones
 # 96 pixels is where SimCLR's recipe for large images begins; CIFAR's recipe is for small ones.
 SIZES = {name: 32 if name == "cifar" else 96 for name in plans.names()}
 
