@@ -86,7 +86,7 @@ def test_what_is_done_is_published_and_not_done_again(
     assert str(tmp_path) not in out.read_text()
     page = "\n".join(side_by_side.section(out))
     assert f"| simclr | {STEPS} | 8 | {row['sides'][0]['losses'][0]:.4f} |" in page
-    assert page.count("| 12 | 12 |") == 1  # MB
+    assert [line for line in page.splitlines() if line.endswith("| 12 | 12 |")] != []  # MB; times may be 12 too
     capsys.readouterr()
     assert side_by_side.main() == 0
     assert capsys.readouterr().out == "simclr: done\n"
