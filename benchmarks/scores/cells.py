@@ -29,6 +29,9 @@ ADAMW: dict[str, Any] = {"name": "adamw", "lr": 2e-3, "weight_decay": 0.05, "bet
 BF16: dict[str, Any] = {"precision": "bfloat16"}
 # Of 32 pixels tiles would have 7 to 9, which a ResNet leaves one position of.
 TILES: dict[str, Any] = {"image_size": 48}
+# With the paper's gap, of 2 of these pixels, 97 % of the puzzles are solved by edges that go on, after 7 epochs, and
+# features are worse than untrained ones: 24 % by kNN, and 32 % like this after 4.
+APART: dict[str, Any] = {"jigsaw": {"gap": 0.4}, "plan": {"crop_scale": [0.4, 1.0]}}
 # Of 32 pixels patches of 16: smaller ones show little that can be recognised.
 BIG_PATCHES: dict[str, Any] = {"grid": 3, "first_step": 1, "last_step": 2, "context_layers": 2}
 
@@ -81,7 +84,7 @@ METHODS: dict[str, dict[str, Any]] = {
     SUPERVISED: {**CONVNET},
     "rotation": {**CONVNET, **BF16, "epochs": 4, "optim": SGD},
     "relative_patch": {**CONVNET, **BF16, **TILES, "epochs": 9, "optim": SGD},
-    "jigsaw": {**CONVNET, **BF16, **TILES, "epochs": 7, "optim": SGD},
+    "jigsaw": {**CONVNET, **BF16, **TILES, **APART, "epochs": 12, "optim": SGD},
     "inpainting": {**CONVNET, **BF16, "epochs": 9},
     "colorization": {**CONVNET, **BF16, "epochs": 10, "optim": SGD},
     "split_brain": {**CONVNET, **BF16, "encoder": "resnet18_split", "width": 16, "epochs": 8, "optim": SGD},
@@ -135,8 +138,8 @@ ABLATIONS: dict[str, tuple[Ablation, ...]] = {
         Ablation("colours", "colours kept", {"relative_patch": {"colors": "keep"}}),
     ),
     "jigsaw": (
-        Ablation("no-gap", "no gap", {"jigsaw": {"gap": 0.0}}),
-        Ablation("orders-10", "10 orders", {"jigsaw": {"permutations": 10}}),
+        Ablation("paper-gap", "the paper's gap, 2 pixels of 16", {"jigsaw": {}}),
+        Ablation("orders-10", "10 orders", {"jigsaw": {**APART["jigsaw"], "permutations": 10}}),
     ),
     "inpainting": (
         Ablation("no-adversary", "no adversary, the squared error alone", {"inpainting": {"adversarial_weight": 0.0}}),
