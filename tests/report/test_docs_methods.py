@@ -46,6 +46,6 @@ def test_neighbours_of_a_trained_and_an_untrained_encoder(
     splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fastssl.data.images.load", lambda source, **options: splits)
-    script = runpy.run_path(str(DOCS / "draw_neighbours.py"))
-    drawn = script["picture"](trained("simclr", splits, tmp_path / "simclr"))
+    script = runpy.run_path(str(DOCS / "draw_methods.py"))
+    drawn = script["neighbours"](trained("simclr", splits, tmp_path / "simclr"))
     assert drawn.size == (6 + 11 * 102, 24 + 6 * 102)
