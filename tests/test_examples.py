@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from benchmarks import rivals
+from other_libraries import load_or_skip
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -64,10 +63,7 @@ def printed_here(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
 def needs(*modules: str) -> None:
     for module in modules:
-        try:
-            rivals.load(module)
-        except rivals.NotInstalledError as missing:
-            pytest.skip(str(missing))
+        load_or_skip(module)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

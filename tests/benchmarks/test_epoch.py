@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from other_libraries import skipped_if_missing
 
-from benchmarks import harness, rivals
+from benchmarks import harness
 from benchmarks.data import epoch
 from fastssl.data import plans
 
@@ -16,10 +17,8 @@ MAKERS = {name: make.func for name, make in epoch.cases()[0].providers.items()}
 def test_a_call_makes_every_view_of_every_image(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(epoch, "BATCH", 4)
     plan = plans.simclr(epoch.SIDE)
-    try:
+    with skipped_if_missing():
         work = MAKERS[name](plan, 12)
-    except rivals.NotInstalledError as missing:
-        pytest.skip(str(missing))
     made: list[list[torch.Tensor]] = []
     batches = work._epoch
     work._epoch = lambda number: (made.append(views) or views for views in batches(number))

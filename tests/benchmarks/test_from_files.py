@@ -6,8 +6,9 @@ import functools
 
 import pytest
 import torch
+from other_libraries import load_or_skip
 
-from benchmarks import harness, rivals
+from benchmarks import harness
 from benchmarks.data import _dali, from_files
 from fastssl.data import dali, plans
 from fastssl.errors import UserError
@@ -29,10 +30,10 @@ def skip_without(name: str) -> None:
     try:
         if "dali" in name.lower():
             dali.require()
-        if "torchvision" in name:
-            rivals.load("torchvision.transforms.v2")
-    except (UserError, rivals.NotInstalledError) as missing:
+    except UserError as missing:
         pytest.skip(str(missing))
+    if "torchvision" in name:
+        load_or_skip("torchvision.transforms.v2")
 
 
 @pytest.mark.parametrize("decode_each_crop", [False, True])

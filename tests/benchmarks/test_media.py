@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 
 import pytest
+from other_libraries import load_or_skip
 
-from benchmarks import rivals
 from benchmarks.data import audio, from_files, video, webdataset
 from benchmarks.harness import Work
 from fastssl.data import plans
@@ -16,10 +16,7 @@ from fastssl.data import plans
 def test_a_call_makes_every_view_of_every_sample(make, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("webdataset", reason="the package webdataset is not installed")
     if make is webdataset.by_webdataset:
-        try:
-            rivals.load("torchvision.transforms.v2")
-        except rivals.NotInstalledError as missing:
-            pytest.skip(str(missing))
+        load_or_skip("torchvision.transforms.v2")
     for module in (webdataset, from_files):
         monkeypatch.setattr(module, "BATCH", 4)
     plan = plans.dino(32, local_views=2)

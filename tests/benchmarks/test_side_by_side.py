@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from other_libraries import load_or_skip
 
-from benchmarks import publish, rivals
+from benchmarks import publish
 from benchmarks.scores import side_by_side
 from benchmarks.scores.side_by_side import OURS, ROUNDED, THEIRS, Case
 from fastssl.data.images import ImageSet, Splits
@@ -36,10 +37,7 @@ CASES = {
 
 @pytest.fixture(autouse=True)
 def lightly() -> None:
-    try:
-        rivals.load("lightly.loss")
-    except rivals.NotInstalledError as missing:
-        pytest.skip(str(missing))
+    load_or_skip("lightly.loss")
 
 
 @pytest.fixture

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from other_libraries import load_or_skip
 
-from benchmarks import harness, rivals
+from benchmarks import harness
 from benchmarks.data import start
 from fastssl.data.images import Splits
 from fastssl.data.sources import Entries
@@ -13,10 +14,7 @@ from fastssl.data.sources import Entries
 @pytest.mark.parametrize("make", [start.by_cache, start.by_new_cache, start.by_stream, start.by_torchvision])
 def test_a_call_comes_to_the_first_batch(make, monkeypatch: pytest.MonkeyPatch) -> None:
     if make is start.by_torchvision:
-        try:
-            rivals.load("torchvision.datasets")
-        except rivals.NotInstalledError as missing:
-            pytest.skip(str(missing))
+        load_or_skip("torchvision.datasets")
     monkeypatch.setattr(start, "BATCH", 4)
     work = make(300)
     assert work() == work() == 2

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from other_libraries import skipped_if_missing
 
-from benchmarks import harness, rivals
+from benchmarks import harness
 from benchmarks.harness import OURS, Case
 from benchmarks.whole import facebook, lightly, open_clip, pml, solo
 
@@ -33,10 +34,8 @@ def test_ours_and_theirs_are_the_same_loss_with_the_same_gradients(name: str) ->
     for provider, make in case.providers.items():
         if provider.startswith("torch.compile"):
             continue
-        try:
+        with skipped_if_missing():
             work = make()
-        except rivals.NotInstalledError as missing:
-            pytest.skip(str(missing))
         for _ in range(3):  # what a call leaves behind must not change the next
             for got, want in zip(work(), exact, strict=True):
                 torch.testing.assert_close(got.double(), want.double(), rtol=1e-5, atol=1e-6, msg=f"{provider}: {want}")

@@ -11,19 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 from compat_helpers import DTYPES, arguments, assert_alike, drawn, rows, with_gradients
+from other_libraries import load_or_skip
 from torch import Tensor, nn
 
-from benchmarks import rivals
 from fastssl.compat import lightly as ours
 
-try:
-    loss, utils, heads, bank = (
-        rivals.load(f"lightly.{name}") for name in ("loss", "models.utils", "models.modules.heads", "loss.memory_bank")
-    )
-    # by its file: its package asks for pytorch_lightning
-    knn_file = Path(rivals.load("lightly").__file__).parent / "utils" / "benchmarking" / "knn.py"
-except rivals.NotInstalledError as missing:
-    pytest.skip(str(missing), allow_module_level=True)
+loss, utils, heads, bank = (
+    load_or_skip(f"lightly.{name}") for name in ("loss", "models.utils", "models.modules.heads", "loss.memory_bank")
+)
+# by its file: its package asks for pytorch_lightning
+knn_file = Path(load_or_skip("lightly").__file__).parent / "utils" / "benchmarking" / "knn.py"
 
 spec = importlib.util.spec_from_file_location("lightlys_knn", knn_file)
 knn = importlib.util.module_from_spec(spec)
@@ -56,7 +53,7 @@ def test_arguments_have_the_same_names_order_and_defaults(name: str) -> None:
     ],
 )
 def test_names_are_where_lightly_has_them(module: str) -> None:
-    wanted = set(ours.__all__) & set(vars(rivals.load(f"lightly.{module}")))
+    wanted = set(ours.__all__) & set(vars(load_or_skip(f"lightly.{module}")))
     assert wanted
     assert wanted <= set(vars(importlib.import_module(f"fastssl.compat.lightly.{module}")))
 

@@ -10,17 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from compat_helpers import assert_alike, rows, with_gradients
+from other_libraries import load_or_skip
 from torch import Tensor, nn
 
-from benchmarks import rivals
 from fastssl.compat import lightly as ours
 
-try:
-    utils, heads = rivals.load("lightly.models.utils"), rivals.load("lightly.models.modules.heads")
-    # by its file: its package asks for pytorch_lightning
-    knn_file = Path(rivals.load("lightly").__file__).parent / "utils" / "benchmarking" / "knn.py"
-except rivals.NotInstalledError as missing:
-    pytest.skip(str(missing), allow_module_level=True)
+utils, heads = load_or_skip("lightly.models.utils"), load_or_skip("lightly.models.modules.heads")
+# by its file: its package asks for pytorch_lightning
+knn_file = Path(load_or_skip("lightly").__file__).parent / "utils" / "benchmarking" / "knn.py"
 
 spec = importlib.util.spec_from_file_location("lightlys_knn", knn_file)
 knn = importlib.util.module_from_spec(spec)

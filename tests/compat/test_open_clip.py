@@ -5,16 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from compat_helpers import DTYPES, arguments, assert_alike, drawn, rows, with_gradients
+from other_libraries import load_or_skip
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from benchmarks import rivals
 from fastssl.compat import open_clip as ours
 
-try:
-    theirs = rivals.load("open_clip.loss")
-except rivals.NotInstalledError as missing:
-    pytest.skip(str(missing), allow_module_level=True)
+theirs = load_or_skip("open_clip.loss")
 
 SCALES = {"ClipLoss": (14.0,), "SigLipLoss": (10.0, -10.0)}
 

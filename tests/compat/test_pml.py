@@ -8,16 +8,13 @@ import compat_helpers
 import pytest
 import torch
 from compat_helpers import DTYPES, arguments, drawn, rows, with_gradients
+from other_libraries import load_or_skip
 from torch import Tensor
 
-from benchmarks import rivals
 from fastssl.compat import info_nce as our_info_nce
 from fastssl.compat import pml
 
-try:
-    losses, info_nce = rivals.load("pytorch_metric_learning.losses"), rivals.load("info_nce")
-except rivals.NotInstalledError as missing:
-    pytest.skip(str(missing), allow_module_level=True)
+losses, info_nce = load_or_skip("pytorch_metric_learning.losses"), load_or_skip("info_nce")
 
 
 def assert_alike(ours: Callable[..., Tensor], theirs: Callable[..., Tensor], *inputs: Tensor) -> None:

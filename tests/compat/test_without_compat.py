@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from other_libraries import load_or_skip
 from torch import Tensor
 
-from benchmarks import rivals
 from fastssl import losses
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "migrating.md").read_text()
@@ -34,10 +34,7 @@ def with_gradients(loss: Callable[..., Tensor], rows: list[Tensor], *labels: Ten
 def test_is_in_the_guide_and_gives_the_same(theirs: str) -> None:
     ours, module, views = TABLE[theirs]
     assert any(f"`{theirs}`" in line and f"`{ours}`" in line for line in GUIDE.splitlines())
-    try:
-        rival = rivals.load(module)
-    except rivals.NotInstalledError as missing:
-        pytest.skip(str(missing))
+    rival = load_or_skip(module)
     generator = torch.Generator().manual_seed(0)
     rows = [torch.randn(8, 5, generator=generator) for _ in range(views)]
     labels = (LABELS,) if "SupCon" in ours else ()

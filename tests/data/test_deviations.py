@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from dali_helpers import photo
 from deviations import Pictures, torchvisions_paths
+from other_libraries import load_or_skip
 from PIL import Image
 
-from benchmarks import rivals
 from fastssl.data.images import load_all
 
 # Levels of 255, by path and interpolation: the most of a resizing alone, the most of a chain, its mean, which of a few
@@ -32,10 +32,7 @@ def sets() -> dict[str, Pictures]:
 
 
 def test_differences_are_as_documented(sets: dict[str, Pictures]) -> None:
-    try:
-        rivals.load("torchvision")
-    except rivals.NotInstalledError as error:
-        pytest.skip(str(error))
+    load_or_skip("torchvision")
     seen = set()
     for what, differences in torchvisions_paths(sets, names=("simclr",)):
         path = next(path for path in BOUNDS if path in what)

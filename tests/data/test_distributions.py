@@ -13,11 +13,11 @@ import pytest
 import torch
 from dali_helpers import files, needs_dali
 from image_files import encode
+from other_libraries import load_or_skip
 from PIL import Image
 from scipy import stats
 from torch import Tensor
 
-from benchmarks import rivals
 from fastssl.data import views
 from fastssl.data.dali import DaliLoader
 from fastssl.data.images import ImageSet
@@ -84,10 +84,7 @@ class Torchvision:
     """The same steps by torchvision v2's transforms, and what each of them draws."""
 
     def __init__(self, plan: ViewPlan) -> None:
-        try:
-            v2 = rivals.load("torchvision.transforms.v2")
-        except rivals.NotInstalledError as missing:
-            pytest.skip(str(missing))
+        v2 = load_or_skip("torchvision.transforms.v2")
         self.crop = v2.RandomResizedCrop(8, plan.crop_scale, plan.crop_ratio)
         self.jitter = v2.ColorJitter(plan.brightness, plan.contrast, plan.saturation, plan.hue)
         self.blur = v2.GaussianBlur(9, plan.blur_sigma)

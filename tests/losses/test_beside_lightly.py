@@ -8,17 +8,13 @@ import pytest
 import torch
 import torch.multiprocessing
 from beside_lightly import LOSSES, process
+from other_libraries import load_or_skip
 from whole_and_parts import EXACT
-
-from benchmarks import rivals
 
 
 @pytest.mark.slow
 def test_losses_gradients_and_what_is_remembered_are_lightlys(tmp_path: Path) -> None:
-    try:
-        rivals.load("lightly.loss")
-    except rivals.NotInstalledError as missing:
-        pytest.skip(str(missing))
+    load_or_skip("lightly.loss")
     torch.multiprocessing.spawn(process, (2, str(tmp_path)), nprocs=2)
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt")

@@ -8,17 +8,13 @@ import pytest
 import torch
 import torch.multiprocessing
 from beside_open_clip import process
+from other_libraries import load_or_skip
 from whole_and_parts import EXACT
-
-from benchmarks import rivals
 
 
 @pytest.mark.slow
 def test_loss_and_gradients_are_open_clips(tmp_path: Path) -> None:
-    try:
-        rivals.load("open_clip.loss")
-    except rivals.NotInstalledError as missing:
-        pytest.skip(str(missing))
+    load_or_skip("open_clip.loss")
     torch.multiprocessing.spawn(process, (2, str(tmp_path)), nprocs=2)
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt")

@@ -4,18 +4,15 @@ from typing import Any
 
 import pytest
 import torch
+from other_libraries import load_or_skip
 from torch import Tensor, nn
 
-from benchmarks import rivals
 from fastssl import models
 from fastssl.models.alexnet import AlexNet
 
 
 def test_its_convolutions_and_pools_are_torchvisions() -> None:
-    try:
-        theirs = rivals.load("torchvision.models").alexnet(weights=None).features.double()
-    except rivals.NotInstalledError as missing:
-        pytest.skip(str(missing))
+    theirs = load_or_skip("torchvision.models").alexnet(weights=None).features.double()
     ours = AlexNet().double().eval()
     convolutions = [layer for layer in theirs if isinstance(layer, nn.Conv2d)]
     for i, conv in enumerate(convolutions, start=1):

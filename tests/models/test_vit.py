@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from other_libraries import load_or_skip
 from torch import Tensor, nn
 
-from benchmarks import rivals
 from fastssl import models
 from fastssl.models.vit import VisionTransformer, resized_positions, sincos_positions
 from fastssl.ops import random_masking
@@ -20,10 +20,7 @@ NAMES = ["vit_base", "vit_micro", "vit_small", "vit_tiny"]
 
 @pytest.fixture(scope="module")
 def timm() -> Any:
-    try:
-        return rivals.load("timm")
-    except rivals.NotInstalledError as missing:
-        pytest.skip(str(missing))
+    return load_or_skip("timm")
 
 
 def noise(module: nn.Module) -> nn.Module:
