@@ -1,17 +1,18 @@
 """What the C library does with freed memory while something is timed.
 
 glibc returns large blocks to the system, so that each call takes its pages anew: the system must clear them and, in a
-virtual machine, may have to fetch them from its host. Users pay that too, so it is timed, though on some machines it is
-more than the op itself and never twice the same. With ``--keep-memory`` freed memory stays with the process, as it does
-with the allocators that PyTorch's tuning guide recommends (jemalloc, TCMalloc): what is left is the work. A run says
-which it was, and the two never stand in one table.
+virtual machine, may have to fetch them from its host. Users of an op in a loop of their own pay that too, so it is
+timed, though on some machines it is more than the op itself and never twice the same. With ``--keep-memory`` freed
+memory stays with the process, as it does in the ``fastssl`` command and with the allocators that PyTorch's tuning guide
+recommends (jemalloc, TCMalloc): what is left is the work. A run says which it was, and the two never stand in one
+table.
 """
 
 from __future__ import annotations
 
 import ctypes
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
+from fastssl import allocator
 
 
 def keep_freed_memory() -> None:
@@ -20,11 +21,8 @@ def keep_freed_memory() -> None:
     Raises:
         RuntimeError: where the C library is not glibc, which alone can be told so.
     """
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "gnu_get_libc_version"):
+    if not allocator.keep_freed_memory():
         raise RuntimeError("--keep-memory needs glibc: preload jemalloc or TCMalloc instead")
-    if not (libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, -1)):
-        raise RuntimeError("glibc refused to keep freed memory")
 
 
 def return_freed_memory() -> None:

@@ -15,6 +15,7 @@ PACKAGE = ROOT / "fastssl"
 
 # each layer, and those of the others it may import; `_build`, `errors` and `files` serve all
 LAYERS: dict[str, set[str]] = {
+    "allocator": set(),
     "ops": set(),
     "losses": {"ops"},
     "momentum": {"ops"},
@@ -28,7 +29,7 @@ LAYERS: dict[str, set[str]] = {
     "train": {"ops", "losses", "models", "data", "methods", "schedule", "optim", "eval"},
     "report": {"ops", "losses", "models", "data", "methods", "eval", "train"},
     "info": {"ops"},
-    "cli": {"ops", "losses", "models", "data", "methods", "optim", "eval", "train", "report", "info"},
+    "cli": {"allocator", "ops", "losses", "models", "data", "methods", "optim", "eval", "train", "report", "info"},
 }
 EVERYWHERE = {"_build", "errors", "files"}
 

@@ -17,6 +17,7 @@ from benchmarks.harness import circumstances
 from benchmarks.scores import table
 from benchmarks.scores.cells import Cell, cells
 from benchmarks.scores.train import Clock, Data, row_of, settings_of
+from fastssl.allocator import keep_freed_memory
 from fastssl.errors import UserError, unknown
 from fastssl.files import atomic_write
 
@@ -86,6 +87,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=table.RESULTS, help="folder of the JSON files")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "fastssl-scores")
     options = parser.parse_args()
+    keep_freed_memory()  # as the command that trains does
     try:
         wanted = chosen(options.methods, ablations=options.ablation)
         if options.list:

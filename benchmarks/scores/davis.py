@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import circumstances
+from fastssl.allocator import keep_freed_memory
 from fastssl.data.clips import ClipSet, list_clips
 from fastssl.data.davis import FRAMES, open_davis
 from fastssl.eval.protocol import RANDOM, TRAINED
@@ -160,6 +161,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=RESULT, help="the JSON file")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "fastssl-davis")
     options = parser.parse_args()
+    keep_freed_memory()  # as the command that trains does
     settings, clock = settings_of(options.data), Clock(options.minutes)
     rows = read(options.out, settings)
     done = {(row["seed"], row["half"]) for row in rows}

@@ -25,6 +25,7 @@ from benchmarks import markdown
 from benchmarks.harness import circumstances
 from benchmarks.scores.davis import read
 from benchmarks.scores.train import Clock
+from fastssl.allocator import keep_freed_memory
 from fastssl.data.audio import SPOKEN_DIGITS, Recordings, list_recordings
 from fastssl.eval.features import evaluating
 from fastssl.eval.linear import linear_probe
@@ -196,6 +197,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=RESULT, help="the JSON file")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "fastssl-digits")
     options = parser.parse_args()
+    keep_freed_memory()  # as the command that trains does
     settings, clock = settings_of(options.data), Clock(options.minutes)
     rows = read(options.out, settings)
     for seed in range(options.seeds):

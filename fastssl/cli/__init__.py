@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import fastssl
+from fastssl.allocator import keep_freed_memory
 from fastssl.errors import UserError, unknown
 
 COMMANDS = {
@@ -61,6 +62,7 @@ def main(words: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 for an error of the user's, 130 if interrupted.
     """
     words = list(sys.argv[1:] if words is None else words)
+    keep_freed_memory()
     try:
         with _plain_warnings():
             return _dispatch(words)

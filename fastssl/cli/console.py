@@ -223,6 +223,8 @@ class TrainingDisplay:
 def _told(progress: Progress) -> str:
     """The loss; the bound on the mutual information of the views, or how well the pretext task is solved, if told."""
     told, extra = f"loss {progress.row.loss:.3f}", progress.row.extra
+    if "constant_loss" in extra:
+        told += f" (of a constant answer {extra['constant_loss']:.3f})"
     if "mutual_information_bound" in extra:
         told += f"  bound {extra['mutual_information_bound']:.3f} nats"
     if "pretext_accuracy" in extra:
