@@ -25,6 +25,7 @@ class Pretext:
         error: of a task whose answers are numbers, as the method notes it; else None.
         constant: that error of a constant answer, the best guess of who has seen nothing; likewise.
         images: how many it was done on.
+        constant_loss: the least loss of one answer for all, where the method notes it.
     """
 
     loss: float
@@ -33,10 +34,13 @@ class Pretext:
     error: float | None
     constant: float | None
     images: int
+    constant_loss: float | None = None
 
     def in_words(self) -> str:
         """What was reached, beside what costs nothing."""
         told = f"loss {self.loss:.3f}"
+        if self.constant_loss is not None:
+            told += f" (of a constant answer {self.constant_loss:.3f})"
         if self.accuracy is not None and self.chance is not None:
             told += f", {self.accuracy:.1%} solved (chance {self.chance:.1%})"
         if self.error is not None and self.constant is not None:
@@ -80,6 +84,7 @@ def pretext_score(
         error=means.get("pretext_error"),
         constant=means.get("constant_error"),
         images=len(images),
+        constant_loss=means.get("constant_loss"),
     )
 
 

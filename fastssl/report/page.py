@@ -187,8 +187,7 @@ def _curves(trained: Trained, scores: dict[str, Any] | None) -> list[Curve]:
         return []
     per_epoch = sum(row.epoch == 1 for row in rows)
     epochs = [row.step / per_epoch for row in rows]
-    svg = figures.curve(epochs, [row.loss for row in rows], title="Loss over epochs", means=True)
-    curves = [Curve("Loss", svg, "Each step faint, the mean of each epoch bold. Lower is better.")]
+    curves = [_loss_curve(rows, epochs)]
     if "mutual_information_bound" in rows[0].extra:
         curves.append(_bound_curve(rows, epochs))
     if "pretext_accuracy" in rows[0].extra:
@@ -202,6 +201,17 @@ def _curves(trained: Trained, scores: dict[str, Any] | None) -> list[Curve]:
     if measured:
         curves.append(_knn_curve(measured, scores))
     return curves
+
+
+def _loss_curve(rows: list[Row], epochs: list[float]) -> Curve:
+    constant = [row.extra["constant_loss"] for row in rows if "constant_loss" in row.extra]
+    levels = [Level(fmean(constant), "one answer for all")] if constant else []
+    losses = [row.loss for row in rows]
+    svg = figures.curve(epochs, losses, title="Loss over epochs", means=True, levels=levels)
+    note = "Each step faint, the mean of each epoch bold. Lower is better."
+    if constant:
+        note += " Dashed: the least of who always answers with the shares of the classes, whatever the image shows."
+    return Curve("Loss", svg, note)
 
 
 def _bound_curve(rows: list[Row], epochs: list[float]) -> Curve:

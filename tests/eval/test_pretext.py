@@ -93,5 +93,7 @@ def test_a_task_without_classes_has_a_loss_alone() -> None:
 
 def test_in_words() -> None:
     assert Pretext(0.5, 0.8, 0.25, None, None, 4).in_words() == "loss 0.500, 80.0% solved (chance 25.0%)"
+    narrow = Pretext(0.5, 0.2, 0.1, None, None, 4, constant_loss=0.75).in_words()
+    assert narrow == "loss 0.500 (of a constant answer 0.750), 20.0% solved (chance 10.0%)"
     told = Pretext(0.5, None, None, 0.1234, 0.2, 4).in_words()
     assert told == "loss 0.500, error 0.123 (of a constant answer 0.2)"

@@ -13,8 +13,9 @@ from fastssl import models
 from fastssl.data.images import ImageSet, Splits
 from fastssl.data.lab import from_rgb, grey, to_lab
 from fastssl.errors import UserError
+from fastssl.losses import soft_cross_entropy
 from fastssl.methods.split_brain import SplitBrain, SplitBrainConfig
-from fastssl.ops import gamut_bins
+from fastssl.ops import encode_ab, gamut_bins
 from fastssl.train import config as configs
 from fastssl.train.folder import RunFolder
 from fastssl.train.loop import pretrain
@@ -56,6 +57,28 @@ def test_classification_is_two_cross_entropies(build) -> None:
     assert noted["lightness_accuracy"] == pytest.approx(right[1] / places)
     assert noted["pretext_accuracy"] == pytest.approx(sum(right) / places / 2)
     assert 0 < noted["chance"] < 1
+
+
+def test_the_constant_loss_is_the_least_of_one_answer_for_all(build) -> None:
+    """Of logits that are the same everywhere: those that the loss itself teaches come to it, from above."""
+    method, images = build("split_brain"), colours(4)
+    _, _, truth, loss = answers(method, images)
+    constant = method.metrics(loss, 4)["constant_loss"]
+    ids, shares = encode_ab(truth[:, 1:], gamut_bins())
+    shade = truth[:, 0].long().clamp(0, 99)
+    logits = [torch.zeros(1, 313, 1, 1, requires_grad=True), torch.zeros(1, 100, 1, 1, requires_grad=True)]
+    optimizer = torch.optim.LBFGS(logits, max_iter=200, line_search_fn="strong_wolfe")
+
+    def of_one_answer() -> torch.Tensor:
+        optimizer.zero_grad()
+        ab, light = (x.expand(*x.shape[:2], *shade.shape[1:]).expand(len(shade), -1, -1, -1) for x in logits)
+        total = soft_cross_entropy(ab, ids, shares).mean() + F.cross_entropy(light, shade)
+        total.backward()
+        return total
+
+    optimizer.step(of_one_answer)
+    assert constant == pytest.approx(float(of_one_answer()), abs=1e-3)
+    assert constant < float(of_one_answer()) + 1e-5
 
 
 def test_regression_is_two_squared_errors(build) -> None:
