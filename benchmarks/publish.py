@@ -1,7 +1,8 @@
 """``python -m benchmarks.publish``: docs/performance.md, a page a machine, results.md, scores.md and gpu-kernels.md.
 
 Likewise, from the ledger of the GPU kernels, the sentence in README.md and what ``fastssl info`` tells, and in the
-ledger which kernels are unproven now; and in migrating.md what other libraries' losses took before and after.
+ledger which kernels are unproven now; in migrating.md what other libraries' losses took before and after; and in the
+recipe above each method what it comes to.
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 KERNELS = summary.RESULTS / "gpu_kernels.json"
 README = DOCS.parent / "README.md"
 MIGRATING = DOCS / "migrating.md"
+METHODS = DOCS.parent / "fastssl" / "methods"
 GPU_LEDGER = "benchmarks/gpu_ledger.json"
 
 
@@ -265,6 +267,13 @@ def tracking(path: Path = davis.RESULT) -> list[str]:
     ]
 
 
+def recipes(found: Sequence[scores.Results]) -> dict[Path, str]:
+    """The files of the methods that have scores, whose recipes say them."""
+    files = {each.name: METHODS / f"{each.name}.py" for each in found if each.told["of"] is None}
+    there = [each for each in found if each.name in files and files[each.name].exists()]
+    return {files[each.name]: scores.with_score(files[each.name].read_text(), each) for each in there}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.publish", description=__doc__)
     parser.parse_args()
@@ -275,7 +284,9 @@ def main() -> None:
         parser.error(str(error))
     found = ledger.completed(ledger.read())
     pages = {DOCS / "performance.md": performance(machines, found), DOCS / "results.md": results()}
-    pages[DOCS / "scores.md"] = scores.page(scores.read())
+    of_methods = scores.read()
+    pages[DOCS / "scores.md"] = scores.page(of_methods)
+    pages |= recipes(of_methods)
     pages[DOCS / "gpu-kernels.md"] = kernels_page.page(json.loads(KERNELS.read_text()))
     pages[README] = with_gpu_sentence(README.read_text())
     pages[MIGRATING] = with_gains(MIGRATING.read_text(), machines)

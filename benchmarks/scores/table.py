@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ can do at its best: it is what it has learnt by then. Accuracy in per cent: the 
 standard deviation. *Untrained* is the same encoder at its random start, of the same seed. *Above*: whether the mean
 gain is more than the spread, which is the larger of the two ranges from the lowest to the highest seed, of the trained
 and of the untrained encoder. The *pretext task* is scored on the test images, beside what guessing gives; where it has
-no classes its error is told, beside that of a constant answer, or its loss. `supervised` is the same encoder trained
+no classes its error is told, beside that of a constant answer, or its loss; of `split_brain`, whose classes are narrow,
+the loss beside the least of one answer for all. `supervised` is the same encoder trained
 with all labels: its task is the classification itself.
 
 `python -m benchmarks.scores --data CIFAR` trains what is missing; the settings of each cell are in its file in
@@ -41,6 +43,7 @@ Transformer; all of it tuned from a random start is supervised training. In the 
 probe and MAE the fine-tuning: {found}
 """
 NOT_YET = "Not yet measured.\n"
+RECIPE_LINE = re.compile(r"CIFAR-10 on two CPU cores: .*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,11 @@ class Results:
         """Points above the untrained encoder, in the mean."""
         return statistics.fmean(self.values(TRAINED, probe)) - statistics.fmean(self.values(RANDOM, probe))
 
+    def minutes(self) -> str:
+        """Of training, in the mean; a dash where it was not timed."""
+        seconds = [row["seconds"] for row in self.rows if "seconds" in row]
+        return f"{statistics.fmean(seconds) / 60:.1f}" if seconds else "-"
+
     def above(self, probe: str) -> str:
         """Whether the gain is more than the spread."""
         if len(self.rows) < 2:
@@ -88,8 +96,11 @@ def mean(values: Sequence[float], digits: int = 1) -> str:
 
 
 def task(results: Results) -> str:
-    """The pretext task: accuracy beside chance, the error beside a constant answer's, or the loss."""
+    """The pretext task: accuracy beside chance, the error or loss beside a constant answer's, or the loss."""
     found = [row["pretext"] for row in results.rows]
+    if all(each.get("constant_loss") is not None for each in found):
+        constant = statistics.fmean(each["constant_loss"] for each in found)
+        return f"loss {mean([each['loss'] for each in found], 2)} ({constant:.2f})"
     if all(each.get("accuracy") is not None for each in found):
         chance = statistics.fmean(each["chance"] for each in found)
         return f"{mean([100 * each['accuracy'] for each in found])} ({100 * chance:.3g})"
@@ -103,6 +114,15 @@ def in_one_line(row: Row) -> str:
     """A row for the terminal."""
     scores = [f"{name} {row[TRAINED][key]:.1%}, untrained {row[RANDOM][key]:.1%}" for key, name in PROBES.items()]
     return "; ".join([f"pretext task {task(Results('', {'rows': [row]}))}", *scores])
+
+
+def with_score(source: str, each: Results) -> str:
+    """A method's file, whose recipe says what it comes to."""
+    line = f"CIFAR-10 on two CPU cores: {each.minutes()} minutes, kNN {mean(each.values(TRAINED, 'knn'))} % "
+    line += f"(untrained {mean(each.values(RANDOM, 'knn'))} %); docs/scores.md."
+    filled, count = RECIPE_LINE.subn(line, source)
+    assert count == 1, f"the recipe of {each.name} has no line for its score"
+    return filled
 
 
 def page(found: Sequence[Results]) -> str:
@@ -128,9 +148,7 @@ def main_table(found: Sequence[Results]) -> str:
         for probe in PROBES:
             cells += [mean(each.values(TRAINED, probe)), mean(each.values(RANDOM, probe))]
             cells += [f"{each.gain(probe):+.1f}", each.above(probe)]
-        seconds = [row["seconds"] for row in each.rows if "seconds" in row]
-        minutes = f"{statistics.fmean(seconds) / 60:.1f}" if seconds else "-"
-        rows.append([*cells, f"{each.rows[0]['parameters']:,}", f"{each.rows[0]['steps']:,}", minutes])
+        rows.append([*cells, f"{each.rows[0]['parameters']:,}", f"{each.rows[0]['steps']:,}", each.minutes()])
     return table_of(head, 1, rows) + "\n"
 
 

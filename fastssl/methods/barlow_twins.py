@@ -2,10 +2,8 @@
 
 Recipe:
     fastssl pretrain barlow_twins --data clipart
-    CIFAR-10 as folders train/ and test/ of classes, an encoder of 100k parameters:
-    fastssl pretrain barlow_twins --data cifar10 --image_size 32 --stem cifar --width 6 --views cifar --batch_size 512
-        --epochs 8 --optim.lr 0.05 --optim.warmup_epochs 1 --precision bfloat16
-    Time and score: not yet measured.
+    fastssl pretrain barlow_twins --config benchmarks/recipes/cifar10/barlow_twins.yaml --data cifar10
+        CIFAR-10 on two CPU cores: not yet measured.
 """
 
 from __future__ import annotations

@@ -2,10 +2,8 @@
 
 Recipe:
     fastssl pretrain byol --data clipart
-    CIFAR-10 as folders train/ and test/ of classes, an encoder of 100k parameters:
-    fastssl pretrain byol --data cifar10 --image_size 32 --stem cifar --width 6 --views cifar --batch_size 512
-        --epochs 8 --optim.lr 0.2 --optim.warmup_epochs 1 --byol.momentum.start 0.99 --precision bfloat16
-    Time and score: not yet measured.
+    fastssl pretrain byol --config benchmarks/recipes/cifar10/byol.yaml --data cifar10
+        CIFAR-10 on two CPU cores: not yet measured.
 """
 
 from __future__ import annotations

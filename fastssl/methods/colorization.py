@@ -2,7 +2,8 @@
 
 Recipe:
     fastssl pretrain colorization --data clipart --stem cifar --width 16
-    Time and score: not yet measured.
+    fastssl pretrain colorization --config benchmarks/recipes/cifar10/colorization.yaml --data cifar10
+        CIFAR-10 on two CPU cores: 5.8 minutes, kNN 42.4 % (untrained 28.6 %); docs/scores.md.
 """
 
 from __future__ import annotations

@@ -2,11 +2,8 @@
 
 Recipe:
     fastssl pretrain cpc --data clipart
-    CIFAR-10 as folders train/ and test/ of classes, an encoder of few parameters:
-    fastssl pretrain cpc --data cifar10 --image_size 32 --encoder alexnet --width 12 --batch_size 128 --epochs 10
-        --cpc.grid 3 --cpc.first_step 1 --cpc.last_step 2 --cpc.context_layers 2 --optim.name adamw --optim.lr 2e-3
-        --optim.weight_decay 0.01 --optim.warmup_epochs 1 --precision bfloat16
-    Time and score: not yet measured.
+    fastssl pretrain cpc --config benchmarks/recipes/cifar10/cpc.yaml --data cifar10
+        CIFAR-10 on two CPU cores: 7.6 minutes, kNN 40.1 % (untrained 28.4 %); docs/scores.md.
 """
 
 from __future__ import annotations

@@ -2,12 +2,8 @@
 
 Recipe:
     fastssl pretrain dino --data clipart
-    CIFAR-10 as folders train/ and test/ of classes, an encoder of 100k parameters:
-    fastssl pretrain dino --data cifar10 --image_size 32 --encoder resnet18 --stem cifar --width 6 --batch_size 256
-        --epochs 8 --plan.local.views 4 --optim.name sgd --optim.lr 0.06 --optim.weight_decay 1e-4
-        --optim.final_weight_decay null --optim.warmup_epochs 1 --dino.prototypes 2048 --dino.momentum.start 0.99
-        --dino.teacher_temp.epochs 4 --precision bfloat16
-    Time and score: not yet measured.
+    fastssl pretrain dino --config benchmarks/recipes/cifar10/dino.yaml --data cifar10
+        CIFAR-10 on two CPU cores: not yet measured.
 """
 
 from __future__ import annotations

@@ -2,11 +2,8 @@
 
 Recipe:
     fastssl pretrain ibot --data clipart
-    CIFAR-10 as folders train/ and test/ of classes, an encoder of 100k parameters:
-    fastssl pretrain ibot --data cifar10 --image_size 32 --patch_size 4 --width 64 --depth 2 --batch_size 256 --epochs 8
-        --plan.local.views 4 --optim.lr 1e-3 --optim.warmup_epochs 1 --ibot.prototypes 2048 --ibot.momentum.start 0.99
-        --ibot.teacher_temp.epochs 4 --precision bfloat16
-    Time and score: not yet measured.
+    fastssl pretrain ibot --config benchmarks/recipes/cifar10/ibot.yaml --data cifar10
+        CIFAR-10 on two CPU cores: not yet measured.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Recipe:
     fastssl pretrain inpainting --data clipart --stem cifar --width 16
-    Time and score: not yet measured.
+    fastssl pretrain inpainting --config benchmarks/recipes/cifar10/inpainting.yaml --data cifar10
+        CIFAR-10 on two CPU cores: 6.3 minutes, kNN 39.6 % (untrained 28.4 %); docs/scores.md.
 """
 
 from __future__ import annotations

@@ -2,11 +2,8 @@
 
 Recipe:
     fastssl pretrain moco --data clipart
-    CIFAR-10 as folders train/ and test/ of classes, an encoder of 100k parameters:
-    fastssl pretrain moco --data cifar10 --image_size 32 --stem cifar --width 6 --views cifar --batch_size 512
-        --epochs 8 --optim.lr 0.06 --optim.warmup_epochs 1 --moco.queue 4096 --moco.temperature 0.1
-        --moco.momentum.start 0.99 --precision bfloat16
-    Time and score: not yet measured.
+    fastssl pretrain moco --config benchmarks/recipes/cifar10/moco.yaml --data cifar10
+        CIFAR-10 on two CPU cores: not yet measured.
 """
 
 from __future__ import annotations

@@ -2,11 +2,8 @@
 
 Recipe:
     fastssl pretrain moco_v3 --data clipart
-    CIFAR-10 as folders train/ and test/ of classes, an encoder of 100k parameters:
-    fastssl pretrain moco_v3 --data cifar10 --image_size 32 --encoder resnet18 --stem cifar --width 6 --views cifar
-        --batch_size 512 --epochs 8 --optim.name sgd --optim.lr 0.1 --optim.weight_decay 1e-4 --optim.warmup_epochs 1
-        --precision bfloat16
-    Time and score: not yet measured.
+    fastssl pretrain moco_v3 --config benchmarks/recipes/cifar10/moco_v3.yaml --data cifar10
+        CIFAR-10 on two CPU cores: 7.4 minutes, kNN 41.7 % (untrained 28.4 %); docs/scores.md.
 """
 
 from __future__ import annotations

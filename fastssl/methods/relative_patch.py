@@ -2,7 +2,8 @@
 
 Recipe:
     fastssl pretrain relative_patch --data clipart --image_size 96 --stem cifar --width 16
-    Time and score: not yet measured.
+    fastssl pretrain relative_patch --config benchmarks/recipes/cifar10/relative_patch.yaml --data cifar10
+        CIFAR-10 on two CPU cores: 7.7 minutes, kNN 27.3 % (untrained 30.4 %); docs/scores.md.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Recipe:
     fastssl pretrain rotation --data clipart
-    Time and score: not yet measured.
+    fastssl pretrain rotation --config benchmarks/recipes/cifar10/rotation.yaml --data cifar10
+        CIFAR-10 on two CPU cores: 5.5 minutes, kNN 41.9 % (untrained 28.4 %); docs/scores.md.
 """
 
 from __future__ import annotations

@@ -2,11 +2,13 @@
 
 Recipe:
     fastssl pretrain simclr --data clipart
+    fastssl pretrain simclr --config benchmarks/recipes/cifar10/simclr.yaml --data cifar10
+        CIFAR-10 on two CPU cores: 11.2 minutes, kNN 57.1 % (untrained 28.4 %); docs/scores.md.
     A large batch by LARS, the paper's recipe (0.3 of learning rate for each 256 images, section 2.2):
     fastssl pretrain simclr --data photos --image_size 224 --encoder resnet50 --batch_size 4096 --simclr.chunk 512
         --simclr.temperature 0.1 --epochs 100 --optim.name lars --optim.lr 4.8 --optim.weight_decay 1e-6
         --optim.warmup_epochs 10 --precision bfloat16
-    Time and score: not yet measured.
+    Not yet run at that size.
 """
 
 from __future__ import annotations

@@ -2,10 +2,8 @@
 
 Recipe:
     fastssl pretrain simsiam --data clipart
-    CIFAR-10 as folders train/ and test/ of classes, an encoder of 100k parameters (the authors' rate, appendix D):
-    fastssl pretrain simsiam --data cifar10 --image_size 32 --stem cifar --width 6 --views cifar --batch_size 512
-        --epochs 8 --optim.lr 0.06 --optim.warmup_epochs 1 --precision bfloat16
-    Time and score: not yet measured.
+    fastssl pretrain simsiam --config benchmarks/recipes/cifar10/simsiam.yaml --data cifar10
+        CIFAR-10 on two CPU cores: not yet measured.
 """
 
 from __future__ import annotations

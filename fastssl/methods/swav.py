@@ -2,10 +2,8 @@
 
 Recipe:
     fastssl pretrain swav --data clipart
-    CIFAR-10 as folders train/ and test/ of classes, an encoder of 100k parameters:
-    fastssl pretrain swav --data cifar10 --image_size 32 --stem cifar --width 6 --batch_size 512 --epochs 8
-        --plan.local.views 4 --optim.lr 0.1 --optim.warmup_epochs 1 --swav.prototypes 512 --precision bfloat16
-    Time and score: not yet measured.
+    fastssl pretrain swav --config benchmarks/recipes/cifar10/swav.yaml --data cifar10
+        CIFAR-10 on two CPU cores: not yet measured.
 """
 
 from __future__ import annotations
