@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import age, crossover_page, demo, hosts, kernels_page, plots, summary, tables
+from benchmarks import age, crossover_page, demo, freed_memory, hosts, kernels_page, plots, summary, tables
 from benchmarks.gpu import ledger
 from benchmarks.gpu.ledger import Ledger
 from benchmarks.markdown import MADE, circumstances, table_of
@@ -243,6 +243,7 @@ def results() -> str:
         *side_by_side.section(),
         *tracking(),
         *digits.section(),
+        *freed_memory.section(),
     ]
     return "\n".join(parts)
 
