@@ -118,10 +118,9 @@ def main() -> None:
         rows.append(row_of(name))
         print(json.dumps(rows[-1]), flush=True)
     run = {name: value for name, value in circumstances().items() if name not in ("rivals", "samples")}
+    report = {"command": "python -m benchmarks.freed_memory", "run": run, "rows": rows}
     with atomic_write(RESULT) as path:
-        path.write_text(
-            json.dumps({"command": "python -m benchmarks.freed_memory", "run": run, "rows": rows}, indent=1)
-        )
+        path.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

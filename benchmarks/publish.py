@@ -270,9 +270,12 @@ def tracking(path: Path = davis.RESULT) -> list[str]:
 
 def recipes(found: Sequence[scores.Results]) -> dict[Path, str]:
     """The files of the methods that have scores, whose recipes say them."""
-    files = {each.name: METHODS / f"{each.name}.py" for each in found if each.told["of"] is None}
-    there = [each for each in found if each.name in files and files[each.name].exists()]
-    return {files[each.name]: scores.with_score(files[each.name].read_text(), each) for each in there}
+    texts: dict[Path, str] = {}
+    for each in found:
+        path = METHODS / f"{each.told['method']}.py"
+        if each.told["of"] is None and path.exists():
+            texts[path] = scores.with_score(texts.get(path) or path.read_text(), each)
+    return texts
 
 
 def main() -> None:

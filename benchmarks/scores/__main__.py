@@ -15,20 +15,22 @@ from typing import Any
 
 from benchmarks.harness import circumstances
 from benchmarks.scores import table
-from benchmarks.scores.cells import Cell, cells
+from benchmarks.scores.cells import CIFAR10, IMAGES, Cell, cells, larger_cells
 from benchmarks.scores.train import Clock, Data, row_of, settings_of
 from fastssl.allocator import keep_freed_memory
 from fastssl.errors import UserError, unknown
 from fastssl.files import atomic_write
 
 
-def chosen(names: str | None, *, ablations: bool) -> list[Cell]:
+def chosen(names: str | None, *, ablations: bool = False, images: str = CIFAR10) -> list[Cell]:
     """The cells of the methods, or of the names of cells, that are given; all without any.
 
     Raises:
-        UserError: offering the nearest, for a name that there is not.
+        UserError: offering the nearest, for a name that there is not; or if ablations are asked for of larger images.
     """
-    there = list(cells(ablations=ablations))
+    if ablations and images != CIFAR10:
+        raise UserError(f"ablations are of {CIFAR10} alone: leave out --ablation, or --images {images}")
+    there = list(cells(ablations=ablations) if images == CIFAR10 else larger_cells())
     if names is None:
         return there
     wanted = names.split(",")
@@ -78,7 +80,8 @@ def run(wanted: list[Cell], seeds: int, data: Data, work: Path, out: Path, clock
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scores", description=__doc__)
-    parser.add_argument("--data", required=True, help="folder of CIFAR-10: train/ and test/ with a folder a class")
+    parser.add_argument("--data", required=True, help="folder of images: train/ and test/ (or val/), a folder a class")
+    parser.add_argument("--images", choices=IMAGES, default=CIFAR10, help="which data set that is (default: cifar10)")
     parser.add_argument("--methods", help="names of methods or cells, with commas between (default: all)")
     parser.add_argument("--ablation", action="store_true", help="the methods' ablations in their place")
     parser.add_argument("--list", action="store_true", help="name the cells, and do nothing")
@@ -89,7 +92,7 @@ def main() -> int:
     options = parser.parse_args()
     keep_freed_memory()  # as the command that trains does
     try:
-        wanted = chosen(options.methods, ablations=options.ablation)
+        wanted = chosen(options.methods, ablations=options.ablation, images=options.images)
         if options.list:
             print("\n".join(cell.name for cell in wanted))
             return 0

@@ -1,7 +1,8 @@
 """The cells of the table of scores: what is trained, with which settings, and what an ablation changes.
 
-A cell is a method with its settings for images of 32 pixels and minutes on two CPU cores, those of its file in
-`benchmarks/recipes/cifar10`. Its name is the method's; an ablation's has a word behind it.
+A cell is a method with its settings for minutes on two CPU cores, those of its file in `benchmarks/recipes/cifar10`.
+Its name is the method's; an ablation's has a word behind it. Methods to which images of 32 pixels show too little have
+a cell of larger ones too, from `benchmarks/recipes/imagenette`, with that word before its name.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from fastssl.train import config as configs
 from fastssl.train.config import RunConfig
 
 SUPERVISED = "supervised"
-RECIPES = Path(__file__).parents[1] / "recipes" / "cifar10"
-"""A config file for each method, of which its cell is made."""
+RECIPES = Path(__file__).parents[1] / "recipes"
+"""Config files, a folder a data set and a file a method, of which the cells are made."""
+CIFAR10, IMAGENETTE = "cifar10", "imagenette"
+IMAGES = {CIFAR10: "CIFAR-10", IMAGENETTE: "Imagenette"}
 
 # The classes are scored at the end, and as many threads are used wherever it is measured.
 COMMON: dict[str, Any] = {"eval_every": 0, "threads": 2}
@@ -69,13 +72,13 @@ class Ablation:
     changes: Mapping[str, Any] = field(default_factory=dict)
 
 
-def recipes() -> dict[str, dict[str, Any]]:
+def recipes(images: str) -> dict[str, dict[str, Any]]:
     """The settings of each method's cell, from its file."""
-    found = {path.stem: yaml.safe_load(path.read_text()) for path in sorted(RECIPES.glob("*.yaml"))}
-    return {SUPERVISED: {**CONVNET, "image_size": 32}, **found}
+    return {path.stem: yaml.safe_load(path.read_text()) for path in sorted((RECIPES / images).glob("*.yaml"))}
 
 
-METHODS = recipes()
+METHODS = {SUPERVISED: {**CONVNET, "image_size": 32}, **recipes(CIFAR10)}
+LARGER = recipes(IMAGENETTE)
 
 ABLATIONS: dict[str, tuple[Ablation, ...]] = {
     "rotation": (
@@ -126,8 +129,14 @@ def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
     return both
 
 
+def larger_cells() -> Iterator[Cell]:
+    """Those of larger images."""
+    for method, settings in LARGER.items():
+        yield Cell(f"{IMAGENETTE}.{method}", method, settings)
+
+
 def cells(*, ablations: bool) -> Iterator[Cell]:
-    """Those of all methods, or their ablations."""
+    """Those of all methods on CIFAR-10, or their ablations."""
     for method, settings in METHODS.items():
         if not ablations:
             yield Cell(method, method, settings, tuned=TUNED if method == "mae" else ())

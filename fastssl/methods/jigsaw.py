@@ -4,6 +4,8 @@ Recipe:
     fastssl pretrain jigsaw --data clipart --image_size 96 --stem cifar --width 16
     fastssl pretrain jigsaw --config benchmarks/recipes/cifar10/jigsaw.yaml --data cifar10
         CIFAR-10 on two CPU cores: not yet measured.
+    fastssl pretrain jigsaw --config benchmarks/recipes/imagenette/jigsaw.yaml --data imagenette128
+        Imagenette on two CPU cores: not yet measured.
 """
 
 from __future__ import annotations

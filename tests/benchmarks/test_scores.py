@@ -210,7 +210,7 @@ def test_a_methods_recipe_says_its_score(name: str) -> None:
     for path, text in publish.recipes([each]).items():
         assert path.read_text() == text, "run python -m benchmarks.publish"
         knn = statistics.fmean(row[TRAINED]["knn"] for row in each.rows)
-        assert f"--config benchmarks/recipes/cifar10/{name}.yaml --data cifar10\n" in text
+        assert f"--config benchmarks/recipes/{each.images}/{each.told['method']}.yaml --data" in text
         assert f"kNN {100 * knn:.1f}" in text
 
 
@@ -236,10 +236,13 @@ class TestRealCells:
                 )
                 assert own != base
 
-    @pytest.mark.parametrize("path", sorted(cells.RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
-    def test_a_recipe_is_what_its_cell_trains(self, path: Path) -> None:
+    @pytest.mark.parametrize("images", cells.IMAGES)
+    def test_a_recipe_is_what_its_cell_trains(self, images: str) -> None:
         """All but what a cell changes: no score meanwhile, and two threads."""
-        config = configs.read(path)
-        assert config.method == path.stem
-        cell = next(cell for cell in cells.cells(ablations=False) if cell.name == path.stem)
-        assert replace(config, **cells.COMMON) == cell.config("cifar10", config.seed)
+        paths = sorted((cells.RECIPES / images).glob("*.yaml"))
+        found = {cell.method: cell for cell in command.chosen(None, images=images)}
+        assert paths
+        for path in paths:
+            config = configs.read(path)
+            assert config.method == path.stem
+            assert replace(config, **cells.COMMON) == found[path.stem].config(config.data, config.seed)
