@@ -14,6 +14,8 @@ import ctypes
 
 from fastssl import allocator
 
+_kept = False
+
 
 def keep_freed_memory() -> None:
     """Blocks of every size stay with this process when freed.
@@ -21,8 +23,15 @@ def keep_freed_memory() -> None:
     Raises:
         RuntimeError: where the C library is not glibc, which alone can be told so.
     """
+    global _kept
     if not allocator.keep_freed_memory():
         raise RuntimeError("--keep-memory needs glibc: preload jemalloc or TCMalloc instead")
+    _kept = True
+
+
+def is_kept() -> bool:
+    """Whether `keep_freed_memory` was called."""
+    return _kept
 
 
 def return_freed_memory() -> None:

@@ -61,7 +61,6 @@ class Case:
     exponentials: float = 0.0
     recompute: float = 0.0
     peak: bool = False  # measure the memory too
-    by_turns: bool = True  # else one after the other: what works on ahead would take from the others' turns
 
     @property
     def name(self) -> str:
@@ -161,8 +160,11 @@ def error(work: Work, exact: tuple[torch.Tensor, ...] | None) -> float | None:
 def backend(work: Work) -> str:
     """The backend that serves the first op of ours in ``work``, without computing it; "torch" if it calls none.
 
-    Work whose ops are called by threads of its own has a ``first_op`` that calls one like it.
+    Work whose ops are called by threads of its own has a ``first_op`` that calls one like it; work that is done in
+    another process tells its ``backend``.
     """
+    if hasattr(work, "backend"):
+        return str(work.backend)
     try:
         return explain(getattr(work, "first_op", work)).partition(": ")[2].partition(" ")[0]
     except TypeError:  # MAE's loss, whose few numbers need none
@@ -208,8 +210,7 @@ def measure(
     progress("making and compiling")
     works, failed = made(case)
     progress("timing")
-    together = [works] if case.by_turns else [{name: work} for name, work in works.items()]
-    times = {name: taken for some in together for name, taken in interleaved(some).items()}
+    times = interleaved(works)
     progress("float64")
     deviations = errors(case, works)
     allocator.return_freed_memory()

@@ -34,8 +34,8 @@ fastssl never stores the similarity of every two rows, so its memory does not gr
 {slower}Pictures of other ops are on the machines' pages, to which the headings below lead.
 """
 READ_SUMMARY = f"""\
-Each op at each measured shape against the **best** of its rivals, all in turns in one process (`from_files` excepted,
-see below). *Times faster* is the best rival's median over ours: bold where we are **slower**, and *alike* where
+Each op at each measured shape against the **best** of its rivals, all in turns in one process (`from_files`: each
+in its own). *Times faster* is the best rival's median over ours: bold where we are **slower**, and *alike* where
 {summary.ALIKE}.
 The *floor* is the time of the operations, exponentials and memory traffic that no implementation can do without (each
 input read and each output written once) at the best rates that plain loops reached on the machine in the same run;
@@ -61,11 +61,11 @@ bold where we are **slower**, and *alike* where {summary.ALIKE}.
 """
 # What a reader of some results must know beside that, here and on the machines' pages.
 NOTES = {
-    "from_files": "Its providers are timed one after the other, not in turns: DALI's threads go on making batches "
-    "after a call, and would take from the time of whoever has the next turn.",
-    "start": "In a process that has imported everything, of files whose names the system has in memory, 100,000 of "
-    "them for 100 images of 8 x 8 pixels: what a command takes to start Python and import torch comes on top, and so "
-    "does a disk's first look at the folder.",
+    "from_files": "Each provider is in a process of its own, which stands still while others have their turn: DALI's "
+    "threads would go on making batches in their time. Up to commit 219088e providers were timed one after the other.",
+    "start": "In a process that has imported everything, of 100,000 images of 8 x 8 pixels whose names the system has "
+    "in memory: what a command takes to start Python and import torch comes on top, and so does a disk's first look at "
+    "the folder. Up to commit 219088e the names were those of 100 files.",
 }
 NOT_MEASURED = "Not yet measured."
 READ_DETAILS = """\

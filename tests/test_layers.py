@@ -26,7 +26,7 @@ LAYERS: dict[str, set[str]] = {
     "optim": {"schedule"},
     "methods": {"ops", "losses", "momentum", "models", "data", "schedule"},
     "eval": {"ops", "losses", "models", "data", "methods", "optim"},
-    "train": {"ops", "losses", "models", "data", "methods", "schedule", "optim", "eval"},
+    "train": {"allocator", "ops", "losses", "models", "data", "methods", "schedule", "optim", "eval"},
     "report": {"ops", "losses", "models", "data", "methods", "eval", "train"},
     "info": {"ops"},
     "cli": {"allocator", "ops", "losses", "models", "data", "methods", "optim", "eval", "train", "report", "info"},

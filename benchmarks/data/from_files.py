@@ -1,9 +1,9 @@
 """SimCLR's views and DINO's from JPEG files of 500 x 375: ours through Pillow and through DALI, DALI's, torchvision's.
 
-Every provider decodes every file at every call, as an epoch does. ``fastssl`` is the engine 'stream', whose kernel
-takes the images that Pillow decoded in their own sizes. The pipelines of DALI's own operators are what its users write
-(`benchmarks.data._dali`). torchvision augments image by image, in two workers of torch's DataLoader. A case of N images
-in t ms serves 1000 N / t images a second.
+Every provider decodes every file at every call, as an epoch does, in a process of its own (`benchmarks.elsewhere`).
+``fastssl`` is the engine 'stream', whose kernel takes the images that Pillow decoded in their own sizes. The pipelines
+of DALI's own operators are what its users write (`benchmarks.data._dali`). torchvision augments image by image, in two
+workers of torch's DataLoader. A case of N images in t ms serves 1000 N / t images a second.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from benchmarks import where
 from benchmarks.data import _dali
+from benchmarks.elsewhere import Elsewhere
 from benchmarks.harness import OURS, Case, Work
 from benchmarks.ops.augment import PLANS, WORKERS, torchvision_transform
 from fastssl.data.dali import DaliLoader
@@ -119,21 +120,27 @@ def by_torchvision(plan: ViewPlan, n: int) -> Work:
     return Epochs(lambda epoch: ([view.to(where.device()) for view in views] for views in loader), plan)
 
 
+MAKERS: dict[str, Callable[..., Work]] = {
+    OURS: by_stream,
+    "fastssl, engine dali": by_dali,
+    "DALI, its own operators": functools.partial(by_dali_alone, decode_each_crop=False),
+    "DALI, its own operators, each crop decoded": functools.partial(by_dali_alone, decode_each_crop=True),
+    f"torchvision on Pillow, {WORKERS} workers": by_torchvision,
+}
+
+
+def apart(make: Callable[..., Work], plan: ViewPlan, n: int) -> Work:
+    """The work in a process of its own."""
+    return Elsewhere(functools.partial(make, plan, n))
+
+
 def cases() -> list[Case]:
-    makers: dict[str, Callable[..., Work]] = {
-        OURS: by_stream,
-        "fastssl, engine dali": by_dali,
-        "DALI, its own operators": functools.partial(by_dali_alone, decode_each_crop=False),
-        "DALI, its own operators, each crop decoded": functools.partial(by_dali_alone, decode_each_crop=True),
-        f"torchvision on Pillow, {WORKERS} workers": by_torchvision,
-    }
     return [
         Case(
             op="from_files",
             shape=f"{plan} {size}, {n} JPEG files of {HEIGHT} x {WIDTH}",
             dtype="float32",
-            providers={name: functools.partial(make, PLANS[plan](size), n) for name, make in makers.items()},
-            by_turns=False,  # DALI's threads go on making batches after the call
+            providers={name: functools.partial(apart, make, PLANS[plan](size), n) for name, make in MAKERS.items()},
         )
         for plan, size, n in sizes()
     ]

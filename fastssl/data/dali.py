@@ -104,11 +104,13 @@ class DaliLoader:
             raise UserError(f"the device of DALI must be 'cpu' or 'mixed'; got {device!r}")
         if device == "mixed" and not torch.cuda.is_available():
             raise UserError("the device 'mixed' needs an NVIDIA GPU, and torch finds none here: give 'cpu'")
+        self._threads = torch.get_num_threads() if threads is None else threads
+        if self._threads < 1:
+            raise UserError(f"threads must be 1 or more; got {threads}")
         self.files, self.plan = files if isinstance(files, Files) else Files(files, max_skipped, ANOTHER), plan
         self.dtype, self.channels_last = dtype, channels_last
         self.schedule = Schedule(len(self.files.listing.entries), batch_size, seed, rank, world)
         self._gpu = torch.cuda.current_device() if device == "mixed" else None
-        self._threads = torch.get_num_threads() if threads is None else threads
         self._pipeline: _Pipeline | None = None
         self._by_pillow: set[int] = set()  # what DALI cannot decode
 

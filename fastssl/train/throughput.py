@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
-import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from multiprocessing.connection import Connection
@@ -19,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fastssl import models
+from fastssl.allocator import keep_freed_memory
 from fastssl.data import engines, plans
 from fastssl.data.engines import Engine
 from fastssl.data.images import ImageSet, Progress, Skipped
@@ -27,6 +25,7 @@ from fastssl.data.sample import load_some
 from fastssl.errors import UserError
 from fastssl.models.resnet import Stem
 from fastssl.models.vit import Pool
+from fastssl.train.apart import Apart
 from fastssl.train.config import ENCODER_OPTIONS, check_seed, plan_changes
 from fastssl.train.memory import PeakMemory
 from fastssl.train.reproduce import check_threads, environment, reproducible, resolve_device
@@ -305,22 +304,17 @@ class _Process:
 
     def __init__(self, engine: Engine, config: BenchConfig, names: tuple[str, ...]) -> None:
         self.engine = engine
-        context = multiprocessing.get_context("spawn")
-        self._link, far_end = context.Pipe()
-        threads = torch.get_num_threads()
-        self._process = context.Process(target=_serve, args=(far_end, engine, config, names, threads), daemon=True)
-        self._process.start()
-        far_end.close()
+        self._process = Apart(_serve, engine, config, names, torch.get_num_threads())
         self._ready_after = 0.0
 
     def wait_until_ready(self) -> None:
-        self._ready_after = self._answer()
+        with self._told_if_it_ends():
+            self._ready_after = self._process.answer()
 
     def turn(self, what: str, seconds: float) -> float:
         """Images a second."""
-        self._pause(signal.SIGCONT)
-        self._link.send((what, seconds))
-        return self._answer()
+        with self._told_if_it_ends():
+            return float(self._process.ask((what, seconds)))
 
     def finish(self, turns: list[float], seconds: float) -> EngineSpeed:
         """The engine's result; the process only has to be ended after this."""
@@ -333,27 +327,18 @@ class _Process:
 
     def kill(self) -> None:
         self._process.kill()
-        self._process.join()
 
-    def _answer(self) -> float:
+    @contextmanager
+    def _told_if_it_ends(self) -> Iterator[None]:
         try:
-            answer = self._link.recv()
-        except EOFError:
+            yield
+        except (EOFError, ConnectionError, ProcessLookupError):
             raise UserError(f"its process ended unexpectedly, perhaps for lack of memory ({self.engine})") from None
-        if isinstance(answer, UserError):
-            raise answer
-        self._pause(signal.SIGSTOP)
-        return float(answer)
-
-    def _pause(self, how: signal.Signals) -> None:
-        pid = self._process.pid
-        assert pid is not None
-        os.kill(pid, how)
 
 
 def _serve(link: Connection, engine: Engine, config: BenchConfig, names: tuple[str, ...], threads: int) -> None:
     """The process of an engine: says after how many seconds it is ready, then does what it is asked for."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends this one
+    keep_freed_memory()  # as the command does
     torch.set_num_threads(threads)
     try:
         device = resolve_device(config.device)

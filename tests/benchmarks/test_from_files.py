@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ from other_libraries import load_or_skip
 
 from benchmarks import harness
 from benchmarks.data import _dali, from_files
+from benchmarks.elsewhere import Elsewhere
 from fastssl.data import dali, plans
 from fastssl.errors import UserError
 
-MAKERS = {name: functools.partial(make.func, **make.keywords) for name, make in from_files.cases()[0].providers.items()}
+MAKERS = from_files.MAKERS
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -34,6 +36,22 @@ def skip_without(name: str) -> None:
         pytest.skip(str(missing))
     if "torchvision" in name:
         load_or_skip("torchvision.transforms.v2")
+
+
+@pytest.mark.slow
+def test_a_provider_is_made_and_called_in_a_process_of_its_own() -> None:
+    """There it serves the case; what it says of its backend and returns comes back."""
+    (case,) = (case for case in from_files.cases() if case.shape.startswith("SimCLR"))
+    make = case.providers[harness.OURS]
+    assert {each.func for each in case.providers.values()} == {from_files.apart}
+    work = make.func(make.args[0], plans.simclr(8), from_files.BATCH)
+    assert work() == work() == 2
+    assert harness.backend(work) in ("cpu", "reference")
+
+
+def test_what_a_provider_raises_there_is_raised_here() -> None:
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        Elsewhere(functools.partial(importlib.import_module, "no_such_package"))
 
 
 @pytest.mark.parametrize("decode_each_crop", [False, True])

@@ -88,15 +88,14 @@ def test_slow_works_have_fewer_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [len(seconds) for seconds in taken.values()] == [harness.SAMPLES, harness.FEWEST, harness.FEWEST]
 
 
-@pytest.mark.parametrize("by_turns", [True, False])
-def test_providers_take_turns_or_are_timed_one_after_the_other(by_turns: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_providers_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[str] = []
     makers = {name: (lambda name=name: lambda: called.append(name)) for name in (OURS, "other")}
     monkeypatch.setattr(harness, "errors", lambda case, works: dict.fromkeys(works))
     monkeypatch.setattr(harness, "backend", lambda work: "none")
-    harness.measure(case(providers=makers, by_turns=by_turns), None)
+    harness.measure(case(providers=makers), None)
     changes = sum(a != b for a, b in itertools.pairwise(called))
-    assert changes == (2 * harness.SAMPLES + 1 if by_turns else 3)  # each is warmed up before
+    assert changes == 2 * harness.SAMPLES + 1  # each is warmed up before
 
 
 def test_the_floor_is_the_longer_of_moving_and_computing() -> None:

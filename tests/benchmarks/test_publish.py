@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks import age, crossover_page, harness, kernels_page, publish, summary, tables
+from benchmarks.data import from_files
 from benchmarks.scores import side_by_side
 from benchmarks.summary import Machine, Measured, Report
 
@@ -254,10 +255,14 @@ def test_the_committed_results_can_be_published(tmp_path: Path) -> None:
     assert (publish.DOCS / "performance" / shown).exists(), "run python -m benchmarks.publish"
 
 
-def test_what_is_not_timed_in_turns_is_said(tmp_path: Path) -> None:
-    (op,) = {case.op for case in harness.cases() if not case.by_turns}
-    assert f"(`{op}` excepted" in publish.READ_SUMMARY.replace("\n", " ")
-    assert "one after the other, not in turns" in publish.NOTES[op]
+def test_what_is_timed_in_processes_of_its_own_is_said(tmp_path: Path) -> None:
+    (op,) = {
+        case.op
+        for case in harness.cases()
+        if any(getattr(make, "func", None) is from_files.apart for make in case.providers.values())
+    }
+    assert f"(`{op}`: each in its own)" in publish.READ_SUMMARY.replace("\n", " ")
+    assert "stands still while others have their turn" in publish.NOTES[op]
     machine = Machine("a-machine", "A Machine, 2 threads", [Report(op, {}, [case(1.0, 2.0)])])
     for page in (publish.performance([machine], {}), publish.machine_page(machine, tmp_path)):
         assert publish.NOTES[op] in page

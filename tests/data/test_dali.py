@@ -318,6 +318,7 @@ def test_mixed_needs_a_gpu() -> None:
         ({"device": "gpu"}, "'cpu' or 'mixed'; got 'gpu'"),
         ({"max_skipped": 2.0}, "from 0 to 1; got 2.0"),
         ({"rank": 2, "world": 2}, r"rank must be in \[0, 2\)"),
+        ({"threads": 0}, "threads must be 1 or more; got 0"),
         ({"world": 3}, "a batch of 2 for each of 3 processes is larger than the data set of 5 images"),
     ],
 )

@@ -68,3 +68,18 @@ def test_an_engine_whose_process_ends_says_so() -> None:
     with pytest.raises(UserError, match=r"ended unexpectedly.*\(native\)"):
         process.wait_until_ready()
     process.kill()
+
+
+def test_an_engines_process_keeps_freed_memory_as_the_command_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[bool] = []
+    monkeypatch.setattr(throughput, "keep_freed_memory", lambda: kept.append(True))
+
+    class Link:
+        def send(self, answer: object) -> None:
+            assert kept
+
+        def recv(self) -> None:
+            raise UserError("that is all")
+
+    throughput._serve(Link(), "native", CONFIG, (), 1)
+    assert kept == [True]
