@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from fastssl.data import images, plans
+from fastssl.data import images, plan_words, plans
 from fastssl.data.images import ImageSet
 from fastssl.report.grid import draw_grid
 
@@ -26,7 +26,7 @@ HEAD = """\
 # Views
 
 What each preset of `fastssl.data.plans` does, in words and on the [embedded drawings](data.md#the-embedded-set): a row
-an image, a column a view. The words are `plans.describe(plan)`; the pictures are drawn by `python docs/draw_views.py`.
+an image, a column a view. The words are `plan_words.describe(plan)`; `python docs/draw_views.py` draws the pictures.
 On your own images, by the engine that is to train on them:
 
 ```
@@ -57,7 +57,7 @@ def page() -> str:
     for name in plans.names():
         preset = plans.get(name)
         told = re.sub(r"``|(?<!`)`(?!`)", "`", inspect.getdoc(preset) or "")
-        words = plans.describe(preset(SIZES[name]))
+        words = plan_words.describe(preset(SIZES[name]))
         parts.append(f"## {name}\n\n{told}\n\n```\n{words}\n```\n\n![views by {name}](views/{name}.jpg)\n")
     return "\n".join(parts)
 

@@ -115,6 +115,7 @@ def by_torchvision(plan: ViewPlan, n: int) -> Work:
         shuffle=True,
         generator=torch.Generator(device="cpu").manual_seed(0),
         num_workers=WORKERS,
+        multiprocessing_context="fork",  # as Linux's default is, which a process that was spawned does not have
         persistent_workers=True,
     )
     return Epochs(lambda epoch: ([view.to(where.device()) for view in views] for views in loader), plan)

@@ -8,7 +8,7 @@ from fastssl.cli import console, reading
 from fastssl.cli.parser import Parser
 from fastssl.cli.photos import check_ending, save
 from fastssl.cli.plan_options import add_plan_options, early, early_plan
-from fastssl.data import engines, plans
+from fastssl.data import engines, plan_words, plans
 from fastssl.data.engines import Engine
 from fastssl.data.reading import counted
 from fastssl.data.sample import load_some
@@ -54,7 +54,7 @@ def run(words: list[str]) -> int:
         console.tell(f"{counted(drawn, 'row')} of {given.rows}: other images are not there, or cannot be read")
     for row, position in enumerate(sample.chosen.tolist(), 1):
         print(f"row {row}: {found.names[position]}")
-    print(plans.describe(plan))
+    print(plan_words.describe(plan))
     print(f"picture: {out}")
     return 0
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 import fastssl
 from fastssl import methods
-from fastssl.data import engines, plans
+from fastssl.data import engines, plan_words
 from fastssl.data.clips import ClipSet
 from fastssl.data.engines import Choice, Engine
 from fastssl.data.images import ImageSet, Splits
@@ -99,7 +99,7 @@ def render(trained: Trained, splits: Splits, saw: str | None = None, clips: Clip
         views=pictures.sample_views(splits.train, sample(splits.train)),
         method_pictures=pictures.method_pictures(method, *looked_at, plan, device),
         tracked=[pictures.movie(path) for path in trained.folder.tracked()],
-        plan=plans.describe(plan),
+        plan=plan_words.describe(plan),
         skipped=splits.train.skipped[:SKIPPED_SHOWN],
         skipped_total=len(splits.train.skipped),
         settings=yaml.safe_dump(configs.to_dict(trained.config), sort_keys=False),

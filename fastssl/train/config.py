@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args
 
 import yaml
 
 from fastssl import methods, models
-from fastssl.data import plans
+from fastssl.data import plan_words, plans
 from fastssl.data.engines import Choice
 from fastssl.data.files import MAX_SKIPPED, allowed
 from fastssl.data.media import MediaConfig, Modality
@@ -24,8 +23,7 @@ from fastssl.methods import Method
 from fastssl.models.resnet import Stem
 from fastssl.models.vit import Pool
 from fastssl.optim import OptimConfig
-
-T = TypeVar("T")
+from fastssl.train.typed import build, typed
 
 # These change where and how fast a run is computed, or what is reported on the way; a resumed run may change them.
 # The bits are the same as an uninterrupted run's only where device and threads are.
@@ -152,8 +150,8 @@ class RunConfig:
             who = what if plan.total == preset.total else "the plan"  # the preset makes others than the changed plan
             raise UserError(f"{who} makes {_views(plan.total)} of each image, {needed}: {remedy}")
         if not _fed_alike(plan, own):
-            needed = f"the method {self.method!r} takes them {plans.normalization(own)}"
-            raise UserError(f"of {what} {plans.normalization(plan)}; {needed}")
+            needed = f"the method {self.method!r} takes them {plan_words.normalization(own)}"
+            raise UserError(f"of {what} {plan_words.normalization(plan)}; {needed}")
         method.check_plan(plan)
         return plan
 
@@ -239,10 +237,10 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
     for setting in given:
         if setting not in known:
             raise unknown("setting", setting, known)
-    given["method_config"] = _build(method.Config, given.pop(name, {}), name)
+    given["method_config"] = build(method.Config, given.pop(name, {}), name)
     for group, kind in _GROUPS.items():
-        given[group] = _build(kind, given.get(group, {}), group)
-    return _build(RunConfig, given)
+        given[group] = build(kind, given.get(group, {}), group)
+    return build(RunConfig, given)
 
 
 def _misfits(given: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[str]:
@@ -324,7 +322,7 @@ def plan_changes(given: Any, where: str = "plan") -> dict[str, Any]:
         if isinstance(value, Mapping) and name not in kinds:
             value = plan_changes(value, f"{where}.{name}")
         elif value is not None and name in kinds:
-            value = _typed(f"{where}.{name}", value, kinds[name])
+            value = typed(f"{where}.{name}", value, kinds[name])
         if value is not None and value != {}:
             changes[name] = value
     return changes
@@ -360,56 +358,6 @@ def _words(name: str, value: Any) -> str:
     if name.startswith("plan.") and isinstance(value, list):
         return " ".join(map(json.dumps, value))
     return shlex.quote(value if isinstance(value, str) else json.dumps(value))
-
-
-def _build(kind: type[T], values: Mapping[str, Any], group: str = "") -> T:
-    """``kind`` of ``values``, which stand under ``group`` in the file."""
-    if not isinstance(values, Mapping):
-        raise UserError(f"{group} needs settings of the form name: value; got {values!r}")
-    prefix = group and f"{group}."
-    kinds = {prefix + name: hint for name, hint in get_type_hints(kind).items()}
-    given = {f"{prefix}{name}": value for name, value in values.items()}
-    for name in given:
-        if name not in kinds:
-            raise unknown("setting", name, kinds)
-    own = {prefix + item.name: item.default for item in fields(kind)}  # type: ignore[arg-type]
-    try:
-        return kind(
-            **{name.removeprefix(prefix): _typed(name, value, kinds[name], own[name]) for name, value in given.items()}
-        )
-    except ValueError as error:
-        raise UserError(str(error)) from error
-
-
-def _typed(name: str, value: Any, kind: Any, default: Any = None) -> Any:
-    """``value`` as the annotated ``kind``; YAML reads ``1e-3`` as a word, and knows no tuples.
-
-    Of a group of settings, those that ``value`` leaves out are those of ``default``.
-    """
-    if isinstance(kind, type) and is_dataclass(kind) and not isinstance(value, kind):
-        return _build(kind, {**asdict(default), **value} if isinstance(value, Mapping) else value, name)
-    if get_origin(kind) is tuple:
-        return _typed_tuple(name, value, get_args(kind))
-    if get_origin(kind) is Mapping:
-        return value
-    members = get_args(kind) or (kind,)
-    if any(get_origin(item) is Literal for item in members):
-        return value  # which names there are, the settings check themselves
-    plain = tuple(item for item in members if item in (int, float, str, bool, type(None)))
-    if float in plain and isinstance(value, int | str) and not isinstance(value, bool):
-        with suppress(ValueError):
-            return float(value)
-    if plain and type(value) not in plain:
-        wanted = " or ".join("null" if item is type(None) else item.__name__ for item in plain)
-        raise UserError(f"{name} must be of type {wanted}; got {value!r}")
-    return value
-
-
-def _typed_tuple(name: str, value: Any, kinds: tuple[Any, ...]) -> Any:
-    if not isinstance(value, list | tuple) or (kinds[-1] is not ... and len(value) != len(kinds)):
-        many = "a list of" if kinds[-1] is ... else f"a list of {len(kinds)}"
-        raise UserError(f"{name} must be {many} numbers; got {value!r}")
-    return tuple(_typed(name, item, kinds[0]) for item in value)
 
 
 def _plain(value: Any) -> Any:

@@ -39,11 +39,13 @@ def skip_without(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_provider_is_made_and_called_in_a_process_of_its_own() -> None:
+@pytest.mark.parametrize("name", [harness.OURS, "torchvision on Pillow, 2 workers"])
+def test_a_provider_is_made_and_called_in_a_process_of_its_own(name: str) -> None:
     """There it serves the case; what it says of its backend and returns comes back."""
+    skip_without(name)
     (case,) = (case for case in from_files.cases() if case.shape.startswith("SimCLR"))
-    make = case.providers[harness.OURS]
     assert {each.func for each in case.providers.values()} == {from_files.apart}
+    make = case.providers[name]
     work = make.func(make.args[0], plans.simclr(8), from_files.BATCH)
     assert work() == work() == 2
     assert harness.backend(work) in ("cpu", "reference")

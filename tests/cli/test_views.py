@@ -11,13 +11,13 @@ from cli_helpers import Run, write_images
 from dali_helpers import needs_dali
 from PIL import Image
 
-from fastssl.data import engines, plans
+from fastssl.data import engines, plan_words, plans
 
 
 def test_it_draws_the_views_and_says_what_they_are(photos: Path, run: Run) -> None:
     outcome = run("views", photos, "--preset", "dino", "--image_size", "16", "--rows", "2", "--plan.local.views", "3")
     assert outcome.code == 0
-    words = plans.describe(plans.changed(plans.dino(16), {"local": {"views": 3}}))
+    words = plan_words.describe(plans.changed(plans.dino(16), {"local": {"views": 3}}))
     first, second, told = outcome.out.split("\n", 2)
     assert told == f"{words}\npicture: views.png\n"
     named = [first.removeprefix("row 1: "), second.removeprefix("row 2: ")]

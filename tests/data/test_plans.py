@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fastssl.data import plans
+from fastssl.data import plan_words, plans
 from fastssl.data.lab import to_rgb
 from fastssl.data.views import make_views
 from fastssl.errors import UserError
@@ -180,7 +180,7 @@ def test_a_change_that_cannot_be_made_is_named(changes: dict[str, object], messa
 
 
 def test_a_plan_of_one_part_is_described_step_by_step() -> None:
-    assert plans.describe(plans.simclr(224)).splitlines() == [
+    assert plan_words.describe(plans.simclr(224)).splitlines() == [
         "views 1 and 2: 224 x 224 pixels",
         "  crop: 8 to 100 % of the area, width to height 0.75 to 1.33, resized bilinear",
         "  flip: 50 % of the views, left to right",
@@ -190,28 +190,28 @@ def test_a_plan_of_one_part_is_described_step_by_step() -> None:
         "  blur: 50 % of the views, sigma 0.1 to 2 pixels",
         "normalised by ImageNet's mean and standard deviation",
     ]
-    assert plans.describe(plans.eval(32)).splitlines()[:2] == [
+    assert plan_words.describe(plans.eval(32)).splitlines()[:2] == [
         "view 1: 32 x 32 pixels",
         "  crop: the largest square in the middle, resized bilinear",
     ]
     plain = plans.ViewPlan(size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    assert plans.describe(plain).endswith("values stay in [0, 1]")
+    assert plan_words.describe(plain).endswith("values stay in [0, 1]")
 
 
 def test_later_parts_are_described_by_what_differs() -> None:
-    told = plans.describe(plans.dino(224))
+    told = plan_words.describe(plans.dino(224))
     assert "view 2 (second): 224 x 224 pixels, as view 1 but for\n  blur: 10 %" in told
     assert "  solarization: 20 % of the views, the brighter half of the values inverted\n" in told
     assert (
         "views 3 to 10 (local): 96 x 96 pixels, as view 1 but for\n"
         "  crop: 5 to 40 % of the area, width to height 0.75 to 1.33, resized bicubic\n  blur: 50 %"
     ) in told
-    turned = plans.describe(plans.rotation(32))
+    turned = plan_words.describe(plans.rotation(32))
     assert "view 3 (r180): 32 x 32 pixels, as view 1 but for\n  turn: by 180 degrees against the clock" in turned
     still = plans.changed(plans.byol(32), {"second": {"blur": 0.0}})
-    assert "as view 1 but for\n  blur: none" in plans.describe(still)
+    assert "as view 1 but for\n  blur: none" in plan_words.describe(still)
     one = plans.ViewPlan(size=8, others=(plans.ViewPlan(size=4),))
-    assert "view 2: 4 x 4 pixels, as view 1\n" in plans.describe(one)
+    assert "view 2: 4 x 4 pixels, as view 1\n" in plan_words.describe(one)
 
 
 @pytest.mark.parametrize(
@@ -228,9 +228,9 @@ def test_later_parts_are_described_by_what_differs() -> None:
     ],
 )
 def test_each_step_has_its_words(changes: dict[str, object], line: str) -> None:
-    assert line in plans.describe(plans.ViewPlan(size=8, **changes))
+    assert line in plan_words.describe(plans.ViewPlan(size=8, **changes))
 
 
 def test_steps_that_change_nothing_are_not_told() -> None:
     plan = plans.ViewPlan(size=8, jitter=1.0)  # by no strength
-    assert plans.describe(plan) == plans.describe(plans.ViewPlan(size=8))
+    assert plan_words.describe(plan) == plan_words.describe(plans.ViewPlan(size=8))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from report_helpers import without_labels
 
-from fastssl.data import plans
+from fastssl.data import plan_words
 from fastssl.data.images import Splits
 from fastssl.report import page, write_report
 from fastssl.train import log
@@ -94,7 +94,7 @@ def test_it_shows_which_images_are_alike_before_and_after(html: str) -> None:
 
 def test_it_shows_the_views_under_words_for_the_plan(scored: Trained, html: str) -> None:
     words = Page(html).words
-    assert " ".join(plans.describe(scored.config.view_plan()).split()) in words
+    assert " ".join(plan_words.describe(scored.config.view_plan()).split()) in words
     assert "--columns: 3" in html
     assert words.count("view 1") >= page.VIEW_ROWS
 
