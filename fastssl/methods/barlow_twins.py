@@ -3,7 +3,7 @@
 Recipe:
     fastssl pretrain barlow_twins --data clipart
     fastssl pretrain barlow_twins --config benchmarks/recipes/cifar10/barlow_twins.yaml --data cifar10
-        CIFAR-10 on two CPU cores: not yet measured.
+        CIFAR-10 on two CPU cores: 5.0 minutes, kNN 44.1 % (untrained 28.4 %); docs/scores.md.
 """
 
 from __future__ import annotations

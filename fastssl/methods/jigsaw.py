@@ -3,9 +3,9 @@
 Recipe:
     fastssl pretrain jigsaw --data clipart --image_size 96 --stem cifar --width 16
     fastssl pretrain jigsaw --config benchmarks/recipes/cifar10/jigsaw.yaml --data cifar10
-        CIFAR-10 on two CPU cores: not yet measured.
+        CIFAR-10 on two CPU cores: 6.4 minutes, kNN 31.7 % (untrained 30.4 %); docs/scores.md.
     fastssl pretrain jigsaw --config benchmarks/recipes/imagenette/jigsaw.yaml --data imagenette128
-        Imagenette on two CPU cores: not yet measured.
+        Imagenette on two CPU cores: 5.1 minutes, kNN 37.7 % (untrained 31.7 %); docs/scores.md.
 """
 
 from __future__ import annotations
