@@ -3,7 +3,7 @@
 Recipe:
     fastssl pretrain split_brain --data clipart --stem cifar --width 32
     fastssl pretrain split_brain --config benchmarks/recipes/cifar10/split_brain.yaml --data cifar10
-        CIFAR-10 on two CPU cores: 6.3 minutes, kNN 46.8 % (untrained 34.8 %); docs/scores.md.
+        CIFAR-10 on two CPU cores: 6.2 minutes, kNN 46.8 % (untrained 34.8 %); docs/scores.md.
 """
 
 from __future__ import annotations
