@@ -1,7 +1,7 @@
 """What the C library does with freed memory.
 
 glibc returns large blocks to the system, so that every step of a training takes its pages anew, and the system clears
-them: a quarter of a step of SimCLR with a small encoder on two CPU cores. PyTorch's tuning guide recommends another
+them: a fifth of a step of SimCLR with a small encoder on two CPU cores. PyTorch's tuning guide recommends another
 allocator for that reason; glibc can be told to keep what is freed.
 """
 
