@@ -3,7 +3,7 @@
 Recipe:
     fastssl pretrain vicreg --data clipart
     fastssl pretrain vicreg --config benchmarks/recipes/cifar10/vicreg.yaml --data cifar10
-        CIFAR-10 on two CPU cores: not yet measured.
+        CIFAR-10 on two CPU cores: 6.9 minutes, kNN 46.5 % (untrained 28.4 %); docs/scores.md.
 """
 
 from __future__ import annotations
