@@ -9,24 +9,24 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.harness import circumstances
+from benchmarks import allocator
+from benchmarks.harness import circumstances_of_training
 from benchmarks.markdown import circumstances as in_words
 from benchmarks.markdown import table_of
 from benchmarks.scores.cells import Cell, cells
 from benchmarks.summary import RESULTS
-from fastssl.allocator import keep_freed_memory
 from fastssl.data.images import ImageSet, Splits
 from fastssl.files import atomic_write
+from fastssl.train.apart import Apart
 from fastssl.train.folder import RunFolder
 from fastssl.train.loop import Progress, pretrain
 from fastssl.train.memory import PeakMemory
@@ -62,10 +62,18 @@ def steps(cell: Cell) -> dict[str, float]:
 
 
 def in_a_process(name: str, *, kept: bool) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.freed_memory", "--steps-of", name, *(["--kept"] if kept else [])]
-    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    found: dict[str, float] = json.loads(said.splitlines()[-1])
+    process = Apart(_serve, name, kept)
+    try:
+        found: dict[str, float] = process.answer()
+    finally:
+        process.kill()
     return found
+
+
+def _serve(link: Connection, name: str, kept: bool) -> None:
+    if kept:
+        allocator.keep_freed_memory()
+    link.send(steps(next(cell for cell in cells(ablations=False) if cell.name == name)))
 
 
 def row_of(name: str) -> dict[str, Any]:
@@ -104,20 +112,12 @@ def section(path: Path = RESULT) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.freed_memory", description=__doc__)
-    parser.add_argument("--steps-of", help=argparse.SUPPRESS)
-    parser.add_argument("--kept", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.steps_of:
-        if options.kept and not keep_freed_memory():
-            sys.exit("freed memory can be kept by glibc alone")
-        print(json.dumps(steps(next(cell for cell in cells(ablations=False) if cell.name == options.steps_of))))
-        return
+    argparse.ArgumentParser(prog="python -m benchmarks.freed_memory", description=__doc__).parse_args()
     rows = []
     for name in NAMES:
         rows.append(row_of(name))
         print(json.dumps(rows[-1]), flush=True)
-    run = {name: value for name, value in circumstances().items() if name not in ("rivals", "samples")}
+    run = circumstances_of_training()
     report = {"command": "python -m benchmarks.freed_memory", "run": run, "rows": rows}
     with atomic_write(RESULT) as path:
         path.write_text(json.dumps(report, indent=1) + "\n")

@@ -258,6 +258,11 @@ def circumstances() -> dict[str, Any]:
     }
 
 
+def circumstances_of_training() -> dict[str, Any]:
+    """Those of a run that trains: it has no rivals to load, and no samples."""
+    return {name: value for name, value in circumstances().items() if name not in ("rivals", "samples")}
+
+
 def commit() -> str:
     """The commit of this checkout, or nothing where git or its history is missing; "-dirty" if anything but results and
     the pages made of them has changed since: a run writes those of one op before the next is measured."""

@@ -130,18 +130,16 @@ MAKERS: dict[str, Callable[..., Work]] = {
 }
 
 
-def apart(make: Callable[..., Work], plan: ViewPlan, n: int) -> Work:
-    """The work in a process of its own."""
-    return Elsewhere(functools.partial(make, plan, n))
-
-
 def cases() -> list[Case]:
     return [
         Case(
             op="from_files",
             shape=f"{plan} {size}, {n} JPEG files of {HEIGHT} x {WIDTH}",
             dtype="float32",
-            providers={name: functools.partial(apart, make, PLANS[plan](size), n) for name, make in MAKERS.items()},
+            providers={
+                name: functools.partial(Elsewhere, functools.partial(make, PLANS[plan](size), n))
+                for name, make in MAKERS.items()
+            },
         )
         for plan, size, n in sizes()
     ]

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import circumstances
+from benchmarks.harness import circumstances_of_training
 from benchmarks.scores import table
 from benchmarks.scores.cells import CIFAR10, IMAGES, Cell, cells, larger_cells
 from benchmarks.scores.train import Clock, Data, row_of, settings_of
@@ -51,8 +51,8 @@ def read(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def write(path: Path, cell: Cell, settings: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    shown = {name: value for name, value in circumstances().items() if name not in ("rivals", "samples")}
-    told = {"method": cell.method, "of": cell.of, "what": cell.what, "settings": settings, "run": shown}
+    circumstances = circumstances_of_training()
+    told = {"method": cell.method, "of": cell.of, "what": cell.what, "settings": settings, "run": circumstances}
     with atomic_write(path) as partial:
         partial.write_text(json.dumps({**told, "rows": sorted(rows, key=lambda row: row["seed"])}, indent=1) + "\n")
 

@@ -20,7 +20,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import circumstances
+from benchmarks.harness import circumstances_of_training
 from fastssl.allocator import keep_freed_memory
 from fastssl.data.clips import ClipSet, list_clips
 from fastssl.data.davis import FRAMES, open_davis
@@ -146,7 +146,7 @@ def read(path: Path, settings: Mapping[str, Any]) -> list[Row]:
 
 
 def write(path: Path, settings: Mapping[str, Any], rows: Sequence[Row]) -> None:
-    run = {name: value for name, value in circumstances().items() if name not in ("rivals", "samples")}
+    run = circumstances_of_training()
     ordered = sorted(rows, key=lambda row: (row["seed"], row["half"]))
     report = {"command": "python -m benchmarks.scores.davis", "settings": settings, "run": run, "rows": ordered}
     with atomic_write(path) as partial:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import markdown
-from benchmarks.harness import circumstances
+from benchmarks.harness import circumstances_of_training
 from benchmarks.scores.davis import read
 from benchmarks.scores.train import Clock
 from fastssl.allocator import keep_freed_memory
@@ -154,7 +154,7 @@ def settings_of(data: str) -> dict[str, Any]:
 
 
 def write(path: Path, settings: Mapping[str, Any], rows: Sequence[Row]) -> None:
-    run = {name: value for name, value in circumstances().items() if name not in ("rivals", "samples")}
+    run = circumstances_of_training()
     ordered = sorted(rows, key=lambda row: row["seed"])
     report = {"command": "python -m benchmarks.scores.digits", "settings": settings, "run": run, "rows": ordered}
     with atomic_write(path) as partial:

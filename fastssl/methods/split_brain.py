@@ -126,14 +126,14 @@ class SplitBrain(Method):
         shade = truth[:, 0].long().clamp(0, SHADES - 1)
         pairs = ((ab, ids[:, 0]), (lightness, shade))
         right = [(logits.argmax(dim=1) == nearest).float().mean() for logits, nearest in pairs]
-        commonest = [_commonest(nearest, logits.shape[1]) for logits, nearest in pairs]
+        shades = _shares(shade, SHADES)
+        commonest = [_shares(ids[:, 0], len(self.colors)).max(), shades.max()]
         self.note(
             pretext_accuracy=(right[0] + right[1]) / 2,
             chance=(commonest[0] + commonest[1]) / 2,
             color_accuracy=right[0],
             lightness_accuracy=right[1],
-            constant_loss=_entropy(ids, shares, ab.shape[1])
-            + _entropy(shade[:, None], torch.ones_like(shade[:, None], dtype=shares.dtype), lightness.shape[1]),
+            constant_loss=_entropy(_shares(ids, len(self.colors), shares)) + _entropy(shades),
         )
         return soft_cross_entropy(ab, ids, shares).mean() + F.cross_entropy(lightness.float(), shade)
 
@@ -177,15 +177,14 @@ class SplitBrain(Method):
         }
 
 
-def _entropy(ids: Tensor, weights: Tensor, classes: int) -> Tensor:
-    """The least cross-entropy of one answer for all, in nats: the entropy of the classes' shares of the ``weights``."""
-    total = torch.zeros(classes, device=weights.device, dtype=weights.dtype)
-    total = total.index_add(0, ids.flatten(), weights.flatten())
-    entropy: Tensor = torch.special.entr(total / total.sum()).sum()
+def _shares(ids: Tensor, classes: int, weights: Tensor | None = None) -> Tensor:
+    """What share of the ``weights``, or of int64 ``ids`` in [0, classes), each class has; no host waits for a GPU."""
+    counted = torch.ones(ids.numel(), device=ids.device) if weights is None else weights.flatten()
+    total = torch.zeros(classes, device=ids.device, dtype=counted.dtype).index_add(0, ids.flatten(), counted)
+    return total / total.sum()
+
+
+def _entropy(shares: Tensor) -> Tensor:
+    """In nats: the least cross-entropy of one answer for all."""
+    entropy: Tensor = torch.special.entr(shares).sum()
     return entropy
-
-
-def _commonest(answers: Tensor, classes: int) -> Tensor:
-    """The share of the most frequent of int64 ``answers`` in [0, classes). A host need not wait for a sort on a GPU."""
-    edges = torch.arange(classes + 1, device=answers.device)
-    return torch.searchsorted(answers.flatten().sort().values, edges).diff().max() / answers.numel()

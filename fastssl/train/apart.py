@@ -6,8 +6,8 @@ import multiprocessing
 import os
 import signal
 import weakref
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -31,9 +31,14 @@ class Apart:
         self._end = weakref.finalize(self, _kill, self._process)
 
     def ask(self, question: Any) -> Any:
-        """The answer to ``question``."""
-        self._signal(signal.SIGCONT)
-        self._link.send(question)
+        """The answer to ``question``.
+
+        Raises:
+            EOFError: if it has ended, or ends before.
+        """
+        with _one_end():
+            self._signal(signal.SIGCONT)
+            self._link.send(question)
         return self.answer()
 
     def answer(self) -> Any:
@@ -42,10 +47,12 @@ class Apart:
         Raises:
             EOFError: if it ends before.
         """
-        answer = self._link.recv()
+        with _one_end():
+            answer = self._link.recv()
         if isinstance(answer, Exception):
             raise answer
-        self._signal(signal.SIGSTOP)
+        with _one_end():
+            self._signal(signal.SIGSTOP)
         return answer
 
     def kill(self) -> None:
@@ -59,6 +66,15 @@ class Apart:
 def _begin(serve: Callable[..., None], link: Connection, *given: Any) -> None:
     os.setpgid(0, 0)  # a group of its own: signals reach what it starts, too, and the terminal's Ctrl-C does not
     serve(link, *given)
+
+
+@contextmanager
+def _one_end() -> Iterator[None]:
+    """However the end of a process is noticed, it is an EOFError."""
+    try:
+        yield
+    except (ConnectionError, ProcessLookupError) as end:
+        raise EOFError("the process has ended") from end
 
 
 def _signal_group(process: BaseProcess, what: signal.Signals) -> None:

@@ -332,7 +332,7 @@ class _Process:
     def _told_if_it_ends(self) -> Iterator[None]:
         try:
             yield
-        except (EOFError, ConnectionError, ProcessLookupError):
+        except EOFError:
             raise UserError(f"its process ended unexpectedly, perhaps for lack of memory ({self.engine})") from None
 
 

@@ -1,20 +1,10 @@
 """Freed memory stays with the process while something is timed, and goes back when it is asked to."""
 
-import subprocess
-import sys
-
 import pytest
+import resident
 
 SCRIPT = """
-import numpy
 from benchmarks import allocator
-
-def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * 4096
-
-def used():
-    block = numpy.ones(2**27, dtype=numpy.uint8)
-    assert block[-1] == 1
 
 try:
     allocator.keep_freed_memory()
@@ -30,7 +20,7 @@ print(kept // 2**20, (resident() - before) // 2**20)
 
 
 def test_freed_memory_is_kept_and_returned() -> None:
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False)
+    done = resident.run(SCRIPT)
     if done.returncode == 77:
         pytest.skip("not glibc")
     assert done.returncode == 0, done.stderr

@@ -44,9 +44,11 @@ def test_a_provider_is_made_and_called_in_a_process_of_its_own(name: str) -> Non
     """There it serves the case; what it says of its backend and returns comes back."""
     skip_without(name)
     (case,) = (case for case in from_files.cases() if case.shape.startswith("SimCLR"))
-    assert {each.func for each in case.providers.values()} == {from_files.apart}
-    make = case.providers[name]
-    work = make.func(make.args[0], plans.simclr(8), from_files.BATCH)
+    assert {each.func for each in case.providers.values()} == {Elsewhere}
+    assert {each: make.args[0].func for each, make in case.providers.items()} == {
+        each: getattr(make, "func", make) for each, make in MAKERS.items()
+    }
+    work = Elsewhere(functools.partial(MAKERS[name], plans.simclr(8), from_files.BATCH))
     assert work() == work() == 2
     assert harness.backend(work) in ("cpu", "reference")
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks import age, crossover_page, harness, kernels_page, publish, summary, tables
-from benchmarks.data import from_files
+from benchmarks.elsewhere import Elsewhere
 from benchmarks.scores import side_by_side
 from benchmarks.summary import Machine, Measured, Report
 
@@ -259,7 +259,7 @@ def test_what_is_timed_in_processes_of_its_own_is_said(tmp_path: Path) -> None:
     (op,) = {
         case.op
         for case in harness.cases()
-        if any(getattr(make, "func", None) is from_files.apart for make in case.providers.values())
+        if any(getattr(make, "func", None) is Elsewhere for make in case.providers.values())
     }
     assert f"(`{op}`: each in its own)" in publish.READ_SUMMARY.replace("\n", " ")
     assert "stands still while others have their turn" in publish.NOTES[op]

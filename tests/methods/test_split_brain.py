@@ -77,8 +77,8 @@ def test_the_constant_loss_is_the_least_of_one_answer_for_all(build) -> None:
         return total
 
     optimizer.step(of_one_answer)
-    assert constant == pytest.approx(float(of_one_answer()), abs=1e-3)
-    assert constant < float(of_one_answer()) + 1e-5
+    assert constant == pytest.approx(of_one_answer().item(), abs=1e-3)
+    assert constant < of_one_answer().item() + 1e-5
 
 
 def test_regression_is_two_squared_errors(build) -> None:

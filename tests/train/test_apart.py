@@ -61,3 +61,5 @@ def test_one_thatends_is_noticed() -> None:
     with pytest.raises(EOFError):
         process.answer()
     process.kill()
+    with pytest.raises(EOFError):
+        process.ask(1)
