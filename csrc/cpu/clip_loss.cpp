@@ -7,8 +7,10 @@
 // One tile of s serves both directions: 2 n^2 d floating-point operations forward, 6 n^2 d backward (4 for one side),
 // and an exponential for each pair and pass where the tile's values lie close enough together. Rounds: pairs.h.
 //
-// bfloat16 rows are multiplied as they are where the processor can (operand.h), with G rounded to bfloat16.
-// Accumulated in float (double for f64). Extra memory: 5 n d elements; nothing grows with n^2.
+// bfloat16 rows are multiplied as they are where the processor can (operand.h), with G rounded to bfloat16, and float
+// rows in parts where it has a matrix unit (matrix_unit.h).
+// Accumulated in float (double for f64). Extra memory: 5 n d elements, 9.5 in parts
+// (operand.h); nothing grows with n^2.
 // Reference and tests: fastssl/ops/clip_loss.py, tests/ops/test_clip_loss.py.
 #include "clip_loss.h"
 
@@ -84,7 +86,7 @@ void backward(const Problem& problem, T grad, const T* statistics, void* grad_a,
         weigh(tile, rows, of_b, of_a);
         const T *shares_a = statistics + 2 * n + first * kTile, *shares_b = statistics + 5 * n + second * kTile;
         for (int i = 0; first == second && i < rows; ++i) tile[i * kTile + i] = -(shares_a[i] + shares_b[i]);
-        const Weights<O> weights(tile, rows, lane_count);
+        const Weights<O> weights(tile, rows, lane_count, {grad_b != nullptr, grad_a != nullptr});
         if (grad_a != nullptr)
             add_rows_to_lanes(weights, inner.block(second), rows, lane_count, d, sums_a.block(first));
         if (grad_b != nullptr)
@@ -104,21 +106,23 @@ void backward(const Problem& problem, T grad, const T* statistics, void* grad_a,
 void clip_loss_forward(const void* a, const void* b, std::int64_t n, std::int64_t d, DType a_dtype, DType b_dtype,
                        double scale, void* loss, void* statistics, int threads) {
     const Problem problem{{a, n, d, a_dtype}, {b, n, d, b_dtype}, scale, at_most(threads, tiles(n, n))};
-    with_operand(beside(a_dtype, b_dtype), [&](auto operand) {
+    const auto run = [&](auto operand) {
         using T = Sum<decltype(operand)>;
         forward<decltype(operand)>(problem, static_cast<T*>(loss), static_cast<T*>(statistics));
-    });
+    };
+    with_operand(beside(a_dtype, b_dtype), problem.threads, run, problem.a.numbers(), problem.b.numbers());
 }
 
 void clip_loss_backward(const void* grad, const void* a, const void* b, const void* statistics, std::int64_t n,
                         std::int64_t d, DType a_dtype, DType b_dtype, double scale, void* grad_a, void* grad_b,
                         int threads) {
     const Problem problem{{a, n, d, a_dtype}, {b, n, d, b_dtype}, scale, at_most(threads, tiles(n, n))};
-    with_operand(beside(a_dtype, b_dtype), [&](auto operand) {
+    const auto run = [&](auto operand) {
         using T = Sum<decltype(operand)>;
         backward<decltype(operand)>(problem, *static_cast<const T*>(grad), static_cast<const T*>(statistics), grad_a,
                                     grad_b);
-    });
+    };
+    with_operand(beside(a_dtype, b_dtype), problem.threads, run, problem.a.numbers(), problem.b.numbers());
 }
 
 }  // namespace fastssl::FASTSSL_ISA

@@ -10,7 +10,8 @@
 // Groups of rows (of queries, then of keys) times parts of the other side are the tasks; parts are combined in their
 // order and depend on the sizes alone, so bits do not depend on the number of threads.
 //
-// bfloat16 rows are multiplied as they are where the processor can (operand.h), with the softmax rounded to bfloat16.
+// bfloat16 rows are multiplied as they are where the processor can (operand.h), with the softmax rounded to bfloat16, and
+// float rows in parts where it has a matrix unit (matrix_unit.h).
 // Accumulated in float (double for f64). Extra memory: a copy of the lanes and their sums; nothing grows with n m.
 // Reference and tests: fastssl/ops/info_nce.py, tests/ops/test_info_nce.py.
 #include "info_nce.h"
@@ -105,7 +106,7 @@ void backward_to_keys(const Problem& problem, const T* grad, const T* statistics
     const T scale = static_cast<T>(1.0 / problem.temperature);
     stream(lanes, inner, scale, split, threads, [&](const StreamedTile<O>& tile) {
         weigh(tile, problem.columns, grad, statistics, problem.queries.rows);
-        const Weights<O> weights(tile.values, tile.rows, tile.lane_count);
+        const Weights<O> weights(tile.values, tile.rows, tile.lane_count, {false, true});
         add_rows_to_lanes(weights, tile.inner, tile.rows, tile.lane_count, columns, sums.at(tile.block, tile.part));
     });
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -147,11 +148,13 @@ void info_nce_forward(const void* queries, const void* keys, const void* negativ
                       void* loss, void* statistics, void* direction, int threads) {
     const Problem problem{{queries, n, d, queries_dtype}, {keys, m, d, keys_dtype}, {negatives, k, d, negatives_dtype},
                           {targets, exclude},             temperature,              at_most(threads, tiles(n, m + k))};
-    with_operand(beside(queries_dtype, beside(keys_dtype, negatives_dtype)), [&](auto operand) {
+    const auto run = [&](auto operand) {
         using T = Sum<decltype(operand)>;
         forward<decltype(operand)>(problem, weight, static_cast<T*>(loss), static_cast<T*>(statistics),
                                    static_cast<T*>(direction));
-    });
+    };
+    with_operand(beside(queries_dtype, beside(keys_dtype, negatives_dtype)), problem.threads, run,
+                 problem.queries.numbers(), problem.keys.numbers(), problem.negatives.numbers());
 }
 
 void info_nce_backward(const void* grad, const void* queries, const void* keys, const std::int64_t* targets,
@@ -160,11 +163,13 @@ void info_nce_backward(const void* grad, const void* queries, const void* keys, 
                        void* grad_queries, void* grad_keys, int threads) {
     const Problem problem{{queries, n, d, queries_dtype}, {keys, m, d, keys_dtype}, {nullptr, 0, d, keys_dtype},
                           {targets, exclude},             temperature,              at_most(threads, tiles(n, m))};
-    with_operand(beside(queries_dtype, keys_dtype), [&](auto operand) {
+    const auto run = [&](auto operand) {
         using T = Sum<decltype(operand)>;
         backward<decltype(operand)>(problem, static_cast<const T*>(grad), static_cast<const T*>(statistics),
                                     static_cast<const T*>(direction), grad_queries, grad_keys);
-    });
+    };
+    with_operand(beside(queries_dtype, keys_dtype), problem.threads, run, problem.queries.numbers(),
+                 problem.keys.numbers());
 }
 
 }  // namespace fastssl::FASTSSL_ISA

@@ -13,9 +13,10 @@
 // exp(s) is summed as it is. Elsewhere each tile's exponentials are shifted by its maxima.
 //
 // bfloat16 rows are multiplied as they are where the processor can (operand.h): s is then as exact as in float, and G,
-// its positives subtracted, is rounded to bfloat16 before its product.
+// its positives subtracted, is rounded to bfloat16 before its product. Float rows are multiplied in parts where it has a
+// matrix unit (matrix_unit.h).
 //
-// Accumulated in float (double for f64). Extra memory: 3 R d elements; nothing grows with R^2.
+// Accumulated in float (double for f64). Extra memory: 3 R d elements, 5.5 in parts; nothing grows with R^2.
 // Reference and tests: fastssl/ops/nt_xent.py, tests/ops/test_nt_xent.py.
 #include "nt_xent.h"
 
@@ -26,7 +27,6 @@
 
 namespace fastssl::FASTSSL_ISA {
 namespace {
-
 
 // Sets to `outside` what is no pair: padding, and a row with itself.
 template <class T>
@@ -178,7 +178,7 @@ void add_gradient(const Rows<O>& rows, std::int64_t first, std::int64_t second, 
         weigh(tile, kTile, of(first), of(second));
     }
     subtract_positives(rows, first, second, tile);
-    const Weights<O> weights(tile, kTile, kTile);
+    const Weights<O> weights(tile, kTile, kTile, {true, first != second});
     accumulate_product<O, false>(weights, rows.row_block(second), rows.columns, grad + first * kTile * rows.columns);
     if (first != second)
         accumulate_product<O, true>(weights, rows.row_block(first), rows.columns, grad + second * kTile * rows.columns);
@@ -220,19 +220,21 @@ void backward(const T* grad_loss, const void* z0, const void* z1, const T* lse, 
 
 void nt_xent_forward(const void* z0, const void* z1, std::int64_t n, std::int64_t d, DType dtype, double temperature,
                      void* loss, void* lse, int threads) {
-    with_operand(dtype, [&](auto operand) {
+    const auto run = [&](auto operand) {
         using O = decltype(operand);
         forward<O>(z0, z1, n, d, dtype, temperature, loss, static_cast<Sum<O>*>(lse), threads);
-    });
+    };
+    with_operand(dtype, threads, run, Numbers{z0, n * d, dtype}, Numbers{z1, n * d, dtype});
 }
 
 void nt_xent_backward(const void* grad, const void* z0, const void* z1, const void* lse, std::int64_t n,
                       std::int64_t d, DType dtype, double temperature, void* grad0, void* grad1, int threads) {
-    with_operand(dtype, [&](auto operand) {
+    const auto run = [&](auto operand) {
         using O = decltype(operand);
         backward<O>(static_cast<const Sum<O>*>(grad), z0, z1, static_cast<const Sum<O>*>(lse), n, d, dtype, temperature,
                     grad0, grad1, threads);
-    });
+    };
+    with_operand(dtype, threads, run, Numbers{z0, n * d, dtype}, Numbers{z1, n * d, dtype});
 }
 
 }  // namespace fastssl::FASTSSL_ISA

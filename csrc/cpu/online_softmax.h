@@ -56,7 +56,7 @@ public:
         }
         if (sums_.columns == 0) return;
         rescale(factors, tile.lane_count, running.sums);
-        const Weights<O> weights(tile.values, tile.rows, tile.lane_count);
+        const Weights<O> weights(tile.values, tile.rows, tile.lane_count, {false, true});
         add_rows_to_lanes(weights, tile.inner, tile.rows, tile.lane_count, sums_.columns, running.sums);
     }
 

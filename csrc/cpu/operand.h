@@ -1,9 +1,11 @@
 // What products multiply: numbers of the type that they are summed in, or pairs of bfloat16 where the processor
-// multiplies and adds these at once, twice as many as of float in an instruction, each product exact.
+// multiplies and adds these at once, twice as many as of float in an instruction, each product exact. Where a matrix unit
+// does, floats are multiplied as such pairs too, three for each two.
 #pragma once
 
 #include "dtype.h"
 #include "simd.h"
+#include "threads.h"
 
 namespace fastssl::FASTSSL_ISA {
 
@@ -20,6 +22,29 @@ constexpr bool kByMatrixUnit = false;
 template <>
 constexpr bool kByMatrixUnit<UnitPair> = true;
 
+// Two neighbours of float, each the sum of three parts of bfloat16: the nearest to it, what is left cut off to as many
+// bits, and what is left then. Each part has 8 bits, so none of a float's 24 is lost. kUnit of them lie in memory part by
+// part, so that each part is a row of the unit's registers: no place but the first of kUnit is an address.
+struct UnitParts {
+    Pair parts[3];
+};
+template <>
+constexpr bool kByMatrixUnit<UnitParts> = true;
+template <class O>
+constexpr bool kInParts = false;
+template <>
+constexpr bool kInParts<UnitParts> = true;
+constexpr int kParts = 3;
+
+// Rows, pairs of a row and columns of one of the unit's registers.
+constexpr int kUnit = 16;
+
+// A part of the kUnit that begin at `first`.
+inline Pair* part(UnitParts* first, int which) { return reinterpret_cast<Pair*>(first) + which * kUnit; }
+inline const Pair* part(const UnitParts* first, int which) {
+    return reinterpret_cast<const Pair*>(first) + which * kUnit;
+}
+
 template <>
 struct VectorOf<Pair> {
     typedef std::int32_t type __attribute__((vector_size(kVectorBytes)));
@@ -27,6 +52,9 @@ struct VectorOf<Pair> {
 
 template <>
 struct VectorOf<UnitPair> : VectorOf<Pair> {};
+
+template <>
+constexpr int kWidth<UnitParts> = kUnit;
 
 template <>
 inline Vec<Pair> broadcast<Pair>(Pair x) {
@@ -45,6 +73,8 @@ struct SumOf<Pair> {
 };
 template <>
 struct SumOf<UnitPair> : SumOf<Pair> {};
+template <>
+struct SumOf<UnitParts> : SumOf<Pair> {};
 // What products of O are summed in.
 template <class O>
 using Sum = typename SumOf<O>::type;
@@ -56,6 +86,8 @@ template <>
 constexpr int kDepths<Pair> = 2;
 template <>
 constexpr int kDepths<UnitPair> = 2;
+template <>
+constexpr int kDepths<UnitParts> = 2;
 
 // How many steps of the depth a product takes at once: what fills them up is zero.
 template <class O>
@@ -85,6 +117,15 @@ inline void copy_pairs(const bfloat16* row, std::int64_t d, std::int64_t count, 
     if (d > 0) std::memcpy(static_cast<void*>(out), row, static_cast<std::size_t>(d) * sizeof *row);
 }
 
+// Calls f with a value of the C++ type of `dtype` if rows of it may be multiplied as pairs of O.
+template <class O, class F>
+inline void with_pairs_of(DType dtype, F f) {
+    if constexpr (kInParts<O>)
+        with_type(dtype, f);
+    else if (dtype == DType::bf16)
+        f(bfloat16{});
+}
+
 // sum + a b, lane by lane.
 template <class O>
 inline Vec<Sum<O>> multiply_add(Vec<Sum<O>> sum, Vec<O> a, Vec<O> b) {
@@ -110,17 +151,63 @@ inline Vec<Pair> neighbours(const float* p) {
     return (Vec<Pair>)_mm512_cvtne2ps_pbh((__m512)load<float>(p + kWidth<float>), (__m512)load<float>(p));
 }
 
-// Two rows of pairs of neighbours, 32 numbers each: the pairs of what stands below each other.
-template <class O>
-inline void interleave(const O* upper, const O* lower, O* out) {
+// Two rows of pairs of neighbours, 32 numbers each: the pairs of what stands below each other, kWidth<Pair> of them and
+// then as many, `apart` further.
+inline void interleave(const Pair* upper, const Pair* lower, Pair* out, int apart = kWidth<Pair>) {
     constexpr short kHalf[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
                                  8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
     const __m512i first = (__m512i)load<Pair>(reinterpret_cast<const Pair*>(kHalf));
     const __m512i second = _mm512_add_epi16(first, _mm512_set1_epi16(16));
     const __m512i a = (__m512i)load<Pair>(upper), b = (__m512i)load<Pair>(lower);
     store<Pair>(out, (Vec<Pair>)_mm512_permutex2var_epi16(a, first, b));
-    store<Pair>(out + kWidth<Pair>, (Vec<Pair>)_mm512_permutex2var_epi16(a, second, b));
+    store<Pair>(out + apart, (Vec<Pair>)_mm512_permutex2var_epi16(a, second, b));
 }
+
+#if FASTSSL_MATRIX_UNIT
+inline void interleave(const UnitParts* upper, const UnitParts* lower, UnitParts* out) {
+    for (int which = 0; which < kParts; ++which)
+        interleave(part(upper, which), part(lower, which), part(out, which), kParts * kUnit);
+}
+
+// Two vectors of numbers in parts, as pairs (x[i], y[i]).
+inline void split(Vec<float> x, Vec<float> y, Vec<Pair> (&parts)[kParts]) {
+    using Bits = VectorOf<float>::bits;
+    constexpr std::uint32_t kUpper = 0xffff0000;
+#pragma GCC unroll 3
+    for (int which = 0; which < kParts; ++which) {
+        const std::uint32_t half = which == 0 ? 0x8000 : 0;
+        const Bits a = (Bits)x + half, b = (Bits)y + half;
+        parts[which] = (Vec<Pair>)((a >> 16) | (b & kUpper));
+        x -= (Vec<float>)(a & kUpper);
+        y -= (Vec<float>)(b & kUpper);
+    }
+}
+
+// The 32 numbers that follow p as kUnit pairs of neighbours.
+inline void store_parts_of_neighbours(const float* p, UnitParts* out) {
+    constexpr int kEven[16] = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
+    const __m512i first = (__m512i)load<Pair>(reinterpret_cast<const Pair*>(kEven));
+    const __m512 low = (__m512)load<float>(p), high = (__m512)load<float>(p + kWidth<float>);
+    const Vec<float> even = (Vec<float>)_mm512_permutex2var_ps(low, first, high);
+    const Vec<float> odd = (Vec<float>)_mm512_permutex2var_ps(low, _mm512_add_epi32(first, _mm512_set1_epi32(1)), high);
+    Vec<Pair> parts[kParts];
+    split(even, odd, parts);
+#pragma GCC unroll 3
+    for (int which = 0; which < kParts; ++which) store<Pair>(part(out, which), parts[which]);
+}
+
+template <class S>
+inline void copy_pairs(const S* row, std::int64_t d, std::int64_t count, UnitParts* out) {
+    for (std::int64_t first = 0; first < 2 * count; first += 2 * kUnit, out += kUnit) {
+        alignas(64) float numbers[2 * kUnit] = {};
+        if (first + 2 * kUnit <= d)
+            for (int k = 0; k < 2 * kUnit; ++k) numbers[k] = static_cast<float>(widen(row[first + k]));
+        else
+            for (std::int64_t k = first; k < d; ++k) numbers[k - first] = static_cast<float>(widen(row[k]));
+        store_parts_of_neighbours(numbers, out);
+    }
+}
+#endif
 
 // Calls f with a value of the type that rows of bfloat16 are multiplied as.
 template <class F>
@@ -142,15 +229,45 @@ inline DType beside(DType rows, DType others) {
     return rows == DType::bf16 && others != DType::bf16 ? DType::f32 : rows;
 }
 
-// Calls f with a value of the type that products of tensors of `dtype` multiply (its value is meaningless).
-template <class F>
-inline void with_operand(DType dtype, F f) {
-    if (dtype == DType::f64)
-        f(double{});
-    else if (dtype == DType::bf16)
-        with_bfloat16_operand(f);
-    else
-        f(float{});
+// Numbers that are multiplied, `count` of them.
+struct Numbers {
+    const void* data;
+    std::int64_t count;
+    DType dtype;
+};
+
+// Whether each is the sum of its parts: finite, and not so large that the first part is not.
+inline bool have_parts(const Numbers& numbers, int threads) {
+    constexpr std::int64_t kAtOnce = 4096;
+    constexpr std::uint32_t kLargest = 0x7f7f7fff;
+    bool all = true;
+    with_type(numbers.dtype, [&](auto type) {
+        const auto* data = static_cast<const decltype(type)*>(numbers.data);
+#pragma omp parallel for num_threads(for_elements(threads, numbers.count)) schedule(static) reduction(&& : all)
+        for (std::int64_t first = 0; first < numbers.count; first += kAtOnce) {
+            const std::int64_t last = first + kAtOnce < numbers.count ? first + kAtOnce : numbers.count;
+            std::uint32_t beyond = 0;  // no branch, that the loop is one of vectors
+            for (std::int64_t k = first; k < last; ++k)
+                beyond |= (to_bits(static_cast<float>(widen(data[k]))) & 0x7fffffff) > kLargest;
+            all = all && beyond == 0;
+        }
+    });
+    return all;
+}
+
+// Sums of products with what has no parts are not: an infinite part meets a zero, or its opposite.
+inline bool is_finite(float x) { return x - x == 0.0f; }
+
+// Calls f with a value of the type that products of tensors of `dtype` multiply (its value is meaningless); `of` are the
+// numbers that are to be looked through, whether they have parts.
+template <class F, class... Of>
+inline void with_operand(DType dtype, [[maybe_unused]] int threads, F f, [[maybe_unused]] const Of&... of) {
+    if (dtype == DType::f64) return f(double{});
+    if (dtype == DType::bf16) return with_bfloat16_operand(f);
+#if FASTSSL_MATRIX_UNIT && defined(__AVX512BF16__)
+    if (current_isa() == Isa::amx && (have_parts(of, threads) && ...)) return f(UnitParts{});
+#endif
+    f(float{});
 }
 
 }  // namespace fastssl::FASTSSL_ISA

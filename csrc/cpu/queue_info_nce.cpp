@@ -8,7 +8,7 @@
 // the queue are the tasks; parts are combined in their order, and depend on the sizes alone.
 //
 // A bfloat16 queue and queries are multiplied as they are where the processor can (operand.h), with the softmax rounded
-// to bfloat16.
+// to bfloat16, and floats in parts where it has a matrix unit (matrix_unit.h).
 // Accumulated in float (double for f64). Extra memory: a copy of the queries, and their sums for each part of the
 // queue, of which there are fewer the more queries there are (LaneSplit). Bytes read: the queue, once for a group of
 // queries.
@@ -30,8 +30,8 @@ void dot_rows(const RowMatrix& a, const RowMatrix& b, T scale, T* out, int threa
         for (std::int64_t row = 0; row < a.rows; ++row) {
             double sum = 0;
             for (std::int64_t k = row * a.d; k < (row + 1) * a.d; ++k)
-                sum += static_cast<double>(static_cast<T>(widen(x[k])) * scale) * static_cast<double>(widen(y[k]));
-            out[row] = static_cast<T>(sum);
+                sum += static_cast<double>(widen(x[k])) * static_cast<double>(widen(y[k]));
+            out[row] = static_cast<T>(sum * static_cast<double>(scale));
         }
     });
 }
@@ -77,11 +77,18 @@ void queue_info_nce_forward(const void* query, const void* key, const void* queu
                             std::int64_t d, DType dtype, DType queue_dtype, double temperature, void* loss, void* share,
                             void* direction, int threads) {
     const RowMatrix queries{query, n, d, dtype}, keys{key, n, d, dtype}, negatives{queue, k, d, queue_dtype};
-    with_operand(beside(dtype, queue_dtype), [&](auto operand) {
+    const auto run = [&](auto operand) {
         using T = Sum<decltype(operand)>;
         forward<decltype(operand)>(queries, keys, negatives, temperature, static_cast<T*>(loss), static_cast<T*>(share),
                                    static_cast<T*>(direction), threads);
-    });
+    };
+    // To look through the queue beforehand would take as long as to read it: the loss tells what of it has no parts.
+    const auto run_and_look = [&](auto operand) {
+        run(operand);
+        if constexpr (kInParts<decltype(operand)>)
+            if (!is_finite(*static_cast<const float*>(loss))) run(float{});
+    };
+    with_operand(beside(dtype, queue_dtype), threads, run_and_look, queries.numbers());
 }
 
 void queue_info_nce_backward(const void* grad, const void* query, const void* share, const void* direction,

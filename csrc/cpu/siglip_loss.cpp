@@ -7,9 +7,11 @@
 // No pair needs another's sum, so one pass gives the loss and all gradients up to a factor: 6 n^2 d floating-point
 // operations (4 for one side, 2 for none), an exponential and a quotient for each pair. Rounds: pairs.h.
 //
-// bfloat16 rows are multiplied as they are where the processor can (operand.h), with G rounded to bfloat16.
+// bfloat16 rows are multiplied as they are where the processor can (operand.h), with G rounded to bfloat16, and float
+// rows in parts where it has a matrix unit (matrix_unit.h).
 // Accumulated in float (double for f64), the loss and the bias's gradient over rows in double. Extra memory: 5 n d
-// elements; nothing grows with n^2. Reference and tests: fastssl/ops/siglip_loss.py, tests/ops/test_siglip_loss.py.
+// elements, 9.5 in parts; nothing grows with n^2.
+// Reference and tests: fastssl/ops/siglip_loss.py, tests/ops/test_siglip_loss.py.
 #include "siglip_loss.h"
 
 #include <math.h>
@@ -93,7 +95,7 @@ void forward(const Problem& problem, T bias, const Results<T>& out) {
         add_tile(tile, rows, bias, losses.get() + row, slopes.get() + row);
         for (int i = 0; first == second && i < rows; ++i)
             tile[i * kTile + i] = static_cast<T>(-1.0 / (1.0 + ::exp(static_cast<double>(positives.get()[row + i]))));
-        const Weights<O> weights(tile, rows, lane_count);
+        const Weights<O> weights(tile, rows, lane_count, {out.direction_b != nullptr, out.direction_a != nullptr});
         if (out.direction_a != nullptr)
             add_rows_to_lanes(weights, inner.block(second), rows, lane_count, d, sums_a.block(first));
         if (out.direction_b != nullptr)
@@ -128,12 +130,13 @@ void siglip_loss_forward(const void* a, const void* b, const void* bias, std::in
                          DType b_dtype, double scale, void* loss, void* slope, void* direction_a, void* direction_b,
                          int threads) {
     const Problem problem{{a, n, d, a_dtype}, {b, n, d, b_dtype}, scale, at_most(threads, tiles(n, n))};
-    with_operand(beside(a_dtype, b_dtype), [&](auto operand) {
+    const auto run = [&](auto operand) {
         using T = Sum<decltype(operand)>;
         forward<decltype(operand)>(problem, *static_cast<const T*>(bias),
                                    Results<T>{static_cast<T*>(loss), static_cast<T*>(slope),
                                               static_cast<T*>(direction_a), static_cast<T*>(direction_b)});
-    });
+    };
+    with_operand(beside(a_dtype, b_dtype), problem.threads, run, problem.a.numbers(), problem.b.numbers());
 }
 
 void siglip_loss_backward(const void* grad, const void* direction, std::int64_t count, DType dtype, bool wide,

@@ -40,6 +40,7 @@ struct RowMatrix {
 
     std::int64_t blocks() const { return (rows + kTile - 1) / kTile; }
     int size(std::int64_t block) const { return static_cast<int>(smaller(rows - block * kTile, kTile)); }
+    Numbers numbers() const { return {data, rows * d, dtype}; }
 };
 
 // A block of rows, packed as inner rows: the broadcast operand of the similarities and the vector operand of the
@@ -61,20 +62,22 @@ Inner<O> inner_at(const O* packed, std::int64_t d) {
     return {packed, kDepths<O> == 1 ? packed : packed + packed_size<O>(d) / 2};
 }
 
-// Packs a block of rows of bfloat16 in pairs, in both orders.
+// Packs a block of rows in pairs, in both orders.
 template <class O>
 void pack_pairs(const RowMatrix& matrix, std::int64_t block, O* out) {
     constexpr int panel = kPanel<O>, width = panel / kDepths<O>;
     const std::int64_t d = matrix.d;
     const int rows = matrix.size(block), filled = static_cast<int>(operands<O>(rows)) * kDepths<O>;
-    const bfloat16* in = static_cast<const bfloat16*>(matrix.data) + block * kTile * d;
     O* pairs = out + packed_size<O>(d) / 2;
-    for (std::int64_t first = 0; first < d; first += panel, out += kTile * width, pairs += kTile * width) {
-        const std::int64_t count = smaller(panel, d - first);
-        for (int j = 0; j < rows; ++j) copy_pairs(in + j * d + first, count, width, out + j * width);
-        for (int k = rows * width; k < filled * width; ++k) out[k] = O{};
-        for (int j = 0; j < filled; j += 2) interleave(out + j * width, out + (j + 1) * width, pairs + j * width);
-    }
+    with_pairs_of<O>(matrix.dtype, [&](auto type) {
+        const auto* in = static_cast<const decltype(type)*>(matrix.data) + block * kTile * d;
+        for (std::int64_t first = 0; first < d; first += panel, out += kTile * width, pairs += kTile * width) {
+            const std::int64_t count = smaller(panel, d - first);
+            for (int j = 0; j < rows; ++j) copy_pairs(in + j * d + first, count, width, out + j * width);
+            for (int k = rows * width; k < filled * width; ++k) out[k] = O{};
+            for (int j = 0; j < filled; j += 2) interleave(out + j * width, out + (j + 1) * width, pairs + j * width);
+        }
+    });
 }
 
 // Packs a block of rows as numbers.
@@ -112,12 +115,20 @@ void pack_lanes(const RowMatrix& matrix, std::int64_t block, O* out) {
     const std::int64_t d = matrix.d, depth = operands<O>(d);
     const int rows = matrix.size(block);
     with_type(matrix.dtype, [&](auto type) {
-        using S = decltype(type);
-        for (int i = 0; i < kTile; ++i) {
-            const S* row = static_cast<const S*>(matrix.data) + (block * kTile + i) * d;
-            O* lane = out + i / kPanel<O> * depth * kPanel<O> + i % kPanel<O>;
-            for (std::int64_t k = 0; k < depth; ++k) lane[k * kPanel<O>] = i < rows ? operand<O>(row, k, d) : O{};
-        }
+        const auto* in = static_cast<const decltype(type)*>(matrix.data) + block * kTile * d;
+        const auto lanes_from = [&](int i) { return out + i / kPanel<O> * depth * kPanel<O> + i % kPanel<O>; };
+        if constexpr (kInParts<O>)
+            for (int i = 0; i < kTile; i += kUnit)
+                for (std::int64_t k = 0; k < depth; k += kUnit) {
+                    O square[kUnit * kUnit] = {};
+                    for (int lane = 0; i + lane < rows && lane < kUnit; ++lane)
+                        copy_pairs(in + (i + lane) * d + 2 * k, d - 2 * k, kUnit, square + lane * kUnit);
+                    transpose_square(square, kUnit, lanes_from(i) + k * kPanel<O>, kPanel<O>);
+                }
+        else
+            for (int i = 0; i < kTile; ++i)
+                for (std::int64_t k = 0; k < depth; ++k)
+                    lanes_from(i)[k * kPanel<O>] = i < rows ? operand<O>(in + i * d, k, d) : O{};
     });
 }
 
@@ -168,10 +179,10 @@ inline void similarity_block(const O* inner, const O* lanes, std::int64_t depth,
         for (int v = 0; v < kBlockVectors; ++v) store<T>(tile + j * kTile + v * kWidth<T>, sums[j][v] * scale);
 }
 
-template <>
-inline void similarity_block<UnitPair>(const UnitPair* inner, const UnitPair* lanes, std::int64_t depth, float scale,
-                                       float* tile) {
-    constexpr int rows = kRowsAtOnce<UnitPair>, panel = kPanel<UnitPair>;
+// The same by a matrix unit.
+template <class O>
+inline void unit_similarity_block(const O* inner, const O* lanes, std::int64_t depth, float scale, float* tile) {
+    constexpr int rows = kRowsAtOnce<O>, panel = kPanel<O>;
     MatrixUnit::multiply<false, rows>(inner, kUnit, kTile * kUnit, lanes, panel, depth, tile, kTile);
     for (int j = 0; j < rows; ++j)
         for (int i = 0; i < panel; i += kWidth<float>)
@@ -186,9 +197,13 @@ void similarities(const Inner<O>& inner, int rows, const O* lanes, int lane_coun
     const std::int64_t depth = operands<O>(d);
     [[maybe_unused]] const UnitFor<O> unit;
     for (int i = 0; i < lane_count; i += kPanel<O>)
-        for (int j = 0; j < rows; j += kRowsAtOnce<O>)
-            similarity_block<O>(inner.along_features + j * kPanel<O> / kDepths<O>, lanes + i * depth, depth, scale,
-                                tile + j * kTile + i);
+        for (int j = 0; j < rows; j += kRowsAtOnce<O>) {
+            const O* const block = inner.along_features + j * kPanel<O> / kDepths<O>;
+            if constexpr (kByMatrixUnit<O>)
+                unit_similarity_block(block, lanes + i * depth, depth, scale, tile + j * kTile + i);
+            else
+                similarity_block(block, lanes + i * depth, depth, scale, tile + j * kTile + i);
+        }
 }
 
 // Sums for kTile rows of `columns` columns, in panels as packed inner rows are: [columns / kPanel][kTile][kPanel].

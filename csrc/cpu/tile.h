@@ -61,10 +61,15 @@ inline void inner_products(const O* x, const O* y, std::int64_t depth, Sum<O>* o
         }
 }
 
+// Which products a tile of weights is wanted for.
+struct Wanted {
+    bool along_rows, along_columns;
+};
+
 // A tile (kTile, kTile) of weights as the operands of products: g(i, k) with k along the tile's rows or its columns.
 template <class O>
 struct Weights {
-    Weights(const O* tile, int, int) : along_rows(tile), along_columns(tile) {}
+    Weights(const O* tile, int, int, Wanted) : along_rows(tile), along_columns(tile) {}
     const O* along_rows;     // [kTile][kTile]
     const O* along_columns;  // [kTile][kTile]
 };
@@ -73,13 +78,13 @@ struct Weights {
 // Rounded to bfloat16, for the first `rows` rows and `columns` columns; a depth that is odd ends with zeros.
 template <>
 struct Weights<Pair> {
-    Weights(float* tile, int rows, int columns) {
+    Weights(float* tile, int rows, int columns, Wanted wanted) {
         for (int j = 0; j < kTile && rows % 2 != 0; ++j) tile[rows * kTile + j] = 0.0f;
         for (int i = 0; i < kTile && columns % 2 != 0; ++i) tile[i * kTile + columns] = 0.0f;
-        for (int i = 0; i < rows; ++i)
+        for (int i = 0; wanted.along_rows && i < rows; ++i)
             for (int j = 0; j < kTile; j += 2 * kWidth<float>)
                 store<Pair>(along_rows + (i * kTile + j) / 2, neighbours(tile + i * kTile + j));
-        for (int i = 0; i < rows; i += 2)
+        for (int i = 0; wanted.along_columns && i < rows; i += 2)
             for (int j = 0; j < kTile; j += kWidth<float>)
                 store<Pair>(along_columns + i / 2 * kTile + j,
                             paired(load<float>(tile + i * kTile + j), load<float>(tile + (i + 1) * kTile + j)));
@@ -93,16 +98,16 @@ struct Weights<Pair> {
 // The same for a matrix unit, to which both are rows; the depth is filled up with zeros.
 template <>
 struct Weights<UnitPair> {
-    Weights(float* tile, int rows, int columns) {
+    Weights(float* tile, int rows, int columns, Wanted wanted) {
         const int whole_rows = static_cast<int>(2 * operands<UnitPair>(rows));
         const int whole_columns = static_cast<int>(2 * operands<UnitPair>(columns));
         for (int k = rows * kTile; k < whole_rows * kTile; ++k) tile[k] = 0.0f;
         for (int i = 0; i < rows; ++i)
             for (int j = columns; j < whole_columns; ++j) tile[i * kTile + j] = 0.0f;
-        for (int i = 0; i < whole_rows; ++i)
+        for (int i = 0; wanted.along_rows && i < whole_rows; ++i)
             for (int j = 0; j < kTile; j += 2 * kUnit)
                 store<Pair>(along_rows + (i * kTile + j) / 2, neighbours(tile + i * kTile + j));
-        for (int i = 0; i < whole_rows; i += 2 * kUnit)
+        for (int i = 0; wanted.along_columns && i < whole_rows; i += 2 * kUnit)
             for (int j = 0; j < kTile; j += kUnit) {
                 Vec<Pair> pairs[kUnit];
 #pragma GCC unroll 16
@@ -115,6 +120,36 @@ struct Weights<UnitPair> {
     }
     alignas(64) UnitPair along_rows[kTile * kTile / 2];     // [kTile][kTile / 2]
     alignas(64) UnitPair along_columns[kTile * kTile / 2];  // [kTile][kTile / 2]
+};
+
+// The same in parts: nothing is rounded.
+template <>
+struct Weights<UnitParts> {
+    Weights(float* tile, int rows, int columns, Wanted wanted) {
+        const int whole_rows = static_cast<int>(2 * operands<UnitParts>(rows));
+        const int whole_columns = static_cast<int>(2 * operands<UnitParts>(columns));
+        for (int k = rows * kTile; k < whole_rows * kTile; ++k) tile[k] = 0.0f;
+        for (int i = 0; i < rows; ++i)
+            for (int j = columns; j < whole_columns; ++j) tile[i * kTile + j] = 0.0f;
+        for (int i = 0; wanted.along_rows && i < whole_rows; ++i)
+            for (int j = 0; j < kTile; j += 2 * kUnit)
+                store_parts_of_neighbours(tile + i * kTile + j, along_rows + (i * kTile + j) / 2);
+        for (int i = 0; wanted.along_columns && i < whole_rows; i += 2 * kUnit)
+            for (int j = 0; j < kTile; j += kUnit) {
+                Vec<Pair> parts[kParts][kUnit];
+                for (int k = 0; k < kUnit; ++k) {
+                    const float* upper = tile + (i + 2 * k) * kTile + j;
+                    Vec<Pair> pairs[kParts];
+                    split(load<float>(upper), load<float>(upper + kTile), pairs);
+#pragma GCC unroll 3
+                    for (int which = 0; which < kParts; ++which) parts[which][k] = pairs[which];
+                }
+                for (int which = 0; which < kParts; ++which)
+                    store_transposed(parts[which], part(along_columns + (j * kTile + i) / 2, which), kParts * kTile / 2);
+            }
+    }
+    alignas(64) UnitParts along_rows[kTile * kTile / 2];     // [kTile][kTile / 2]
+    alignas(64) UnitParts along_columns[kTile * kTile / 2];  // [kTile][kTile / 2]
 };
 #endif
 

@@ -145,7 +145,9 @@ private:
         for (std::int64_t k0 = 0; k0 < depth; k0 += kWidth<O>) {
             const std::int64_t last = k0 + kWidth<O> < depth ? k0 + kWidth<O> : depth;
             for (int i = 0; i < kTile; i += kWidth<O>)
-                for (std::int64_t k = k0; k < last; ++k) {
+                if constexpr (kInParts<O>)
+                    transpose_square(row_first + i * width + k0, width, depth_first + k0 * kTile + i, kTile);
+                else for (std::int64_t k = k0; k < last; ++k) {
                     O line[kWidth<O>];
                     for (int lane = 0; lane < kWidth<O>; ++lane) line[lane] = row_first[(i + lane) * width + k];
                     store<O>(depth_first + k * kTile + i, load<O>(line));
@@ -162,7 +164,7 @@ void pack_all(Rows<O>& rows, const void* z0, const void* z1, DType dtype, int mo
     for (std::int64_t block = 0; block < rows.blocks; ++block)
         with_type(dtype, [&](auto type) {
             using S = decltype(type);
-            if constexpr (kDepths<O> == 1 || std::is_same_v<S, bfloat16>)
+            if constexpr (kDepths<O> == 1 || kInParts<O> || std::is_same_v<S, bfloat16>)
                 rows.pack(block, Views<S>{static_cast<const S*>(z0), static_cast<const S*>(z1), rows.n, rows.d},
                           scratch.get() + rows.scratch_size() * thread_index());
         });

@@ -53,7 +53,7 @@ ON_CPU = {EMULATED: cuda_on_cpu, INTERPRETED: triton_on_cpu}
 
 
 def _multiplies_pairs(metafunc: pytest.Metafunc) -> bool:
-    """Whether there are cases in bfloat16 of an op that multiplies its pairs, which a matrix unit does otherwise."""
+    """Whether there are cases of several types of an op that multiplies pairs, which a matrix unit does otherwise."""
     return "dtype" in metafunc.fixturenames and metafunc.module.__name__.rpartition("test_")[2] in BY_PAIRS
 
 
@@ -93,8 +93,8 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
             pytest.skip(f"this processor cannot run {how}")
         best = _native.cpu.supported_isa()
         beside_best = how == "avx512bf16" != best and request.config.getoption("isas") != "all"
-        if beside_best and request.node.callspec.params["dtype"] != torch.bfloat16:
-            pytest.skip("beside a matrix unit, it is another in bfloat16 alone")
+        if beside_best and request.node.callspec.params["dtype"] not in (torch.bfloat16, torch.float32):
+            pytest.skip("beside a matrix unit, it is another in bfloat16 and float32 alone")
         _native.cpu.set_isa(how)
     on_gpu = backend in ("triton", "cuda") and how not in ON_CPU
     device = request.getfixturevalue("gpu") if on_gpu else torch.device("cpu")

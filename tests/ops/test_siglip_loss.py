@@ -198,7 +198,7 @@ def test_the_logits_are_never_stored() -> None:
         "run(64)",
         "run(4096)",
     )
-    assert measure("cpu") < 16
+    assert measure("cpu") < 24  # rows in parts, in three orders
     assert measure("reference") > 120  # the measurement does see stored logits
 
 
