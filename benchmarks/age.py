@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks.gpu import ledger
 from benchmarks.harness import DATA, MODELS, OPS
 from benchmarks.summary import Report
+from fastssl import _build
 
 GPU = ("cuda", "triton")
 # What is no op calls these ops, and the code of these folders.
@@ -24,13 +25,28 @@ TOLD = 3  # changed files by name, and how many more
 
 @functools.cache
 def differing(commit: str) -> frozenset[str] | None:
-    """The sources that differ from those of a commit; None where git does not know it, or is missing itself."""
+    """The sources that do other than at a commit; None where git does not know it, or is missing itself."""
     if shutil.which("git") is None or not commit:
         return None
     there = commit.removesuffix("-dirty")
-    command = ["git", "-C", str(ledger.ROOT), "diff", "--name-only", there, "--", "csrc", "fastssl"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return frozenset(done.stdout.split()) if done.returncode == 0 else None
+    names = _git("diff", "--name-only", there, "--", "csrc", "fastssl")
+    return None if names is None else frozenset(name for name in names.split() if not _does_the_same(name, there))
+
+
+def _git(*command: str) -> str | None:
+    """What it prints; None where it fails."""
+    done = subprocess.run(["git", "-C", str(ledger.ROOT), *command], capture_output=True, text=True, check=False)
+    return done.stdout if done.returncode == 0 else None
+
+
+@functools.cache
+def _does_the_same(name: str, commit: str) -> bool:
+    """Whether a source differs from that of a commit by comments and docstrings alone."""
+    now = ledger.ROOT / name
+    if not now.is_file() or not name.endswith((".py", *_build.KINDS)):
+        return False
+    then = _git("show", f"{commit}:{name}")
+    return then is not None and _build.code(name, then) == _build.code(name, now.read_text())
 
 
 @functools.cache

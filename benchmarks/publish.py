@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from benchmarks import age, crossover_page, demo, freed_memory, hosts, kernels_page, plots, summary, tables
-from benchmarks.gpu import ledger
+from benchmarks.gpu import check, ledger
 from benchmarks.gpu.ledger import Ledger
 from benchmarks.markdown import MADE, circumstances, table_of
 from benchmarks.scores import davis, digits, side_by_side
@@ -82,7 +82,8 @@ the machine's noise does not spare: what comes within a few percent of its floor
 READ_PROVEN = """\
 A kernel is *proven* where its tests and a memcheck passed on a GPU and nothing has changed since of its file, of what
 it includes or imports, of the bindings and the compilers' options, and of its op's own file:
-[benchmarking.md](benchmarking.md) tells of the ledger. An unproven kernel was compiled for three GPU generations and
+[benchmarking.md](benchmarking.md) tells of the ledger. Where its tests have changed since, it says so: the next check
+runs them. An unproven kernel was compiled for three GPU generations and
 tested on a CPU, emulated or interpreted.
 """
 READ_DEMO = """\
@@ -180,12 +181,21 @@ def performance(machines: Sequence[Machine], found: Ledger, note: str = "") -> s
         of_ops = [report for report in machine.reports if not report.is_whole]
         parts += [f"## [{machine.name}](performance/{machine.folder}.md)\n", tables.first_table(of_ops), ""]
         parts.append(tables.lost([case for report in of_ops for case in report.cases]) + age.commits(of_ops))
-    parts += [whole_losses(machines), "## Which GPU kernels are proven\n", READ_PROVEN, proven_table(found), ""]
+    parts += [
+        whole_losses(machines),
+        "## Which GPU kernels are proven\n",
+        READ_PROVEN,
+        proven_table(found, check.retested(found)),
+        "",
+    ]
     return "\n".join([*parts, crossover_page.section(json.loads(_crossover.TABLE.read_text()), machines)])
 
 
-def proven_table(found: Ledger) -> str:
-    """A row for the file of each GPU kernel: on which GPU it was checked as it is now, or why it is unproven."""
+def proven_table(found: Ledger, retested: Collection[str] = ()) -> str:
+    """A row for the file of each GPU kernel: on which GPU it was checked as it is now, or why it is unproven.
+
+    ``retested`` are the ops whose tests are others now.
+    """
     entries, rows = ledger.completed(found), []
     for op, backend in ledger.kernels():
         path = ledger.FILES[backend].format(op)
@@ -195,13 +205,19 @@ def proven_table(found: Ledger) -> str:
             told = f"**unproven**: {entry['unproven']}"
         else:
             told = f"proven: tests {entry['tests']}, memcheck {entry['memcheck']}"
+            told += f", {info.OTHER_TESTS}" if op in retested else ""
         rows.append([f"`{path}`", told, where])
     return table_of(["kernel", "state", "checked on"], 3, rows)
 
 
+def recorded(found: Ledger) -> dict[str, ledger.Entry]:
+    """What an installation tells of the GPU kernels' checks."""
+    return ledger.recorded(found, check.retested(found))
+
+
 def gpu_sentence(found: Ledger) -> str:
     """What README.md and performance.md tell of the ledger in a sentence."""
-    return f"CUDA and Triton kernels {info.gpu_sentence(ledger.recorded(found), strong='**', code='`')}."
+    return f"CUDA and Triton kernels {info.gpu_sentence(recorded(found), strong='**', code='`')}."
 
 
 def filled(page: str, source: str, said: str) -> str:
@@ -295,7 +311,7 @@ def main() -> None:
     pages[README] = with_gpu_sentence(README.read_text())
     pages[MIGRATING] = with_gains(MIGRATING.read_text(), machines)
     pages[ledger.LEDGER] = json.dumps(found, indent=1) + "\n"
-    pages[info.PROVEN] = json.dumps(ledger.recorded(found), indent=1) + "\n"
+    pages[info.PROVEN] = json.dumps(recorded(found), indent=1) + "\n"
     for machine in machines:
         pages[DOCS / "performance" / f"{machine.folder}.md"] = machine_page(machine, DOCS / "performance")
     for page, text in pages.items():

@@ -5,23 +5,61 @@ setup.py runs this file by itself, for the package needs torch.
 
 from __future__ import annotations
 
+import ast
+import functools
 import hashlib
+import io
 import json
+import re
 import shutil
+import tokenize
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 NAME = "_build.json"  # in the package, beside the modules
 KINDS = (".cpp", ".cu", ".cuh", ".h")
+# Literals, that what looks like a comment inside one is none, and the comments.
+IN_CPP = re.compile(r'"(?:\\.|[^"\\\n])*"|\'(?:\\[^\'\n]+|[^\'\\\n])\'|(?P<comment>//[^\n]*|/\*.*?\*/)', re.DOTALL)
+IN_CMAKE = re.compile(r'"(?:\\.|[^"\\])*"|(?P<comment>#[^\n]*)', re.DOTALL)
 
 
-def sources(root: Path) -> str:
-    """The hash of all files that the native modules are built of."""
+@functools.lru_cache(maxsize=2048)  # a check hashes the same files for each of its parts
+def code(name: str, text: str) -> str:
+    """What a source does: its lines without comments, docstrings and what is empty then.
+
+    It is as it was while this is, though what is said of it be another.
+    """
+    if name.endswith(".py"):
+        text = _python_code(text)
+    elif name.endswith((*KINDS, "CMakeLists.txt")):
+        pattern = IN_CMAKE if name.endswith(".txt") else IN_CPP
+        text = pattern.sub(lambda found: " " if found["comment"] else found[0], text)
+    return "\n".join(line.rstrip() for line in text.splitlines() if line.strip())
+
+
+def _python_code(text: str) -> str:
+    lines = text.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            lines[token.start[0] - 1] = lines[token.start[0] - 1][: token.start[1]]
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+            first, last = node.body[0].lineno - 1, node.body[0].end_lineno or 0
+            lines[first:last] = [""] * (last - first)
+    return "\n".join(lines)
+
+
+def code_hash(root: Path, name: str) -> str:
+    """The hash of what the source of this name below ``root`` does."""
+    return hashlib.sha256(code(name, (root / name).read_text()).encode()).hexdigest()
+
+
+def sources(root: Path) -> dict[str, str]:
+    """All files that the native modules are built of, with the hashes of what they do."""
     found = sorted(path for path in (root / "csrc").rglob("*") if path.suffix in KINDS)
-    digest = hashlib.sha256()
-    for path in (root / "CMakeLists.txt", *found):
-        digest.update(f"{path.relative_to(root).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()
+    names = (path.relative_to(root).as_posix() for path in (root / "CMakeLists.txt", *found))
+    return {name: code_hash(root, name) for name in names}
 
 
 def modules(package: Path) -> list[Path]:
@@ -30,7 +68,7 @@ def modules(package: Path) -> list[Path]:
 
 def keep(out: Path, package: Path, root: Path) -> None:
     """Copies what CMake built of the sources in ``root`` into the package, in place of all modules there, and its
-    record with their hash.
+    record with their hashes.
 
     A module that is not built any more would stay, of sources that nobody knows; one that is in use may be removed,
     but not written over.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from collections.abc import Mapping
@@ -41,24 +40,31 @@ ROOT = Path(fastssl.__file__).parent.parent
 PROVEN = ROOT / "fastssl" / "gpu_proven.json"  # written by python -m benchmarks.publish from the check's ledger
 LANGUAGES = {"cuda": "CUDA", "triton": "Triton"}
 NOT_YET, CHANGED = "not yet run on a GPU", "changed since it was checked"
+OTHER_TESTS = "by tests that have changed since"
 
 
-def _built(part: str, otherwise: str) -> str:
-    """What the build recorded of one part, or, where it left no record, ``otherwise``."""
-    record = Path(fastssl.__file__).parent / _build.NAME
-    return str(json.loads(record.read_text())[part]) if record.exists() else otherwise
+def _record() -> dict[str, Any]:
+    """What the build recorded; nothing where it left no record."""
+    record = ROOT / "fastssl" / _build.NAME
+    found: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
+    return found
+
+
+def built(part: str, otherwise: str) -> str:
+    """How ``part`` ("cpu" or "cuda") was built or why not, or, where no record tells, ``otherwise``."""
+    return str(_record().get(part, otherwise))
 
 
 def _cpu() -> str:
     if _native.cpu is None:
-        return f"{_native.CPU_MISSING}; {_built('cpu', BUILD)}"
-    return f"{_native.cpu.isa()} in use, {_built('cpu', 'built elsewhere')}"
+        return f"{_native.CPU_MISSING}; {built('cpu', BUILD)}"
+    return f"{_native.cpu.isa()} in use, {built('cpu', 'built elsewhere')}"
 
 
 def _cuda() -> str:
     if _native.cuda is None:
-        return f"{_native.CUDA_MISSING}; {_built('cuda', BUILD)}"
-    return _built("cuda", "built elsewhere")
+        return f"{_native.CUDA_MISSING}; {built('cuda', BUILD)}"
+    return built("cuda", "built elsewhere")
 
 
 def _gpu() -> str:
@@ -90,8 +96,10 @@ def gpu_checks() -> dict[str, Any]:
 
 
 def _as_it_was(path: str, sha256: str) -> bool:
-    """Whether a source has this hash; the CUDA sources of an installed package are elsewhere, and were built so."""
-    return not (ROOT / path).exists() or hashlib.sha256((ROOT / path).read_bytes()).hexdigest() == sha256
+    """Whether a source has this hash, or, where it does not lie here, had it when the package was built."""
+    if (ROOT / path).exists():
+        return _build.code_hash(ROOT, path) == sha256
+    return bool(_record().get("sources", {}).get(path) == sha256)
 
 
 def gpu_sentence(checks: dict[str, Any], strong: str = "", code: str = "") -> str:
@@ -104,6 +112,8 @@ def gpu_sentence(checks: dict[str, Any], strong: str = "", code: str = "") -> st
             check = not_yet
             if entry is not None:
                 check = f"checked on {entry['device']} on {entry['date']}"
+                if "tests" in entry:
+                    check += f" {entry['tests']}"
                 if "unproven" in entry:
                     check = f"{strong}unproven{strong}, {entry['unproven']} ({entry['device']}, {entry['date']})"
             by_check.setdefault(check, []).append(f"{code}{op}{code} ({LANGUAGES[backend]})")

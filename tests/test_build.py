@@ -156,7 +156,7 @@ def checkout(tmp_path: Path) -> Path:
     """Sources, what CMake made of them, and a package with modules of an earlier build."""
     for name in ("csrc/cuda/a.cu", "csrc/cpu/a.h", "CMakeLists.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(f"// {name}")
+        (tmp_path / name).write_text(f"set(x {name})")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "build.json").write_text('{"cpu": "built", "cuda": "not built: nvcc was not found"}')
     (tmp_path / "out" / "_cpu.abi.so").write_text("new")
@@ -186,9 +186,39 @@ def test_a_build_of_other_sources_is_told(checkout: Path, changed: str) -> None:
     _build.keep(checkout / "out", checkout / "fastssl", checkout)
     assert _build.stale(checkout) is None
     (checkout / changed).parent.mkdir(exist_ok=True)
-    (checkout / changed).write_text("// changed")
+    (checkout / changed).write_text("set(x changed)")
     said = "built of other sources than csrc/ and CMakeLists.txt are now: run `pip install -e .`"
     assert said in str(_build.stale(checkout))
+
+
+SAID = {
+    "a.py": (
+        '''"""What it is for."""\n\nX = "# no comment"  # a comment\n\n\ndef f(x):\n    """Twice."""\n    return 2 * x\n''',
+        """X = "# no comment"\ndef f(x):\n    # doubled\n\n    return 2 * x\n""",
+    ),
+    "a.cu": (
+        "// what it is for\n#include <a>\nint x = 1'000;  /* a\n   comment */\nconst char* y = \"// none\";\nchar z = '\"';  // one\n",
+        "#include <a>\nint x = 1'000;\n\nconst char* y = \"// none\";\nchar z = '\"';\n",
+    ),
+    "CMakeLists.txt": ('set(x "# none")  # what it is\n# and more\n', 'set(x "# none")\n'),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_what_a_source_does_is_told_without_what_it_says(name: str) -> None:
+    before, after = SAID[name]
+    assert _build.code(name, before) == _build.code(name, after)
+    for changed in (after.replace("x", "u"), after.replace("none", "one").replace("no comment", "comment")):
+        assert _build.code(name, before) != _build.code(name, changed)
+
+
+def test_a_comment_makes_no_build_stale(checkout: Path) -> None:
+    (checkout / "csrc" / "cuda" / "a.cu").write_text("int x;\n")
+    _build.keep(checkout / "out", checkout / "fastssl", checkout)
+    (checkout / "csrc" / "cuda" / "a.cu").write_text("// what it is\nint x;  // so\n")
+    assert _build.stale(checkout) is None
+    (checkout / "csrc" / "cuda" / "a.cu").write_text("long x;\n")
+    assert "built of other sources" in str(_build.stale(checkout))
 
 
 def test_modules_without_sources_beside_them_are_what_was_installed(checkout: Path) -> None:

@@ -2,8 +2,9 @@
 
 The ledger has an entry for each file of csrc/cuda and fastssl/ops/triton. The check alone, on the machine with the GPU,
 writes what was run: an entry's hash, device, date, versions and tests. A kernel is proven while its file and all that
-it takes to build and call it (``uses``) have the hashes of its entry: what it includes or imports, the bindings and the
-compiler's options, the op's own file and what that imports. An entry that is not proven says why, as ``unproven``.
+it takes to build and call it (``uses``) have the hashes of its entry, comments and docstrings left out: what it
+includes or imports, the bindings and the compiler's options, the op's own file and what that imports. An entry that is
+not proven says why, as ``unproven``.
 """
 
 from __future__ import annotations
@@ -11,14 +12,13 @@ from __future__ import annotations
 import ast
 import datetime
 import functools
-import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from fastssl import info
+from fastssl import _build, info
 
 ROOT = Path(__file__).parent.parent.parent
 LEDGER = ROOT / "benchmarks" / "gpu_ledger.json"
@@ -32,7 +32,8 @@ Ledger = dict[str, Entry]
 
 
 def sha256(path: str) -> str:
-    return hashlib.sha256((ROOT / path).read_bytes()).hexdigest()
+    """Of what a source does: comments and docstrings prove nothing, and unprove nothing."""
+    return _build.code_hash(ROOT, path)
 
 
 def kernels() -> list[tuple[str, str]]:
@@ -119,9 +120,9 @@ def completed(ledger: Ledger) -> Ledger:
     return found
 
 
-def recorded(ledger: Ledger) -> dict[str, Entry]:
+def recorded(ledger: Ledger, retested: Collection[str] = ()) -> dict[str, Entry]:
     """What ``fastssl info`` needs, by op and backend, of each kernel of which something was run: where, when, and the
-    hashes of its sources; or why it is unproven all the same."""
+    hashes of its sources; or why it is unproven all the same. ``retested`` are the ops whose tests are others now."""
     entries, found = completed(ledger), {}
     for op, backend in kernels():
         path = FILES[backend].format(op)
@@ -133,6 +134,7 @@ def recorded(ledger: Ledger) -> dict[str, Entry]:
             told["unproven"] = info.CHANGED if "sha256" in entry else entry["unproven"]
         else:
             told["sources"] = {path: entry["sha256"], **entry["uses"]}
+            told |= {"tests": info.OTHER_TESTS} if op in retested else {}
         found[f"{op} {backend}"] = told
     return found
 

@@ -317,7 +317,7 @@ def environment() -> dict[str, str]:
         "python": sys.version.partition(" ")[0],
         "torch": torch.__version__,
         "triton": info.facts()["triton"],
-        "nvcc": info.facts()["CUDA kernels"],
+        "nvcc": info.built("cuda", "not built"),  # not what this process has loaded: it may be what builds
         "compute-sanitizer": sanitizer() or "not installed",
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }

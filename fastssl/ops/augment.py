@@ -35,10 +35,10 @@ def augment(
     this order: the crop, resized to ``size`` x ``size`` with antialias; a left-right flip; quarter turns; brightness,
     contrast, saturation and hue in the sample's own order; grayscale; Gaussian blur; solarize (values of 0.5 and above
     are inverted); ``(x - mean) / std``. What is neutral is left out, and bicubic's overshoots are cut off. On uint8
-    images torchvision rounds after every step: a single one is within 1 level in 255 of this (2 for the blur; more
-    where bicubic overshoots), a chain of them need not be (docs/data.md). The blur's
-    kernel spans a tenth of the side (SimCLR, arXiv:2002.05709, appendix A): ``2 * blur_radius(size) + 1`` pixels, with
-    mirrored borders. ``fastssl.data.views.draw`` draws parameters by a plan.
+    images torchvision rounds after every step: a single one is within 1 level in 255 of this (2 for saturation and the
+    blur; more where bicubic overshoots), a chain of them need not be (docs/data.md). The blur's kernel spans a tenth of
+    the side (SimCLR, arXiv:2002.05709, appendix A): ``2 * blur_radius(size) + 1`` pixels, with mirrored borders.
+    ``fastssl.data.views.draw`` draws parameters by a plan.
 
     Args:
         images: (N, 3, H, W) or (N, H, W, 3) uint8, in any memory layout, or ``PackedImages`` of different sizes. A
@@ -51,7 +51,7 @@ def augment(
         interpolation: of the resizing.
         dtype: float32, bfloat16 or float16 of the views, which are computed in float32; or float64, by the reference.
         channels_last: whether the views are laid out as ``torch.channels_last``.
-        backend: the backend that must serve the call; by default the fastest that can.
+        backend: the backend that must serve the call; by default our kernel if it can (see ``fastssl.ops.explain``).
     Returns:
         V views (N, 3, size, size) on the images' device.
     Raises:

@@ -52,7 +52,7 @@ def block_masking(
         noise: (batch, 128 + H W) float32, evenly spread in [0, 1), to use in place of drawing: area, aspect ratio, row
             and column of 32 rectangles, then one number a patch, of which those with the least are filled first.
         device: of the result; by default the noise's, the generator's, or torch's default device.
-        backend: the backend that must serve the call; by default the fastest that can (see ``fastssl.ops.explain``).
+        backend: the backend that must serve the call; by default our kernel if it can (see ``fastssl.ops.explain``).
     Returns:
         (batch, H, W) bool, True for a masked patch.
     Raises:

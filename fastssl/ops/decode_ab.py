@@ -23,7 +23,7 @@ def decode_ab(logits: Tensor, bins: Tensor, *, temperature: float = 0.38, backen
         logits: (N, B, H, W) float32, bfloat16, float16 or float64. NaN gives NaN.
         bins: (B, 2) floating-point, device of ``logits``; ``fastssl.ops.gamut_bins()`` are the paper's.
         temperature: finite, > 0; 0.38 is the paper's.
-        backend: the backend that must serve the call; by default the fastest that can (see ``fastssl.ops.explain``).
+        backend: the backend that must serve the call; by default our kernel if it can (see ``fastssl.ops.explain``).
     Returns:
         (N, 2, H, W) float32 (float64 for float64 logits): a and b in the units of ``bins``.
     Raises:

@@ -46,7 +46,7 @@ def distillation_loss(
             them. They are used as they are, and need not add up to 1.
         center: (K) subtracted from the teacher's logits, floating-point; or None. No gradient. It is copied, so
             ``update_center_`` may move it before the backward.
-        backend: the backend that must serve the call; by default the fastest that can (see ``fastssl.ops.explain``).
+        backend: the backend that must serve the call; by default our kernel if it can (see ``fastssl.ops.explain``).
     Returns:
         The scalar loss in nats, in float32 (float64 for a float64 student). Under autocast nothing needs to be cast.
     Raises:

@@ -43,7 +43,7 @@ def ema_update_(
             another floating-point dtype than its target, any other has the same dtype.
         momentum: in [0, 1]; 1 keeps the floating-point targets and 0 copies the sources, whatever the others hold.
         copies: as many tensors, or None; each receives its updated target, rounded to its own floating-point dtype.
-        backend: the backend that must serve the call; by default the fastest that can.
+        backend: the backend that must serve the call; by default our kernel if it can (see ``fastssl.ops.explain``).
     Raises:
         TypeError: for dtypes that cannot be paired.
         ValueError: naming the position and the shapes, for lists, shapes or devices that disagree, a tensor whose

@@ -30,7 +30,7 @@ def encode_ab(ab: Tensor, bins: Tensor, *, backend: str | None = None) -> tuple[
         bins: (B, 2) finite floating-point, B >= 5, device of ``ab``; ``fastssl.ops.gamut_bins()`` are the paper's.
             The GPU's kernel does not look whether they are finite, which would wait for the device: a bin of NaN is
             never chosen.
-        backend: the backend that must serve the call; by default the fastest that can (see ``fastssl.ops.explain``).
+        backend: the backend that must serve the call; by default our kernel if it can (see ``fastssl.ops.explain``).
     Returns:
         ids: (N, 5, H, W) int64 in [0, B).
         weights: (N, 5, H, W) float32 (float64 for float64 ``ab``), summing to 1 for each pixel.

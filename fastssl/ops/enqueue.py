@@ -29,7 +29,7 @@ def enqueue_(
         keys: (N, D), of any of these dtypes and on the device of ``queue``; N may be 0. Cast to the queue's dtype.
         normalize: divide each key by its L2 norm, or by 1e-12 if that is larger, as ``torch.nn.functional.normalize``
             does; in float32 (float64 for float64 keys) before the cast.
-        backend: the backend that must serve the call; by default the fastest that can (see ``fastssl.ops.explain``).
+        backend: the backend that must serve the call; by default our kernel if it can (see ``fastssl.ops.explain``).
     Raises:
         TypeError: for keys or a queue that are not floating-point, or a cursor that is not int64.
         ValueError: for other shapes, a queue without rows or columns, two devices, a queue whose rows share memory

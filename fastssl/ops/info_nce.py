@@ -37,9 +37,9 @@ def info_nce(
     For row i, ``-log(exp(s_it) / sum_j exp(s_ij))`` where ``s_ij = <queries_i, keys_j> / temperature``, t is the row's
     target, and j goes over all keys but the excluded one, and over the negatives. Rows are taken as they are: normalise
     them first. Memory beyond the inputs and their gradients grows with (N + M) D, not with N M. Deterministic, and by
-    our kernels the same bits for any number of threads; on a CPU, where plain torch is faster, at most 2^18 pairs or
-    N <= D, it serves the call. Under autocast queries and keys, unless float64, are cast to float32, as torch does for
-    losses; negatives are read as they are, and widened.
+    our kernels the same bits for any number of threads; on a CPU, where plain torch measured faster, at most 2^18 pairs
+    or N <= D, it serves the call. Under autocast queries and keys, unless float64, are cast to float32, as torch does
+    for losses; negatives are read as they are, and widened.
 
     Args:
         queries: (N, D) features; float32, bfloat16, float16 or float64. Sums are in float32, or float64.

@@ -41,7 +41,7 @@ def knn_classify(
         k: neighbours that vote, in [1, M].
         temperature: finite, > 0.
         num_classes: number of classes, >= 1.
-        backend: the backend that must serve the call; by default the fastest that can (see ``fastssl.ops.explain``).
+        backend: the backend that must serve the call; by default our kernel if it can (see ``fastssl.ops.explain``).
     Returns:
         (Q, num_classes) float32 (float64 for float64 features); rows sum to 1. A query with NaN or infinity scores NaN,
         and every query does where the bank has one.

@@ -19,7 +19,7 @@ def lab_to_rgb(lab: Tensor, *, backend: str | None = None) -> Tensor:
 
     Args:
         lab: (..., 3, H, W) float32, bfloat16, float16 or float64: L in [0, 100], a and b in CIE units. NaN gives NaN.
-        backend: the backend that must serve the call; by default the fastest that can (see ``fastssl.ops.explain``).
+        backend: the backend that must serve the call; by default our kernel if it can (see ``fastssl.ops.explain``).
     Returns:
         (..., 3, H, W), dtype of ``lab``, gamma-encoded, in [0, 1].
     Raises:

@@ -23,15 +23,16 @@ def nt_xent(z0: Tensor, z1: Tensor, *, temperature: float | Tensor, backend: str
     The mean over all 2N rows i of ``-log(exp(s_ip) / sum_{j != i} exp(s_ij))``, where ``s = <z_i, z_j> / temperature``
     and p is the other view of i. Rows are taken as they are: normalise them first (``fastssl.losses.NTXent`` does).
     Memory beyond the inputs and their gradients grows with N D, not with N^2. Deterministic, and by our kernels the
-    same bits for any number of threads; where plain torch is faster, at most 512 rows or 2N <= D, it serves the call.
-    Under autocast the inputs, unless float64, are cast to float32, as torch does for losses.
+    same bits for any number of threads; on a CPU, where plain torch measured faster, at most 512 rows or 2N <= D, it
+    serves the call. Under autocast the inputs, unless float64, are cast to float32, as torch does for losses.
 
     Args:
         z0: (N, D) features of the first view; float32, bfloat16, float16 or float64. Sums are in float32, or float64.
         z1: (N, D) features of the second view, in the same order; dtype and device of ``z0``.
         temperature: finite, > 0; or a floating-point tensor without dimensions, which receives a gradient and whose
             value is not checked: that would wait for its device. The rows are then scaled by it in float32 copies.
-        backend: the backend that must serve the call; by default the fastest that can (see ``fastssl.ops.explain``).
+        backend: the backend that must serve the call; by default our kernel if it can, or plain torch
+            where that measured faster (see ``fastssl.ops.explain``).
     Returns:
         The scalar loss in nats, in float32 (float64 for float64 inputs).
     Raises:

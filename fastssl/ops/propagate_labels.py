@@ -41,7 +41,7 @@ def propagate_labels(
         radius: half the side of the window, >= 0; None for the whole frame. DINO: 12.
         k: pixels that count, in [1, T H W]. DINO: 5.
         temperature: finite, > 0. DINO: 0.1.
-        backend: the backend that must serve the call; by default the fastest that can (see ``fastssl.ops.explain``).
+        backend: the backend that must serve the call; by default our kernel if it can (see ``fastssl.ops.explain``).
     Returns:
         (C, H, W) float32 (float64 for float64 features). A target pixel with NaN or infinity gets NaN, and so does
         one that has such a pixel of the context in reach.

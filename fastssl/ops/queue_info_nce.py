@@ -24,20 +24,20 @@ def queue_info_nce(
 ) -> Tensor:
     """Cross-entropy of each query's key against a queue of negatives (MoCo, arXiv:1911.05722, eq. 1).
 
-    The mean over the N rows of ``-log(exp(s_i) / (exp(s_i) + sum_j exp(s_ij)))``, where
-    ``s_i = <query_i, key_i> / temperature`` and ``s_ij = <query_i, queue_j> / temperature``. Rows are taken as they
-    are: normalise them first. The queue receives no gradient; the key receives one only if it asks (MoCo detaches it).
-    Memory beyond the inputs grows with N D, not with N K. Deterministic, and by our kernels the same bits for any
-    number of threads; where plain torch is faster, at most 2^18 pairs or K <= D, it serves the call. Under autocast
-    query and key, unless float64, are cast to float32, as torch does for losses; the queue is read as it is, and
-    widened.
+    The mean over the N rows of ``-log(exp(s_i) / (exp(s_i) + sum_j exp(s_ij)))``, where ``s_i = <query_i, key_i> /
+    temperature`` and ``s_ij = <query_i, queue_j> / temperature``. Rows are taken as they are: normalise them first. The
+    queue receives no gradient; the key receives one only if it asks (MoCo detaches it). Memory beyond the inputs grows
+    with N D, not with N K. Deterministic, and by our kernels the same bits for any number of threads; on a CPU, where
+    plain torch measured faster, at most 2^18 pairs or K <= D, it serves the call. Under autocast query and key, unless
+    float64, are cast to float32, as torch does for losses; the queue is read as it is, and widened.
 
     Args:
         query: (N, D) features; float32, bfloat16, float16 or float64. Sums are in float32, or float64.
         key: (N, D) features of the positives, in the same order; dtype and device of ``query``.
         queue: (K, D) features of the negatives, K >= 0, of any of these dtypes; device of ``query``.
         temperature: finite, > 0.
-        backend: the backend that must serve the call; by default the fastest that can (see ``fastssl.ops.explain``).
+        backend: the backend that must serve the call; by default our kernel if it can, or plain torch
+            where that measured faster (see ``fastssl.ops.explain``).
     Returns:
         The scalar loss in nats, in float32 (float64 for float64 inputs).
     Raises:

@@ -44,7 +44,7 @@ def random_masking(
         generator: draws the noise, on its own device; by default torch's global generator of ``device``.
         noise: (batch, length) float32 to use in place of drawing; equal values keep their order, NaN comes last.
         device: of the results; by default the noise's, the generator's, or torch's default device.
-        backend: the backend that must serve the call; by default the fastest that can.
+        backend: the backend that must serve the call; by default our kernel if it can (see ``fastssl.ops.explain``).
     Returns:
         ids_keep: (batch, kept) int64, the patches that remain.
         ids_restore: (batch, length) int64, where each patch stands in the shuffled order, kept ones first.

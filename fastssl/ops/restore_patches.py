@@ -38,7 +38,7 @@ def restore_patches(
             wait to see what they are: an index outside makes its row NaN, and gives no gradient but ``pos_embed``'s.
         mask_token: (D,), or any shape of D elements such as MAE's (1, 1, D); any of these dtypes.
         pos_embed: (L, D) or (1, L, D) of any of these dtypes, or None.
-        backend: the backend that must serve the call; by default the fastest that can.
+        backend: the backend that must serve the call; by default our kernel if it can (see ``fastssl.ops.explain``).
     Returns:
         (B, L, D), of the dtype to which torch promotes ``x``, ``mask_token`` and ``pos_embed`` together. Differentiable
         in all three.

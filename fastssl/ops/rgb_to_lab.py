@@ -19,7 +19,7 @@ def rgb_to_lab(rgb: Tensor, *, backend: str | None = None) -> Tensor:
     Args:
         rgb: (..., 3, H, W) float32, bfloat16, float16 or float64, gamma-encoded, in [0, 1]. Values outside follow the
             same formula; NaN and infinity give NaN.
-        backend: the backend that must serve the call; by default the fastest that can (see ``fastssl.ops.explain``).
+        backend: the backend that must serve the call; by default our kernel if it can (see ``fastssl.ops.explain``).
     Returns:
         (..., 3, H, W), dtype of ``rgb``: L in [0, 100], a in about [-87, 99], b in about [-108, 95].
     Raises:

@@ -30,9 +30,9 @@ def siglip_loss(
 
     ``-1/N sum_ij log sigmoid(z_ij (logit_scale * <a_i, b_j> + logit_bias))``, with z 1 where i = j and -1 elsewhere.
     Rows are taken as they are: normalise them first. Memory beyond the inputs and their gradients grows with N D, not
-    with N^2. Deterministic, and by our kernels the same bits for any number of threads; where plain torch is faster, at
-    most 512 rows or N <= D, it serves the call. Under autocast the inputs, unless float64, are cast to float32, as
-    torch does for losses.
+    with N^2. Deterministic, and by our kernels the same bits for any number of threads; on a CPU, where plain torch
+    measured faster, at most 512 rows or N <= D, it serves the call. Under autocast the inputs, unless float64, are cast
+    to float32, as torch does for losses.
 
     Args:
         a: (N, D) features of the images; float32, bfloat16, float16 or float64. Sums are in float32, or float64.
@@ -40,7 +40,8 @@ def siglip_loss(
         logit_scale: finite (the paper begins at 10); or a floating-point tensor without dimensions, which receives a
             gradient and whose value is not checked.
         logit_bias: finite (the paper begins at -10); or a tensor, likewise.
-        backend: the backend that must serve the call; by default the fastest that can (see ``fastssl.ops.explain``).
+        backend: the backend that must serve the call; by default our kernel if it can, or plain torch
+            where that measured faster (see ``fastssl.ops.explain``).
     Returns:
         The scalar loss in nats, in float32 (float64 for float64 inputs).
     Raises:

@@ -27,7 +27,7 @@ def sinkhorn_knopp(scores: Tensor, *, temp: float, iterations: int, backend: str
         scores: (B, K) float32, bfloat16, float16 or float64. Computed in float32, or float64.
         temp: finite, > 0; SwAV's epsilon, DINOv2's teacher temperature.
         iterations: at least 1; the papers take 3.
-        backend: the backend that must serve the call; by default the fastest that can (see ``fastssl.ops.explain``).
+        backend: the backend that must serve the call; by default our kernel if it can (see ``fastssl.ops.explain``).
     Returns:
         (B, K) probabilities, each row of which adds up to 1, in float32 (float64 for float64 scores). If a score is NaN
         or inf, or all scores of a prototype are -inf, they all are NaN; a single -inf is a probability of 0.

@@ -28,7 +28,7 @@ def take_patches(x: Tensor, ids: Tensor, *, pos_embed: Tensor | None = None, bac
         ids: (B, K) int64, the patches to take, each in [0, L): ``ids_keep`` of ``random_masking``. The GPU's kernel
             lets nothing wait to see what they are: an index outside makes its row NaN, and gives no gradient.
         pos_embed: (L, D) or (1, L, D) of any of these dtypes, or None.
-        backend: the backend that must serve the call; by default the fastest that can.
+        backend: the backend that must serve the call; by default our kernel if it can (see ``fastssl.ops.explain``).
     Returns:
         (B, K, D), of the dtype to which torch promotes ``x + pos_embed``. Differentiable in ``x`` and ``pos_embed``.
     Raises:

@@ -48,7 +48,7 @@ def tiles(
         offsets: (N, rows * columns, 2) int64 to use in place of drawing: where in each cell its tile begins.
         normalize: bring each channel of each tile to mean 0 and variance 1, ``(x - mean) / sqrt(variance + 1e-5)``,
             computed in float32 (float64 for float64): edges' colours and brightness then tell nothing either.
-        backend: the backend that must serve the call; by default the fastest that can.
+        backend: the backend that must serve the call; by default our kernel if it can (see ``fastssl.ops.explain``).
     Returns:
         (N, K, C, height, width), dtype of ``images``. Normalised tiles with NaN or infinity are NaN in that channel.
     Raises:

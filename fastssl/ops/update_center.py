@@ -18,15 +18,17 @@ def update_center_(center: Tensor, teacher: Tensor, momentum: float, *, backend:
     """``center = momentum * center + (1 - momentum) * mean(teacher)``, in place (DINO, arXiv:2104.14294, eq. 4).
 
     The mean is over all but the last dimension, in float32 (float64 for float64 inputs). Deterministic, and by our
-    kernels the same bits for any number of threads; where plain torch is faster, it serves the call. With several
-    processes the center must see the rows of all: average the centers, all updated from the same one. No gradient is
-    recorded. A ``distillation_loss`` that was given this center keeps a copy: its backward may come before or after.
+    kernels the same bits for any number of threads; on a CPU, where plain torch measured faster, it serves the call.
+    With several processes the center must see the rows of all: average the centers, all updated from the same one. No
+    gradient is recorded. A ``distillation_loss`` that was given this center keeps a copy: its backward may come before
+    or after.
 
     Args:
         center: (K) float32 or float64, updated in place: a narrower one would not move at momentum 0.99.
         teacher: (T, B, K) or (N, K) logits; float32, bfloat16, float16, or float64 only with a float64 center.
         momentum: in [0, 1]; 1 changes nothing, and 0 sets the center to the mean, whatever the others hold.
-        backend: the backend that must serve the call; by default the fastest that can (see ``fastssl.ops.explain``).
+        backend: the backend that must serve the call; by default our kernel if it can, or plain torch
+            where that measured faster (see ``fastssl.ops.explain``).
     Raises:
         TypeError: for dtypes other than those above.
         ValueError: for other shapes, a teacher without rows or prototypes, two devices, a momentum outside [0, 1], a

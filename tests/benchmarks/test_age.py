@@ -80,6 +80,7 @@ def test_git_says_what_differs_from_a_commit(tmp_path: Path, monkeypatch: pytest
     age.differing.cache_clear()
     for name in ("csrc/cpu/one.cpp", "docs/three.md"):
         (tmp_path / name).write_text("after")
+    (tmp_path / "fastssl" / "two.py").write_text("before  # said otherwise")
     assert age.differing(commit) == {"csrc/cpu/one.cpp"}
     assert age.differing("0123456789") is None
     assert age.differing("") is None

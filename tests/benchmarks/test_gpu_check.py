@@ -184,6 +184,23 @@ def test_stages_share_the_time_that_is_left(tmp_path: Path, monkeypatch: pytest.
     assert given == pytest.approx([15, 60], abs=2)
 
 
+@pytest.mark.parametrize("only", ["b", "ledger"])
+def test_one_stage_alone_has_all_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, only: str) -> None:
+    given: list[tuple[str, float]] = []
+
+    def stage(name: str) -> Stage:
+        def run(parts: list[str], seconds: float, tell: stages.Tell, dry: bool) -> None:
+            given.append((name, seconds))
+            tell("all", {})
+
+        return Stage(name, 1, no_files, lambda dry: ["all"], run)
+
+    monkeypatch.setattr(check, "STAGES", [stage(name) for name in ("a", "b", "c")])
+    monkeypatch.setattr(check, "write_ledger", lambda *_: given.append(("ledger", 60)))
+    assert check.run(tmp_path, 1.0, only, True, lambda line: None)
+    assert given == [(only, pytest.approx(60, abs=2))]
+
+
 def test_nothing_is_tested_of_a_module_that_is_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would fail, and the failure be kept."""
     done: list[str] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,7 @@ def test_without_the_tests_of_no_single_op_no_kernel_is_proven(
     assert ledger.proven(ledger.updated(after, PASSED, CHECKED, WHERE)) == [CUDA, TRITON]
 
 
+COMMENT = {".py": "#", ".txt": "#"}
 OF_BOTH = ("fastssl/ops/_check.py", "fastssl/ops/_native.py")
 
 
@@ -116,7 +118,9 @@ OF_BOTH = ("fastssl/ops/_check.py", "fastssl/ops/_native.py")
 def test_a_kernel_is_proven_until_something_changes_that_it_takes_to_call_it(repository: Path, changed: str) -> None:
     """The kernel, what it includes or imports, the bindings, the op's own file and what that imports."""
     found = ledger.updated({}, PASSED, CHECKED, WHERE)
-    (repository / changed).write_text(SOURCES[changed] + "\n")
+    (repository / changed).write_text(f"{SOURCES[changed]}{COMMENT.get(Path(changed).suffix, '//')} said otherwise\n")
+    assert ledger.unproven(found) == []
+    (repository / changed).write_text(f"{SOURCES[changed]}x = 2\n")
     triton = changed in OF_BOTH or "nt_xent" in changed or "triton" in changed
     cuda = changed in OF_BOTH or not triton
     assert ledger.unproven(found) == [*[CUDA] * cuda, *[TRITON] * triton]
@@ -167,13 +171,38 @@ def test_info_tells_of_each_kernel_whether_it_is_proven(repository: Path) -> Non
     checked = f"checked on {H100} on {date}: nt_xent (Triton); not yet run on a GPU: ema_update (CUDA)"
     assert info.gpu_sentence(info.gpu_checks()) == checked
     assert info.facts()["GPU kernels"] == checked
-    (repository / "fastssl/ops/triton/_dot.py").write_text("# changed\n")
+    (repository / "fastssl/ops/triton/_dot.py").write_text("load = 2\n")
     changed = f"unproven, changed since it was checked ({H100}, {date}): nt_xent (Triton)"
     assert info.gpu_sentence(info.gpu_checks()) == f"{changed}; not yet run on a GPU: ema_update (CUDA)"
     assert info.gpu_sentence(ledger.recorded(found)).startswith(changed)
     failed = ledger.updated(found, {"nt_xent": {"failures": ["a", "b"]}}, {}, WHERE)
     told = f"unproven, 2 tests failed ({H100}, {date}): nt_xent (Triton)"
     assert info.gpu_sentence(ledger.recorded(failed)).startswith(told)
+
+
+def test_a_kernel_whose_tests_have_changed_is_told_as_proven_by_those_of_then(repository: Path) -> None:
+    found = ledger.updated({}, PASSED, CHECKED, WHERE)
+    date = found[CUDA]["date"]
+    told = info.gpu_sentence(ledger.recorded(found, {"ema_update"}))
+    checked = f"checked on {H100} on {date}"
+    assert told == f"{checked} by tests that have changed since: ema_update (CUDA); {checked}: nt_xent (Triton)"
+    *_, cuda, triton = publish.proven_table(found, {"ema_update"}).splitlines()
+    proven = "proven: tests passed 31, memcheck passed, by tests that have changed since"
+    assert cuda == f"| `{CUDA}` | {proven} | {H100}, {date} |"
+    assert "since" not in triton
+
+
+def test_a_package_built_of_other_kernels_than_were_checked_is_told(repository: Path) -> None:
+    """Their sources do not lie beside it: its build has recorded them."""
+    found = ledger.updated({}, PASSED, CHECKED, WHERE)
+    info.PROVEN.write_text(json.dumps(ledger.recorded(found)))
+    built = {path: ledger.sha256(path) for path in SOURCES if path.startswith(("csrc", "CMakeLists"))}
+    shutil.rmtree(repository / "csrc")
+    (repository / "CMakeLists.txt").unlink()
+    changed = f"unproven, changed since it was checked ({H100}, {found[CUDA]['date']}): ema_update (CUDA)"
+    for sources, is_told in ((built, False), ({**built, CUDA: "edited"}, True), ({}, True)):
+        (repository / "fastssl" / "_build.json").write_text(json.dumps({"cuda": "built", "sources": sources}))
+        assert (changed in info.gpu_sentence(info.gpu_checks())) == is_told
 
 
 def test_performance_has_a_row_for_each_kernels_file(repository: Path) -> None:
@@ -190,9 +219,9 @@ def test_readme_and_info_tell_what_the_ledger_says() -> None:
     found = ledger.read()
     assert set(found) == set(ledger.files()), "run python -m benchmarks.publish"
     assert found == ledger.completed(found), "run python -m benchmarks.publish"
-    assert json.loads(info.PROVEN.read_text()) == ledger.recorded(found), "run python -m benchmarks.publish"
+    assert json.loads(info.PROVEN.read_text()) == publish.recorded(found), "run python -m benchmarks.publish"
     performance = (publish.DOCS / "performance.md").read_text()
-    assert publish.proven_table(found) in performance, "run python -m benchmarks.publish"
+    assert publish.proven_table(found, check.retested(found)) in performance, "run python -m benchmarks.publish"
     for path, entry in found.items():
         assert "unproven" in entry or {"sha256", "device", "date", "tests", "results"} <= entry.keys(), path
 
@@ -243,5 +272,11 @@ def test_a_checks_results_are_adopted(repository: Path, tmp_path: Path) -> None:
     found = ledger.read(repository / "benchmarks" / "gpu_ledger.json")
     assert ledger.proven(found) == [CUDA]
     assert found[CUDA]["results"] == f"{folder}/check"
+    assert check.retested(found) == set()
+    (repository / "tests" / "ops").mkdir(parents=True)
+    (repository / "tests" / "ops" / "test_nt_xent.py").write_text("# of another op\n")
+    assert check.retested(found) == set()
+    (repository / "tests" / "ops" / "test_ema_update.py").write_text("# stricter\n")
+    assert check.retested(found) == {"ema_update"}
     with pytest.raises(UserError, match="no results of a check"):
         check.adopt(tmp_path / "nowhere", repository)

@@ -11,6 +11,8 @@ import torch
 
 from benchmarks import harness, where
 from benchmarks.gpu import building, ledger, measure, processes, stages
+from fastssl import info
+from fastssl.ops import _native
 
 
 def test_memcheck_reads_what_the_sanitizer_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,6 +39,19 @@ def test_memcheck_reads_what_the_sanitizer_says(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(stages, "sanitizer", lambda: None)
     stages.memcheck(["good"], 10, lambda part, result: found.update({part: result}), False)
     assert found["good"] == {"skipped": "compute-sanitizer is not installed"}
+
+
+def test_a_process_that_builds_the_kernels_tells_of_them_as_one_that_loads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or results would be of two environments."""
+    (tmp_path / "fastssl").mkdir()
+    monkeypatch.setattr(info, "ROOT", tmp_path)
+    assert stages.environment()["nvcc"] == "not built"
+    (tmp_path / "fastssl" / "_build.json").write_text('{"cuda": "built for 90a (nvcc 13.0)"}')
+    for loaded in (None, SimpleNamespace()):
+        monkeypatch.setattr(_native, "cuda", loaded)
+        assert stages.environment()["nvcc"] == "built for 90a (nvcc 13.0)"
 
 
 def test_where_pip_fails_the_modules_are_built_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +83,7 @@ def test_where_pip_fails_the_modules_are_built_alone(tmp_path: Path, monkeypatch
     assert built.exists()
     assert not old.exists()
     assert building.module_is_there()
-    (tmp_path / "CMakeLists.txt").write_text("# changed")
+    (tmp_path / "CMakeLists.txt").write_text("set(changed)")
     assert not building.module_is_there()  # of these sources
 
 
