@@ -104,6 +104,24 @@ public:
             }
     }
 
+    // Its instructions; `stride` in numbers of 4 bytes, as all addresses here.
+    template <int Register, class T>
+    static void read(const T* from, std::int64_t stride) {
+        asm volatile("tileloadd (%0,%1,4), %%tmm%c2" : : "r"(from), "r"(stride), "i"(Register) : "memory");
+    }
+    template <int Register>
+    static void write(float* to, std::int64_t stride) {
+        asm volatile("tilestored %%tmm%c2, (%0,%1,4)" : : "r"(to), "r"(stride), "i"(Register) : "memory");
+    }
+    template <int Register>
+    static void clear() {
+        asm volatile("tilezero %%tmm%c0" : : "i"(Register));
+    }
+    template <int Sums, int A, int B>
+    static void multiply_add() {
+        asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(Sums), "i"(A), "i"(B));
+    }
+
 private:
     // The sums of 16 or 32 rows and 32 columns stay in four registers.
     template <bool Accumulate, int Rows>
@@ -141,24 +159,6 @@ private:
         write<0>(c, c_stride), write<1>(c + kUnit, c_stride);
         if constexpr (Rows == 2 * kUnit)
             write<2>(c + kUnit * c_stride, c_stride), write<3>(c + kUnit * c_stride + kUnit, c_stride);
-    }
-
-    // Its instructions; `stride` in numbers of 4 bytes, as all addresses here.
-    template <int Register, class T>
-    static void read(const T* from, std::int64_t stride) {
-        asm volatile("tileloadd (%0,%1,4), %%tmm%c2" : : "r"(from), "r"(stride), "i"(Register) : "memory");
-    }
-    template <int Register>
-    static void write(float* to, std::int64_t stride) {
-        asm volatile("tilestored %%tmm%c2, (%0,%1,4)" : : "r"(to), "r"(stride), "i"(Register) : "memory");
-    }
-    template <int Register>
-    static void clear() {
-        asm volatile("tilezero %%tmm%c0" : : "i"(Register));
-    }
-    template <int Sums, int A, int B>
-    static void multiply_add() {
-        asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(Sums), "i"(A), "i"(B));
     }
 
     struct Shapes {
