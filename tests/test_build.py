@@ -193,11 +193,12 @@ def test_a_build_of_other_sources_is_told(checkout: Path, changed: str) -> None:
 
 SAID = {
     "a.py": (
-        '''"""What it is for."""\n\nX = "# no comment"  # a comment\n\n\ndef f(x):\n    """Twice."""\n    return 2 * x\n''',
-        """X = "# no comment"\ndef f(x):\n    # doubled\n\n    return 2 * x\n""",
+        '"""What it is for."""\n\nX = "# no comment"  # a comment\n\n\ndef f(x):\n    """Twice."""\n    return 2 * x\n',
+        'X = "# no comment"\ndef f(x):\n    # doubled\n\n    return 2 * x\n',
     ),
     "a.cu": (
-        "// what it is for\n#include <a>\nint x = 1'000;  /* a\n   comment */\nconst char* y = \"// none\";\nchar z = '\"';  // one\n",
+        "// what it is for\n#include <a>\nint x = 1'000;  /* a\n   comment */\n"
+        'const char* y = "// none";\nchar z = \'"\';  // one\n',
         "#include <a>\nint x = 1'000;\n\nconst char* y = \"// none\";\nchar z = '\"';\n",
     ),
     "CMakeLists.txt": ('set(x "# none")  # what it is\n# and more\n', 'set(x "# none")\n'),

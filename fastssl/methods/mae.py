@@ -3,7 +3,7 @@
 Recipe:
     fastssl pretrain mae --data clipart
     fastssl pretrain mae --config benchmarks/recipes/cifar10/mae.yaml --data cifar10
-        CIFAR-10 on two CPU cores: not yet measured.
+        CIFAR-10 on two CPU cores: 8.0 minutes, kNN 46.1 ± 0.5 % (untrained 30.7 ± 0.1 %); docs/scores.md.
 """
 
 from __future__ import annotations
