@@ -185,7 +185,7 @@ def rates(case: Case, provider: str, median: float, floors: Floors | None) -> di
         gflops = (case.operations + case.recompute) / median / 1e6
         found["gflops_with_recompute"] = round(gflops, 1)
         if floors is not None:
-            found["percent_of_fma_peak"] = round(100 * gflops / floors.peak(case.dtype), 1)
+            found["percent_of_peak"] = round(100 * gflops / floors.peak(case.dtype), 1)
     return found
 
 

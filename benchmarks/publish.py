@@ -74,14 +74,15 @@ do (*with recompute*: also what ours computes twice to store less). The error is
 float64. A provider *again* is the same code timed twice: what differs no more than these two is no difference.
 
 The floor of a case is the larger of two times: its bytes at the machine's best bandwidth over that much memory, and
-its operations at the rate of multiply-adds (of bfloat16 where the inputs are) plus its exponentials at the rate of the
+its operations at the rate of multiply-adds (of bfloat16 where the inputs are; of float32, or a sixth of bfloat16's if
+that is more, as with a matrix unit, which multiplies floats in parts so) plus its exponentials at the rate of the
 faster exp, ours or torch's; all of them are measured by `benchmarks/floors.cpp` in the same run. On a GPU, which has a
 unit for each, it is the largest of three: `benchmarks/gpu/floors.py`. The rates are the best of many short loops, which
 the machine's noise does not spare: what comes within a few percent of its floor, or past it, is as fast as it can be.
 """
 READ_PROVEN = """\
-A kernel is *proven* where its tests and a memcheck passed on a GPU and nothing has changed since of its file, of what
-it includes or imports, of the bindings and the compilers' options, and of its op's own file:
+A kernel is *proven* where its tests and a memcheck passed on a GPU and nothing but comments has changed since of its
+file, of what it includes or imports, of the bindings and the compilers' options, and of its op's own file:
 [benchmarking.md](benchmarking.md) tells of the ledger. Where its tests have changed since, it says so: the next check
 runs them. An unproven kernel was compiled for three GPU generations and
 tested on a CPU, emulated or interpreted.

@@ -173,7 +173,7 @@ def _held(row: Row, run: dict[str, Any]) -> Row:
     if row["dtype"] != "bfloat16" or not isinstance(floors, dict) or "bandwidths" not in floors:
         return row
     known = "bfloat16_gflops" in floors or "tf32_gflops" in floors  # of a CPU or of a GPU
-    unknown = () if known else ("floor", "percent_of_floor", "percent_of_fma_peak")
+    unknown = () if known else ("floor", "percent_of_floor", "percent_of_peak")
     return {key: value for key, value in row.items() if key not in unknown}
 
 

@@ -127,7 +127,7 @@ def detail_cells(case: Measured, row: Row) -> list[object]:
         return ["", f"{row['provider']}: failed, {row['failed']}", *[""] * 8]
     rate = str(row.get("gflops") or row.get("gigabytes_per_second") or "")
     if "gflops_with_recompute" in row:
-        peak = f", {row['percent_of_fma_peak']:.0f} % of the FMA peak" if "percent_of_fma_peak" in row else ""
+        peak = f", {row['percent_of_peak']:.0f} % of the peak" if "percent_of_peak" in row else ""
         rate += f" ({row['gflops_with_recompute']} with recompute{peak})"
     error = row["error_against_float64"]
     return [

@@ -19,8 +19,10 @@ ROOT = Path(__file__).parent.parent
 NAME = "_build.json"  # in the package, beside the modules
 KINDS = (".cpp", ".cu", ".cuh", ".h")
 # Literals, that what looks like a comment inside one is none, and the comments.
-IN_CPP = re.compile(r'"(?:\\.|[^"\\\n])*"|\'(?:\\[^\'\n]+|[^\'\\\n])\'|(?P<comment>//[^\n]*|/\*.*?\*/)', re.DOTALL)
-IN_CMAKE = re.compile(r'"(?:\\.|[^"\\])*"|(?P<comment>#[^\n]*)', re.DOTALL)
+IN_CPP = re.compile(
+    r'"(?:\\.|[^"\\\n])*"|\'(?:\\[^\'\n]+|[^\'\\\n])\'|(?P<comment>//(?:\\\n|[^\n])*|/\*.*?\*/)', re.DOTALL
+)
+IN_CMAKE = re.compile(r'"(?:\\.|[^"\\])*"|(?P<comment>#\[(?P<level>=*)\[.*?\](?P=level)\]|#[^\n]*)', re.DOTALL)
 
 
 @functools.lru_cache(maxsize=2048)  # a check hashes the same files for each of its parts
@@ -34,7 +36,8 @@ def code(name: str, text: str) -> str:
     elif name.endswith((*KINDS, "CMakeLists.txt")):
         pattern = IN_CMAKE if name.endswith(".txt") else IN_CPP
         text = pattern.sub(lambda found: " " if found["comment"] else found[0], text)
-    return "\n".join(line.rstrip() for line in text.splitlines() if line.strip())
+    lines = [line.rstrip() for line in text.splitlines()]
+    return "\n".join(line for line, above in zip(lines, ["", *lines], strict=False) if line or above.endswith("\\"))
 
 
 def _python_code(text: str) -> str:
@@ -45,8 +48,11 @@ def _python_code(text: str) -> str:
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
-            first, last = node.body[0].lineno - 1, node.body[0].end_lineno or 0
-            lines[first:last] = [""] * (last - first)
+            said = node.body[0]
+            first, last = said.lineno - 1, said.end_lineno or 0
+            beside = lines[first].encode()[: said.col_offset] + lines[last - 1].encode()[said.end_col_offset :]
+            if not beside.strip():
+                lines[first:last] = [""] * (last - first)
     return "\n".join(lines)
 
 

@@ -213,6 +213,20 @@ def test_what_a_source_does_is_told_without_what_it_says(name: str) -> None:
         assert _build.code(name, before) != _build.code(name, changed)
 
 
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("CMakeLists.txt", "set(a)\nset(b)\n", "#[[\nset(a)\n#]]\nset(b)\n"),
+        ("a.cu", "// y\nint x;\nint z;\n", "// y \\\nint x;\nint z;\n"),
+        ("a.h", "#define A \\\n    f();\ng();\n", "#define A \\\n    // y\n    f();\ng();\n"),
+        ("a.py", 'def f(): "y"; return 1\n', 'def f(): "y"; return 2\n'),
+    ],
+)
+def test_a_comment_that_does_something_is_a_change(name: str, before: str, after: str) -> None:
+    """It hides a line, goes on in the next one, ends a macro, or stands beside code."""
+    assert _build.code(name, before) != _build.code(name, after)
+
+
 def test_a_comment_makes_no_build_stale(checkout: Path) -> None:
     (checkout / "csrc" / "cuda" / "a.cu").write_text("int x;\n")
     _build.keep(checkout / "out", checkout / "fastssl", checkout)

@@ -289,12 +289,18 @@ def of_op(op: str) -> set[str]:
 
 
 def tested(op: str) -> set[str]:
-    """Also its tests, and those that are of many ops."""
+    """Also its tests, and those that are of many ops and run on a GPU."""
     if op == OTHERS:
         return {*TESTED}
     files = {path.stem.removeprefix("test_"): path for path in (ROOT / "tests" / "ops").glob("*.py")}
-    shared = {str(path.relative_to(ROOT)) for name, path in files.items() if name not in OPS or name == op}
+    others = {name for name, path in files.items() if name not in OPS and may_run_on_a_gpu(path)}
+    shared = {str(path.relative_to(ROOT)) for name, path in files.items() if name in (op, *others)}
     return of_op(op) | shared | {"tests/conftest.py"}
+
+
+def may_run_on_a_gpu(path: Path) -> bool:
+    """All that is no test may serve one; a test says so."""
+    return not path.name.startswith("test_") or re.search("engine|gpu", path.read_text()) is not None
 
 
 def measured(case: str) -> set[str]:

@@ -51,7 +51,8 @@
 
 namespace fastssl {
 
-// amx: the kernels for avx512bf16, which multiply rows of bfloat16 by the processor's matrix unit (matrix_unit.h).
+// amx: the kernels for avx512bf16, which multiply rows of bfloat16 by the processor's matrix unit (matrix_unit.h), and
+// rows of float in parts.
 enum class Isa { baseline, avx2, avx512, avx512bf16, amx };
 
 Isa supported_isa();             // the best this processor and this build can run

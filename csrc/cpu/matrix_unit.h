@@ -2,8 +2,8 @@
 // of 16 pairs with 16 rows of 16 pairs, each product exact, and adds to 16 x 16 sums in float.
 //
 // Of floats in three parts (operand.h), six of the nine products are summed: first the five in which a part is small, at
-// last those of the largest parts, so that little is rounded beside what is large. The three that are left out are below
-// 2^-21 of the floats' product, 2^-24 on average. Henry, Tang and Heinecke 2019 (arXiv:1904.06376) multiply floats so.
+// last those of the largest parts, so that little is rounded beside what is large. The three that are left out are at most
+// 2^-21.9 of the floats' product, 2^-26 on average. Henry, Tang and Heinecke 2019 (arXiv:1904.06376) multiply floats so.
 #pragma once
 
 #include <type_traits>

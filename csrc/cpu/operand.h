@@ -23,8 +23,8 @@ template <>
 constexpr bool kByMatrixUnit<UnitPair> = true;
 
 // Two neighbours of float, each the sum of three parts of bfloat16: the nearest to it, what is left cut off to as many
-// bits, and what is left then. Each part has 8 bits, so none of a float's 24 is lost. kUnit of them lie in memory part by
-// part, so that each part is a row of the unit's registers: no place but the first of kUnit is an address.
+// bits, and what is left then. Each part has 8 bits, so none of a float's 24 is lost (over 1e-31: the unit takes subnormal
+// parts for 0). kUnit of them lie in memory part by part, so that each part is a row of the unit's registers: no place but the first of kUnit is an address.
 struct UnitParts {
     Pair parts[3];
 };
@@ -236,7 +236,8 @@ struct Numbers {
     DType dtype;
 };
 
-// Whether each is the sum of its parts: finite, and not so large that the first part is not.
+// Whether each is the sum of its parts: finite, and not so large that the first part is not. Sums that come near float's
+// largest on their way may overflow where those of floats do not.
 inline bool have_parts(const Numbers& numbers, int threads) {
     constexpr std::int64_t kAtOnce = 4096;
     constexpr std::uint32_t kLargest = 0x7f7f7fff;
@@ -255,7 +256,7 @@ inline bool have_parts(const Numbers& numbers, int threads) {
     return all;
 }
 
-// Sums of products with what has no parts are not: an infinite part meets a zero, or its opposite.
+// What has no parts has one that is NaN, and so are all sums of products with it.
 inline bool is_finite(float x) { return x - x == 0.0f; }
 
 // Calls f with a value of the type that products of tensors of `dtype` multiply (its value is meaningless); `of` are the

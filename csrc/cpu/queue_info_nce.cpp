@@ -82,7 +82,7 @@ void queue_info_nce_forward(const void* query, const void* key, const void* queu
         forward<decltype(operand)>(queries, keys, negatives, temperature, static_cast<T*>(loss), static_cast<T*>(share),
                                    static_cast<T*>(direction), threads);
     };
-    // To look through the queue beforehand would take as long as to read it: the loss tells what of it has no parts.
+    // To look through the queue beforehand would read it from memory a second time: the loss tells what has no parts.
     const auto run_and_look = [&](auto operand) {
         run(operand);
         if constexpr (kInParts<decltype(operand)>)

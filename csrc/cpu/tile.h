@@ -122,7 +122,7 @@ struct Weights<UnitPair> {
     alignas(64) UnitPair along_columns[kTile * kTile / 2];  // [kTile][kTile / 2]
 };
 
-// The same in parts: nothing is rounded.
+// The same in parts, not rounded.
 template <>
 struct Weights<UnitParts> {
     Weights(float* tile, int rows, int columns, Wanted wanted) {

@@ -186,14 +186,14 @@ def test_what_torch_compiles_is_compiled_ahead_by_many_processes(monkeypatch: py
     def run(command: list[str], seconds: float, **environment: str) -> tuple[int, str]:
         caches.append(Path(environment["TORCHINDUCTOR_CACHE_DIR"]))
         for name in ("kernel.best_config", "kernel.py"):
-            (caches[-1] / f"{len(commands)}.{name}").touch()
+            (caches[-1] / f"{command[-2]}.{name}").touch()
         commands.append(command[-2:])
         return 0, ""
 
     def each(command: list[str], parts: list[str], seconds: float, tell: Any, **environment: str) -> None:
         assert environment == {"TORCHINDUCTOR_CACHE_DIR": str(caches[0])}
         left = sorted(path.name for path in caches[0].iterdir())
-        assert left == ["0.kernel.py", "1.kernel.py"]
+        assert left == ["a.kernel.py", "b.kernel.py"]
         tell(parts[0], {"rows": []}, "")
 
     monkeypatch.setattr(stages, "AT_ONCE", 2)

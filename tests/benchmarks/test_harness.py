@@ -76,7 +76,7 @@ def test_rows_say_what_ran_and_how_near_the_floor() -> None:
     assert found["percent_of_floor"] == pytest.approx(100 * found["floor"] / found["median"], rel=0.01)
     assert found["gflops"] == pytest.approx(3 / found["median"], rel=0.05)
     assert found["gflops_with_recompute"] == pytest.approx(4 / found["median"], rel=0.05)
-    assert found["percent_of_fma_peak"] == pytest.approx(4 / found["median"], rel=0.05)  # of 100 GFLOP/s
+    assert found["percent_of_peak"] == pytest.approx(4 / found["median"], rel=0.05)  # of 100 GFLOP/s
     assert "gflops_with_recompute" not in rival
     assert found["p20"] <= found["median"] <= found["p80"]
     assert found["samples"] == harness.SAMPLES

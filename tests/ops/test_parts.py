@@ -80,6 +80,22 @@ def test_what_has_no_parts_is_multiplied_as_it_is(loss: Loss, side: int, number:
         torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
+@pytest.mark.parametrize(
+    ("of_query", "of_queue"),
+    [(torch.float16, torch.float16), (torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)],
+)
+def test_other_types_are_multiplied_as_floats(of_query: torch.dtype, of_queue: torch.dtype) -> None:
+    """Where not all rows are bfloat16."""
+    torch.manual_seed(0)
+    query, queue = normalised(50, 100).to(of_query), normalised(700, 100).to(of_queue)
+
+    def loss(query: Tensor, queue: Tensor) -> Tensor:
+        return ops.queue_info_nce(query, query.detach(), queue.detach(), temperature=0.2)
+
+    for x, y in zip(results(UNIT, loss, query, queue), results(FLOATS, loss, query, queue), strict=True):
+        torch.testing.assert_close(x, y)
+
+
 def test_a_row_of_a_queue_that_is_infinitely_far_counts_for_nothing() -> None:
     torch.manual_seed(0)
     query, queue = normalised(8, 32).abs(), normalised(500, 32)
