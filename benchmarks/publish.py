@@ -81,8 +81,8 @@ unit for each, it is the largest of three: `benchmarks/gpu/floors.py`. The rates
 the machine's noise does not spare: what comes within a few percent of its floor, or past it, is as fast as it can be.
 """
 READ_PROVEN = """\
-A kernel is *proven* where its tests and a memcheck passed on a GPU and nothing but comments has changed since of its
-file, of what it includes or imports, of the bindings and the compilers' options, and of its op's own file:
+A kernel is *proven* where its tests and a memcheck passed on a GPU and nothing has changed since of its file and of
+what it includes, and nothing but comments of the bindings, the compilers' options, and its op's own file:
 [benchmarking.md](benchmarking.md) tells of the ledger. Where its tests have changed since, it says so: the next check
 runs them. An unproven kernel was compiled for three GPU generations and
 tested on a CPU, emulated or interpreted.

@@ -227,12 +227,14 @@ def test_a_comment_that_does_something_is_a_change(name: str, before: str, after
     assert _build.code(name, before) != _build.code(name, after)
 
 
-def test_a_comment_makes_no_build_stale(checkout: Path) -> None:
-    (checkout / "csrc" / "cuda" / "a.cu").write_text("int x;\n")
+@pytest.mark.parametrize(("source", "is_told"), [("csrc/cpu/a.h", False), ("csrc/cuda/a.cu", True)])
+def test_a_comment_makes_no_build_stale_but_of_gpu_kernels(checkout: Path, source: str, is_told: bool) -> None:
+    """Whose texts are what a GPU has run."""
+    (checkout / source).write_text("int x;\n")
     _build.keep(checkout / "out", checkout / "fastssl", checkout)
-    (checkout / "csrc" / "cuda" / "a.cu").write_text("// what it is\nint x;  // so\n")
-    assert _build.stale(checkout) is None
-    (checkout / "csrc" / "cuda" / "a.cu").write_text("long x;\n")
+    (checkout / source).write_text("// what it is\nint x;  // so\n")
+    assert ("built of other sources" in str(_build.stale(checkout))) == is_told
+    (checkout / source).write_text("long x;\n")
     assert "built of other sources" in str(_build.stale(checkout))
 
 

@@ -2,9 +2,9 @@
 
 The ledger has an entry for each file of csrc/cuda and fastssl/ops/triton. The check alone, on the machine with the GPU,
 writes what was run: an entry's hash, device, date, versions and tests. A kernel is proven while its file and all that
-it takes to build and call it (``uses``) have the hashes of its entry, comments and docstrings left out: what it
-includes or imports, the bindings and the compiler's options, the op's own file and what that imports. An entry that is
-not proven says why, as ``unproven``.
+it takes to build and call it (``uses``) have the hashes of its entry: what it includes or imports, the bindings and
+the compiler's options, the op's own file and what that imports. Of files that have no entry, comments and docstrings
+are left out of the hash. An entry that is not proven says why, as ``unproven``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Ledger = dict[str, Entry]
 
 
 def sha256(path: str) -> str:
-    """Of what a source does: comments and docstrings prove nothing, and unprove nothing."""
+    """Of a kernel's file; of what calls it without comments and docstrings, which unprove nothing."""
     return _build.code_hash(ROOT, path)
 
 

@@ -119,7 +119,8 @@ def test_a_kernel_is_proven_until_something_changes_that_it_takes_to_call_it(rep
     """The kernel, what it includes or imports, the bindings, the op's own file and what that imports."""
     found = ledger.updated({}, PASSED, CHECKED, WHERE)
     (repository / changed).write_text(f"{SOURCES[changed]}{COMMENT.get(Path(changed).suffix, '//')} said otherwise\n")
-    assert ledger.unproven(found) == []
+    by_text = changed.startswith(("csrc/cuda/", "fastssl/ops/triton/"))
+    assert bool(ledger.unproven(found)) == by_text  # of a kernel's file a comment counts too
     (repository / changed).write_text(f"{SOURCES[changed]}x = 2\n")
     triton = changed in OF_BOTH or "nt_xent" in changed or "triton" in changed
     cuda = changed in OF_BOTH or not triton

@@ -33,12 +33,12 @@ class _Blocks:
 _ANY = 2**31
 _Tables = dict[str, dict[int, _Blocks]]  # of a kind of kernel by the features, up to those
 
-# The largest blocks that ptxas keeps in registers for every GPU generation, but for a few bytes (benchmarks/spills.py),
-# and that its shared memory holds (tests/ops/test_triton.py), reasoned and not searched for. 16-bit rows come by 64 and
-# 128: columns read from the L2 cache serve many rows. Where all features are one chunk, columns are read once for both
-# products. float32 operands stand in registers as two, so their blocks are smaller. Beyond OUT, features are shared
-# among programs, which recompute the similarities. Crowded kernels turn a similarity into what takes many registers
-# itself; where the features are no power of two, masks take registers too.
+# The largest blocks that ptxas keeps in registers for every GPU generation, and that its shared memory holds
+# (tests/ops/test_triton.py), reasoned and not searched for. 16-bit rows come by 64 and 128: columns read from the L2
+# cache serve many rows. Where all features are one chunk, columns are read once for both products. float32 operands
+# stand in registers as two, so their blocks are smaller. Beyond OUT, features are shared among programs, which
+# recompute the similarities. Crowded kernels turn a similarity into what takes many registers itself; where the
+# features are no power of two, masks take registers too.
 _GENERAL: _Tables = {
     "narrow": {128: _Blocks(128, 128, 128), _ANY: _Blocks(128, 64, 64)},
     "narrow masked": {128: _Blocks(128, 64, 128), _ANY: _Blocks(128, 64, 64)},

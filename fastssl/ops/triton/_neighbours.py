@@ -257,11 +257,10 @@ def _average_kernel(
 def constants(dtype: torch.dtype, d: int, window: bool, generation: int) -> dict[str, Any]:
     """Compile-time constants and launch options of ``_nearest_kernel`` on a GPU generation.
 
-    The largest tile whose appending, 32 similarities a thread with place and number, stays in registers; on an H100,
-    where it was faster so, all but a few hundred bytes of float32's (benchmarks/spills.py). float32's products take
-    more of them, and so do windows, of which 8 x 8 pixels waste least, and rows that begin anywhere (Triton counts on
-    multiples of 16), which no copy brings to shared memory ahead of time. There float32 is 2.5 times as fast by 4
-    warps, as many as its products of 64 rows take.
+    The largest tile whose appending, 32 similarities a thread with place and number, stays in registers on all
+    generations; float32's products take more of them, and so do windows, of which 8 x 8 pixels waste least, and rows
+    that begin anywhere (Triton counts on multiples of 16), which no copy brings to shared memory ahead of time. On an
+    H100 float32 is 2.5 times as fast by 4 warps, as many as its products of 64 rows take.
     """
     fixed = {"WINDOW": window, "ACROSS": 8, "ROWS": 64, "PIECE": PIECE, "num_warps": 8}
     if dtype != torch.float32:
